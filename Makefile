@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make run` serves, `make test` checks. Nothing else has to be installed by hand.
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# The newest torch the project is tested with. On Linux outside this line pip takes the CUDA build unless
+# told otherwise: TORCH="torch==2.13.0 --index-url <PyTorch's CPU index>" make install
+TORCH ?= torch==2.13.0
+HOST ?= 127.0.0.1
+PORT ?= 8080
+READY := $(VENV)/.ready
+
+.PHONY: help install run test lint bench clean
+help:  ## Say what can be made.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(READY)  ## Make .venv with CPU torch, secondpass and the tools that check it.
+
+$(READY): pyproject.toml $(wildcard quantized_lm/ops/csrc/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+run: $(READY)  ## Serve the bundled model on 127.0.0.1:8080 and print a request to try.
+	$(BIN)/secondpass serve --host $(HOST) --port $(PORT)
+
+test: $(READY) lint  ## All checks and tests.
+	OMP_WAIT_POLICY=passive $(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## Time the packed kernels against torch, correctness first.
+	OMP_WAIT_POLICY=passive $(BIN)/python -m quantized_lm.ops.bench
+
+clean:  ## Remove everything `make` made.
+	rm -rf $(VENV) build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

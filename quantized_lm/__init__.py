@@ -1,0 +1,1 @@
+"""Make and run mixed-precision, bit-packed language models that rescore speech recognition."""

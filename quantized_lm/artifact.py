@@ -1,0 +1,344 @@
+"""Artifact: a packed model as a folder that is checked before it is believed.
+
+manifest.json        what the model is and the sha256 of every other file, and of itself
+weights.safetensors  NAME.words uint32, NAME.scale float16, NAME.levels int8 for a packed matrix;
+                     NAME float32 for what stays unpacked
+tokenizer.json       of the tokenizers library
+golden.json          texts and the scores the reference backend gave them
+recipe.yaml          how the model was made
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from quantized_lm.errors import (
+    ArtifactError,
+    ArtifactGoldenError,
+    ArtifactIntegrityError,
+    ArtifactVersionError,
+    DataError,
+    FormatError,
+)
+from quantized_lm.files import write_atomic
+from quantized_lm.models import ARCHITECTURES
+from quantized_lm.models.base import LanguageModel
+from quantized_lm.models.layers import load_packed
+from quantized_lm.ops import select_backend
+from quantized_lm.quant.tensor import QuantizedTensor
+from quantized_lm.records import build
+from quantized_lm.tokenizer import TextRules, Tokenizer
+from quantized_lm.tree import build_tree
+
+FORMAT_VERSION = 1
+GOLDEN_TOLERANCE = 1e-3  # relative, per text: what served scores may differ from the reference
+_REMEDY = "fetch or export the artifact again"
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor on disk. `format` is a key of FORMATS or "float32"; group_size 0 is unpacked."""
+
+    format: str
+    shape: tuple[int, ...]
+    group_size: int
+    size_bytes: int
+    bits_per_weight: float
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of the folder."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model is.
+
+    Attributes:
+        config: the architecture's config dataclass as a mapping.
+        text: how a text is normalized before it is scored.
+        boundary: the rule for <s> and </s>: one symbol, never scored first, scored last.
+        max_tokens: longest text with its context, in tokens.
+        default_weights: score weights a request gets that names none.
+        parameters: weights of the float architecture, the tied embedding counted once.
+        bits_per_weight: bits of weights.safetensors' tensors over parameters: scales, level
+            tables, norms and padding included.
+        size_bytes: all files but the manifest.
+        provenance: training data, recipe, quantizer, measurements.
+        sha256: of this manifest as canonical JSON with this field empty.
+    """
+
+    format_version: int
+    name: str
+    architecture: str
+    config: dict[str, Any]
+    text: TextRules
+    boundary: dict[str, Any]
+    max_tokens: int
+    default_weights: dict[str, float]
+    tensors: dict[str, TensorEntry]
+    parameters: int
+    bits_per_weight: float
+    size_bytes: int
+    license: str
+    provenance: dict[str, Any]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A verified model, ready to score.
+
+    Attributes:
+        revision: "sha256:" and the manifest's hash: names these exact weights.
+        backend: name and variant of what computes, e.g. "cpu/avx512".
+    """
+
+    name: str
+    revision: str
+    backend: str
+    manifest: Manifest
+    tokenizer: Tokenizer
+    model: LanguageModel
+
+
+@dataclass(frozen=True)
+class ArtifactParts:
+    """What goes into an artifact besides the manifest's bookkeeping."""
+
+    manifest: Manifest
+    packed: Mapping[str, QuantizedTensor]
+    plain: Mapping[str, NDArray[np.float32]]
+    tokenizer: Tokenizer
+    golden_texts: tuple[str, ...]
+    recipe_yaml: bytes
+
+
+def bundled_path(name: str) -> Path:
+    """The folder of a model that ships with the package.
+
+    Raises:
+        ArtifactError: no such model; lists those there are.
+    """
+    home = Path(__file__).parent / "bundled"
+    if not (home / name / _MANIFEST).exists():
+        known = ", ".join(sorted(path.parent.name for path in home.glob(f"*/{_MANIFEST}")))
+        raise ArtifactError(f"no model {name!r} ships with secondpass; bundled: {known or 'none'}")
+    return home / name
+
+
+def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
+    """Write the folder, the manifest last, so that a folder with a manifest is whole.
+
+    Returns:
+        The manifest with sizes, hashes and bits filled in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    arrays, entries = _flatten(parts)
+    content = {
+        "weights.safetensors": safetensors.numpy.save(arrays),
+        "tokenizer.json": parts.tokenizer.to_json(),
+        "golden.json": _golden(parts),
+        "recipe.yaml": parts.recipe_yaml,
+    }
+    for name, data in content.items():
+        write_atomic(folder / name, data)
+    parameters = sum(math.prod(entry.shape) for entry in entries.values())
+    manifest = replace(
+        parts.manifest,
+        tensors=entries,
+        parameters=parameters,
+        bits_per_weight=8 * sum(entry.size_bytes for entry in entries.values()) / parameters,
+        size_bytes=sum(map(len, content.values())),
+        files={
+            name: FileEntry(hashlib.sha256(data).hexdigest(), len(data))
+            for name, data in content.items()
+        },
+        sha256="",
+    )
+    manifest = replace(manifest, sha256=_manifest_hash(asdict(manifest)))
+    write_atomic(folder / _MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+    return manifest
+
+
+def load_artifact(folder: Path, *, backend: str = "auto") -> LoadedModel:
+    """Read, verify and prepare a model; nothing is returned unless all of it is right.
+
+    Args:
+        folder: holds manifest.json.
+        backend: key of BACKENDS or "auto".
+
+    Raises:
+        ArtifactVersionError: written by a newer version.
+        ArtifactIntegrityError: a file is missing, truncated, altered or inconsistent.
+        ArtifactGoldenError: the golden scores do not come out.
+        BackendError: the backend cannot be used here.
+    """
+    manifest = read_manifest(folder)
+    content = {name: _read_file(folder, name, entry) for name, entry in manifest.files.items()}
+    try:
+        tokenizer = Tokenizer.from_json(
+            content["tokenizer.json"], manifest.text, where=f"{folder}/tokenizer.json"
+        )
+        packed, plain = _unflatten(safetensors.numpy.load(content["weights.safetensors"]), manifest)
+        config_class, model_class = ARCHITECTURES[manifest.architecture]
+        model = model_class(
+            build(config_class, manifest.config, where="config", error=ArtifactIntegrityError)
+        )
+        engine = select_backend(backend)
+        load_packed(model, packed, plain, engine)
+    except (DataError, FormatError, SafetensorError, KeyError) as error:
+        raise ArtifactIntegrityError(f"{folder}: {error}; {_REMEDY}") from None
+    loaded = LoadedModel(
+        name=manifest.name,
+        revision=f"sha256:{manifest.sha256}",
+        backend=f"{engine.name}/{engine.variant}",
+        manifest=manifest,
+        tokenizer=tokenizer,
+        model=model,
+    )
+    _check_golden(folder, content["golden.json"], loaded)
+    return loaded
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and verify the manifest alone.
+
+    Raises:
+        ArtifactVersionError, ArtifactIntegrityError: as `load_artifact`.
+    """
+    path = folder / _MANIFEST
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArtifactIntegrityError(f"{path} cannot be read ({error}); {_REMEDY}") from None
+    version = value.get("format_version") if isinstance(value, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise ArtifactIntegrityError(f"{path}: format_version is {version!r}; {_REMEDY}")
+    if version > FORMAT_VERSION:
+        raise ArtifactVersionError(
+            f"{path}: format version {version} is newer than {FORMAT_VERSION}, the newest this "
+            "secondpass reads; upgrade secondpass"
+        )
+    manifest = build(Manifest, value, where=str(path), error=ArtifactIntegrityError)
+    if _manifest_hash(value) != manifest.sha256:
+        raise ArtifactIntegrityError(f"{path} was altered after it was written; {_REMEDY}")
+    return manifest
+
+
+def _manifest_hash(value: Mapping[str, Any]) -> str:
+    canonical = json.dumps({**value, "sha256": ""}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
+    """One file's bytes, verified. The same bytes are used: nothing is read twice."""
+    if Path(name).name != name:
+        raise ArtifactIntegrityError(f"{folder}: file name {name!r} leaves the folder; {_REMEDY}")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise ArtifactIntegrityError(
+            f"{folder / name} cannot be read ({error}); {_REMEDY}"
+        ) from None
+    if len(data) != entry.size_bytes:
+        raise ArtifactIntegrityError(
+            f"{folder / name} has {len(data)} bytes; need {entry.size_bytes}: truncated? {_REMEDY}"
+        )
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise ArtifactIntegrityError(f"{folder / name} does not match its sha256; {_REMEDY}")
+    return data
+
+
+def _flatten(
+    parts: ArtifactParts,
+) -> tuple[dict[str, NDArray[Any]], dict[str, TensorEntry]]:
+    """Arrays for safetensors and the manifest's entries."""
+    arrays: dict[str, NDArray[Any]] = {}
+    entries: dict[str, TensorEntry] = {}
+    for name, tensor in parts.packed.items():
+        arrays[f"{name}.words"] = tensor.words
+        arrays[f"{name}.scale"] = tensor.scale
+        arrays[f"{name}.levels"] = tensor.levels
+        entries[name] = TensorEntry(
+            tensor.format,
+            tensor.shape,
+            tensor.group_size,
+            tensor.size_bytes,
+            tensor.bits_per_weight,
+        )
+    for name, array in parts.plain.items():
+        arrays[name] = array
+        entries[name] = TensorEntry("float32", array.shape, 0, array.nbytes, 32.0)
+    return arrays, entries
+
+
+def _unflatten(
+    arrays: Mapping[str, NDArray[Any]], manifest: Manifest
+) -> tuple[dict[str, QuantizedTensor], dict[str, NDArray[np.float32]]]:
+    """The reverse, as the manifest's entries say. A missing array is a KeyError."""
+    packed: dict[str, QuantizedTensor] = {}
+    plain: dict[str, NDArray[np.float32]] = {}
+    for name, entry in manifest.tensors.items():
+        if entry.group_size == 0:
+            plain[name] = arrays[name]
+            continue
+        num_rows, num_columns = entry.shape
+        packed[name] = QuantizedTensor(
+            entry.format,
+            (num_rows, num_columns),
+            entry.group_size,
+            arrays[f"{name}.words"],
+            arrays[f"{name}.scale"],
+            arrays[f"{name}.levels"],
+        )
+    return packed, plain
+
+
+def _golden(parts: ArtifactParts) -> bytes:
+    """Scores of the golden texts by the reference backend, one text at a time."""
+    config_class, model_class = ARCHITECTURES[parts.manifest.architecture]
+    model = model_class(
+        build(config_class, parts.manifest.config, where="config", error=ArtifactError)
+    )
+    load_packed(model, parts.packed, parts.plain, select_backend("reference"))
+    texts = [
+        {"text": text, "log_prob": _score_text(model, parts.tokenizer, text)}
+        for text in parts.golden_texts
+    ]
+    return json.dumps({"tolerance": GOLDEN_TOLERANCE, "texts": texts}, indent=1).encode()
+
+
+def _check_golden(folder: Path, content: bytes, loaded: LoadedModel) -> None:
+    golden = json.loads(content)
+    for entry in golden["texts"]:
+        got = _score_text(loaded.model, loaded.tokenizer, entry["text"])
+        if not abs(got - entry["log_prob"]) <= golden["tolerance"] * abs(entry["log_prob"]):
+            raise ArtifactGoldenError(
+                f"{folder}: {entry['text']!r} scores {got:.6f} on {loaded.backend}; its golden "
+                f"score is {entry['log_prob']:.6f}; try --backend reference and report this"
+            )
+
+
+def _score_text(model: LanguageModel, tokenizer: Tokenizer, text: str) -> float:
+    tree = build_tree([tokenizer.encode(text).ids])
+    (log_prob,) = model.extend([model.new_state()], [tree.parent[1:]], [tree.token[1:]])
+    return float(log_prob.astype(np.float64).sum())

@@ -1,0 +1,32 @@
+"""The offline commands of `secondpass`, one file each.
+
+`COMMANDS` is all that the entry point reads: it knows neither options nor what a command does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quantized_lm.cli import (
+    evaluate,
+    export,
+    inspect,
+    perplexity,
+    quantize,
+    rescore,
+    score,
+    train,
+    tune,
+)
+
+COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("rescore", rescore.run),
+    ("tune", tune.run),
+    ("evaluate", evaluate.run),
+    ("score", score.run),
+    ("inspect", inspect.run),
+    ("train", train.run),
+    ("quantize", quantize.run),
+    ("export", export.run),
+    ("perplexity", perplexity.run),
+)

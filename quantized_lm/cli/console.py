@@ -1,0 +1,85 @@
+"""What every command shares: where it prints, how it fails, how it shows progress."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import TimeRemainingColumn as TimeRemaining
+from rich.text import Text
+
+from quantized_lm.errors import InputError, SecondpassError
+
+P = ParamSpec("P")
+FAILED = 2
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """A command that answers an error of ours with one line on stderr and exit code 2."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except SecondpassError as error:
+            typer.echo(f"error: {explain(error)}", err=True)
+            raise typer.Exit(FAILED) from None
+
+    return guarded
+
+
+def explain(error: SecondpassError) -> str:
+    """The message on one line, after the place it is about where it does not say so itself."""
+    message = " ".join(str(error).split())
+    pointer = error.pointer if isinstance(error, InputError) else ""
+    return message if not pointer or pointer in message else f"{pointer}: {message}"
+
+
+def out() -> Console:
+    """Standard output, for tables."""
+    return Console(highlight=False, emoji=False, markup=False)
+
+
+def note(message: str) -> None:
+    """One line on stderr: results go to stdout or a file, remarks do not."""
+    typer.echo(message, err=True)
+
+
+def print_json(record: Mapping[str, object]) -> None:
+    """One JSON object on one line of standard output."""
+    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def progress(noun: str) -> Progress:
+    """A bar on stderr with items done, items per second and time left; gone when it is done.
+
+    Nothing is drawn where stderr is no terminal.
+    """
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(noun),
+        TimeRemaining(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, noun: str) -> None:
+        super().__init__()
+        self.noun = noun
+
+    def render(self, task: Task) -> Text:
+        """Speed over the whole run once it is done, over the last seconds before."""
+        speed = task.finished_speed or task.speed or 0.0
+        return Text(f"{speed:.1f} {self.noun}/s")

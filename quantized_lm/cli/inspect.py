@@ -1,0 +1,107 @@
+"""`secondpass inspect`: what a packed model is made of, tensor by tensor, and where it is from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.bar import Bar
+from rich.table import Table
+
+from quantized_lm.artifact import Manifest, bundled_path, load_artifact, read_manifest
+from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.rescore import DEFAULT_MODEL
+
+_FLOAT32_BYTES = 4
+_BAR_WIDTH = 14
+
+
+@command
+def run(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help=f"Model folder. [default: {DEFAULT_MODEL}]"),
+    ] = None,
+    *,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also check every hash and the golden scores.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The manifest as one JSON object.")
+    ] = False,
+) -> None:
+    """Bits per tensor, sizes, compression against float32, and provenance of a packed model.
+
+    Bits per weight count everything stored: scales, level tables, norms, biases, embeddings.
+
+    secondpass inspect
+
+    secondpass inspect models/en-small --verify
+    """
+    path = bundled_path(DEFAULT_MODEL) if folder is None else folder
+    manifest = read_manifest(path)
+    if verify:
+        load_artifact(path)
+    if as_json:
+        print_json(asdict(manifest))
+        return
+    console = out()
+    console.print(_tensors(manifest))
+    float_bytes = manifest.parameters * _FLOAT32_BYTES
+    lines = {
+        "name": f"{manifest.name} ({manifest.architecture}, sha256:{manifest.sha256[:12]})",
+        "parameters": f"{manifest.parameters:,}",
+        "bits per weight": f"{manifest.bits_per_weight:.3f}",
+        "size": f"{_bytes(manifest.size_bytes)} (weights "
+        f"{_bytes(sum(entry.size_bytes for entry in manifest.tensors.values()))})",
+        "compression": f"{float_bytes / manifest.size_bytes:.1f}x "
+        f"(float32 would be {_bytes(float_bytes)})",
+        "longest text": f"{manifest.max_tokens} tokens",
+        "text": json.dumps(asdict(manifest.text)),
+        "default weights": json.dumps(manifest.default_weights),
+        "license": manifest.license,
+        "verified": "hashes and golden scores" if verify else "manifest only (--verify for all)",
+    }
+    for label, value in {**lines, **_flat("provenance", manifest.provenance)}.items():
+        console.print(f"{label:<16} {value}", soft_wrap=True)
+
+
+def _tensors(manifest: Manifest) -> Table:
+    table = Table(title=f"{manifest.name}: tensors")
+    table.add_column("tensor", no_wrap=True)
+    table.add_column("format")
+    for heading in ("shape", "bits", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("share")
+    largest = max((entry.size_bytes for entry in manifest.tensors.values()), default=1)
+    for name, entry in manifest.tensors.items():
+        table.add_row(
+            name,
+            entry.format,
+            " x ".join(str(length) for length in entry.shape),
+            f"{entry.bits_per_weight:.3f}",
+            _bytes(entry.size_bytes),
+            Bar(largest, 0, entry.size_bytes, width=_BAR_WIDTH),
+        )
+    return table
+
+
+def _flat(name: str, value: object) -> dict[str, str]:
+    """Nested mappings as "name.key.key" -> text."""
+    if isinstance(value, Mapping):
+        return {
+            label: text
+            for key, item in value.items()
+            for label, text in _flat(f"{name}.{key}", item).items()
+        }
+    return {name: value if isinstance(value, str) else json.dumps(value)}
+
+
+def _bytes(size: int) -> str:
+    if size < 1 << 10:
+        return f"{size} B"
+    return f"{size / (1 << 10):.1f} KiB" if size < 1 << 20 else f"{size / (1 << 20):.2f} MiB"

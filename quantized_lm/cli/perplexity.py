@@ -1,0 +1,66 @@
+"""`secondpass perplexity`: what quantization cost, on held-out text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.train import RecipeArgument, RunOption
+from quantized_lm.pipeline.evaluate import PerplexityReport, evaluate
+from quantized_lm.pipeline.recipe import load_recipe
+
+
+@command
+def run(
+    recipe: RecipeArgument,
+    run: RunOption = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Artifact folder. [default: the run's own]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="dev or test.")] = "test",
+    backend: Annotated[str, typer.Option(help="Kernels: auto or a backend's name.")] = "auto",
+) -> None:
+    """Perplexity of the packed model and of its float teacher on held-out lines.
+
+    Each line is scored alone, its </s> included. The difference is paired by line; its 95 %
+    interval is a bootstrap over lines. The last line of output is one JSON object.
+
+    secondpass perplexity quantized_lm/recipes/en-small.yaml
+    """
+    settings = load_recipe(recipe)
+    folder = run or Path("runs") / settings.name
+    report = evaluate(
+        settings, out=folder, artifact=model or folder / settings.name, split=split, backend=backend
+    )
+    _print(report)
+    print_json(asdict(report))
+
+
+def _print(report: PerplexityReport) -> None:
+    table = Table(title=f"{report.split}: {report.lines} lines, {report.words} words")
+    for heading in ("model", "nats/token", "perplexity/token", "perplexity/word"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    table.add_row(
+        "float teacher",
+        f"{report.teacher_nll:.4f}",
+        f"{report.teacher_token_perplexity:.2f}",
+        f"{report.teacher_word_perplexity:.1f}",
+    )
+    table.add_row(
+        f"packed ({report.backend})",
+        f"{report.nll:.4f}",
+        f"{report.token_perplexity:.2f}",
+        f"{report.word_perplexity:.1f}",
+    )
+    console = out()
+    console.print(table)
+    console.print(
+        f"packed - float: {report.nll_difference:+.4f} nats/token "
+        f"(95 % {report.nll_difference_low:+.4f} to {report.nll_difference_high:+.4f}), "
+        f"perplexity x {report.perplexity_ratio:.4f}"
+    )

@@ -1,0 +1,29 @@
+"""`secondpass quantize`: float teacher to packed student, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantized_lm.cli.console import command, note
+from quantized_lm.cli.train import CheckpointOption, RecipeArgument, RunOption
+from quantized_lm.pipeline.quantize import quantize
+from quantized_lm.pipeline.recipe import load_recipe
+from quantized_lm.pipeline.train import CHECKPOINT_EVERY_S
+
+
+@command
+def run(
+    recipe: RecipeArgument,
+    run: RunOption = None,
+    checkpoint_every: CheckpointOption = CHECKPOINT_EVERY_S,
+) -> None:
+    """Distill the trained float model into one whose matrices are packed.
+
+    Needs what `secondpass train` left in the run's folder. Kill it and call it again: it goes on.
+
+    secondpass quantize quantized_lm/recipes/en-small.yaml
+    """
+    settings = load_recipe(recipe)
+    folder = run or Path("runs") / settings.name
+    checkpoint = quantize(settings, out=folder, checkpoint_every_s=checkpoint_every)
+    note(f"{checkpoint} is quantized; next: secondpass export {recipe}")

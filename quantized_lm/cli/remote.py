@@ -1,0 +1,190 @@
+"""Rescoring through a running server: lists out, `results` entries back, in order.
+
+Talks the service's HTTP and nothing else of it; the standard library is enough.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from quantized_lm.cli.weighting import WeightOptions, parse_preset
+from quantized_lm.errors import DataError
+from quantized_lm.nbest import Utterance
+from quantized_lm.weights_file import read_weights
+
+Json = dict[str, object]
+UTTERANCES_PER_REQUEST = 64  # the server's limit
+BYTES_PER_REQUEST = 4 << 20  # half of the server's limit
+IN_FLIGHT = 4
+_TRIES = 6
+_LONGEST_WAIT_S = 30.0
+_TIMEOUT_S = 300.0
+_BUSY = (429, 503)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server and what each request to it says beside its utterances."""
+
+    url: str
+    settings: Mapping[str, object]
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise DataError(f"url is {self.url!r}; need one like http://127.0.0.1:8080")
+
+    def rescore(self, utterances: list[Utterance]) -> list[Json]:
+        """The `results` entries of one request, `ref` added, in the order of the utterances.
+
+        A server that is too busy is asked again after the time it names.
+
+        Raises:
+            DataError: the server is not there, refuses the request, or could not rank a list.
+        """
+        body = json.dumps(
+            {**self.settings, "utterances": [_wire(utterance) for utterance in utterances]}
+        ).encode()
+        results = self._post(body).get("results")
+        if not isinstance(results, list) or len(results) != len(utterances):
+            raise DataError(f"{self.url}: answered without one result per utterance")
+        return [
+            _checked(result, utterance)
+            for result, utterance in zip(results, utterances, strict=True)
+        ]
+
+    def _post(self, body: bytes) -> Json:
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+            f"{self.url.rstrip('/')}/v1/rescore",
+            data=body,
+            headers={"Content-Type": "application/json"},
+        )
+        # The server stands beside the decoder: what proxy the machine uses is not for it.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                with direct.open(request, timeout=_TIMEOUT_S) as reply:
+                    answer = json.load(reply)
+                    return answer if isinstance(answer, dict) else {}
+            except urllib.error.HTTPError as error:
+                if error.code not in _BUSY or attempt == _TRIES:
+                    raise DataError(f"{self.url}: {_problem(error)}") from None
+                self.sleep(_wait_s(error, attempt))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{self.url}: no answer ({error}); is the server up?") from None
+
+
+def rescore_all(server: Server, utterances: Iterable[Utterance]) -> Iterator[list[Json]]:
+    """Results of all lists in order, a request at a time, with several requests in flight."""
+    waiting: deque[Future[list[Json]]] = deque()
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        try:
+            for request in _requests(utterances):
+                waiting.append(pool.submit(server.rescore, request))
+                if len(waiting) > IN_FLIGHT:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def wire_settings(options: WeightOptions, model: str | None) -> Json:
+    """The `model` or `lms` and `weights` of a request.
+
+    Raises:
+        DataError: a file and a preset were given, or the file is none of weights.
+    """
+    if options.file is not None and options.preset is not None:
+        raise DataError("got --weights and --preset; give one of them")
+    weights: Json = {}
+    settings: Json = {"weights": weights}
+    if model is not None:
+        settings["model"] = model
+    if options.preset is not None:
+        weights["preset"], weights["parameters"] = parse_preset(options.preset)
+    if options.file is not None:
+        stored = read_weights(options.file)
+        weights.update({key: value for key, value in vars(stored).items() if key != "lm_scales"})
+        settings.pop("model", None)
+        settings["lms"] = [
+            {"model": name, "lm_scale": scale} for name, scale in stored.lm_scales.items()
+        ]
+    if options.lm_scale is not None:
+        weights["lm_scale"] = options.lm_scale
+    weights.update(options.numbers)
+    return settings
+
+
+def _requests(utterances: Iterable[Utterance]) -> Iterator[list[Utterance]]:
+    request: list[Utterance] = []
+    size = 0
+    for utterance in utterances:
+        size_of_one = len(json.dumps(_wire(utterance)))
+        full = len(request) == UTTERANCES_PER_REQUEST or size + size_of_one > BYTES_PER_REQUEST
+        if request and full:
+            yield request
+            request, size = [], 0
+        request.append(utterance)
+        size += size_of_one
+    if request:
+        yield request
+
+
+def _wire(utterance: Utterance) -> Json:
+    return {
+        "id": utterance.id,
+        "final": utterance.final,
+        "context": {"text": list(utterance.context)},
+        "hypotheses": [
+            {
+                "text": hypothesis.text,
+                "am_score": hypothesis.am_score,
+                "graph_score": hypothesis.graph_score,
+                "extra": dict(hypothesis.extra),
+            }
+            for hypothesis in utterance.hypotheses
+        ],
+    }
+
+
+def _checked(result: object, utterance: Utterance) -> Json:
+    if not isinstance(result, dict) or result.get("id") != utterance.id:
+        raise DataError(f"utterance {utterance.id!r}: got the result of another one")
+    if "error" in result:
+        raise DataError(f"utterance {utterance.id!r}: {_detail(result['error'])}")
+    return result if utterance.ref is None else {**result, "ref": utterance.ref}
+
+
+def _problem(error: urllib.error.HTTPError) -> str:
+    try:
+        return f"{error.code}: {_detail(json.load(error))}"
+    except ValueError:
+        return f"{error.code} {error.reason}"
+
+
+def _detail(problem: object) -> str:
+    """The words of an RFC 9457 problem, with each pointer it names."""
+    if not isinstance(problem, dict):
+        return str(problem)
+    listed = problem.get("errors")
+    errors = listed if isinstance(listed, list) else []
+    places = "; ".join(
+        f"{item.get('pointer')}: {item.get('message')}" for item in errors if isinstance(item, dict)
+    )
+    return places or str(problem.get("detail") or problem.get("title"))
+
+
+def _wait_s(error: urllib.error.HTTPError, attempt: int) -> float:
+    named = error.headers.get("Retry-After", "")
+    return min(float(named) if named.isdigit() else 2.0**attempt, _LONGEST_WAIT_S)

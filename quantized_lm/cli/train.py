@@ -1,0 +1,45 @@
+"""`secondpass train`: text to a float model, resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantized_lm.cli.console import command, note
+from quantized_lm.pipeline.recipe import load_recipe
+from quantized_lm.pipeline.train import CHECKPOINT_EVERY_S, train
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="YAML recipe: sizes, data, steps, rates.")
+]
+RunOption = Annotated[
+    Path | None,
+    typer.Option("--run", help="Folder of this run's files. [default: runs/NAME]"),
+]
+CheckpointOption = Annotated[
+    float, typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints.")
+]
+
+
+@command
+def run(
+    recipe: RecipeArgument,
+    data: Annotated[
+        Path, typer.Option(help="Folder that holds the recipe's text files (gzip, a line each).")
+    ],
+    run: RunOption = None,
+    checkpoint_every: CheckpointOption = CHECKPOINT_EVERY_S,
+) -> None:
+    """Train the float teacher: tokenize the text once, then update until the last step.
+
+    Kill it at any moment and call it again: it goes on from the last checkpoint and ends with the
+    weights it would have had. More steps in the recipe, or a later decay, continue the same run.
+
+    secondpass train quantized_lm/recipes/en-small.yaml --data ~/text
+    """
+    settings = load_recipe(recipe)
+    folder = run or Path("runs") / settings.name
+    checkpoint = train(settings, data=data, out=folder, checkpoint_every_s=checkpoint_every)
+    note(f"{checkpoint} is trained; next: secondpass quantize {recipe}")

@@ -1,0 +1,160 @@
+"""`secondpass tune`: the weights with the fewest word errors on a dev set, from stored scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.combine import Weights, formula
+from quantized_lm.dev_set import select_speakers, tuning_set, values_of, weights_of
+from quantized_lm.errors import DataError
+from quantized_lm.scored import read_scored
+from quantized_lm.tuning import TuningResult, TuningSet, count_errors, tune
+from quantized_lm.weights_file import read_weights, write_weights
+
+SPEAKER_PATTERN = "^[^-]+"
+
+
+@command
+def run(  # noqa: PLR0913 - each is an option of the command
+    source: Annotated[Path, typer.Argument(metavar="DEV", help="Output of `rescore`, with refs.")],
+    target: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="Weights file to write.")],
+    *,
+    free: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weight to tune: graph, lm[NAME], extra[NAME], words, tokens or chars; may be "
+            "repeated. [default: every LM, words, and graph if the lists have it]"
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="Weights file to start from and to keep the rest of.")
+    ] = None,
+    speakers: Annotated[
+        str, typer.Option(help="all, or even or odd: every second speaker, sorted by name.")
+    ] = "all",
+    speaker_of: Annotated[
+        str, typer.Option(help="Regular expression that finds the speaker in an utterance id.")
+    ] = SPEAKER_PATTERN,
+    restarts: Annotated[int, typer.Option(min=1, help="Starting points of the search.")] = 8,
+    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+) -> None:
+    """Search the weights exactly along lines (Och) with Powell restarts. Runs no model.
+
+    Tune on one half of the speakers and test on the other:
+
+    secondpass tune scored.jsonl.gz weights.json --speakers even
+
+    secondpass evaluate scored.jsonl.gz --weights weights.json --speakers odd
+
+    Tune only the LM's scale:
+
+    secondpass tune dev.jsonl weights.json --free "lm[en-small]"
+    """
+    began = time.perf_counter()
+    data = tuning_set(select_speakers(list(read_scored(source)), speakers, speaker_of))
+    initial = _start(data.names, read_weights(start) if start is not None else None)
+    tuned = free or _default_free(data.names)
+    result = tune(data, initial, tuned, restarts=restarts, seed=seed)
+    weights = weights_of(_rounded(data, result))
+    report: dict[str, object] = {
+        "dev": str(source),
+        "speakers": speakers,
+        "utterances": int(data.starts.size),
+        "words": data.words,
+        "wer_first_pass": float(data.errors[data.starts].sum()) / data.words,
+        **_am_alone(data),
+        "wer_tuned": result.errors / data.words,
+        "wer_oracle": float(np.minimum.reduceat(data.errors, data.starts).sum()) / data.words,
+        "free": list(tuned),
+        "flatness": [asdict(entry) for entry in result.flatness],
+        "line_searches": result.line_searches,
+        "restarts": restarts,
+        "seed": seed,
+    }
+    write_weights(target, weights, report)
+    _print(report, result, formula(weights), time.perf_counter() - began)
+    print_json({"weights": str(target), "formula": formula(weights), **report})
+
+
+def _am_alone(data: TuningSet) -> dict[str, float]:
+    """WER of the best am_score, where the lists have one."""
+    if "am" not in data.names:
+        return {}
+    weights = np.array([float(name == "am") for name in data.names])
+    return {"wer_am_alone": count_errors(data, weights) / data.words}
+
+
+def _start(names: Sequence[str], given: Weights | None) -> dict[str, float]:
+    """Values to start from; the first score there is keeps its factor and sets the scale of all."""
+    if given is not None:
+        if given.length_norm != "none" or given.mode != "log-linear":
+            raise DataError(
+                f"start has length_norm {given.length_norm!r} and mode {given.mode!r}; the search "
+                "needs a total that is linear in the weights: 'none' and 'log-linear'"
+            )
+        return values_of(given, names)
+    values = values_of(Weights(graph_scale=1.0), names)
+    values.update({name: 0.5 for name in names if name.startswith("lm[")})
+    if "am" not in names:
+        values[_scale_setter(names)] = 1.0
+    return values
+
+
+def _scale_setter(names: Sequence[str]) -> str:
+    """The term whose factor stays: scaling all weights alike changes no ranking."""
+    for name in names:
+        if name in ("am", "graph") or name.startswith("lm["):
+            return name
+    raise DataError("the lists have no am, graph or LM score that all hypotheses share")
+
+
+def _default_free(names: Sequence[str]) -> list[str]:
+    kept = _scale_setter(names)
+    return [
+        name
+        for name in names
+        if name != kept and (name in ("graph", "words") or name.startswith("lm["))
+    ]
+
+
+def _rounded(data: TuningSet, result: TuningResult) -> dict[str, float]:
+    """Four digits of each value, unless that costs an error."""
+    values = {name: float(f"{value:.4g}") for name, value in result.weights.items()}
+    costs = count_errors(data, np.array([values[name] for name in data.names]))
+    return values if costs <= result.errors else dict(result.weights)
+
+
+def _print(report: dict[str, object], result: TuningResult, text: str, seconds: float) -> None:
+    console = out()
+    console.print(f"{report['utterances']} utterances, {report['words']} words")
+    table = Table()
+    table.add_column("dev")
+    table.add_column("WER %", justify="right")
+    for label, key in (
+        ("first pass", "wer_first_pass"),
+        ("tuned", "wer_tuned"),
+        ("oracle", "wer_oracle"),
+    ):
+        table.add_row(label, f"{100 * float(str(report[key])):.2f}")
+    flat = Table(title="one weight moved, the others kept")
+    for heading in ("weight", "value", "same WER", "at most 0.05 % more"):
+        flat.add_column(heading, justify="left" if heading == "weight" else "right")
+    for entry in result.flatness:
+        flat.add_row(
+            entry.name,
+            f"{entry.value:.4g}",
+            f"{entry.same[0]:.4g} to {entry.same[1]:.4g}",
+            f"{entry.near[0]:.4g} to {entry.near[1]:.4g}",
+        )
+    console.print(table)
+    console.print(flat)
+    console.print(f"{text}   ({result.line_searches} line searches, {seconds:.1f} s)")

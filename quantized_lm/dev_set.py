@@ -1,0 +1,153 @@
+"""Rescored lists as a tuning set, and tuned values back as `Weights`. Runs no model.
+
+A weight is named as its term in the formula: "am", "graph", "lm[NAME]", "extra[NAME]", "words",
+"tokens", "chars".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantized_lm.combine import Components, Weights
+from quantized_lm.errors import DataError
+from quantized_lm.scored import ScoredUtterance, components_of
+from quantized_lm.tuning import TuningSet
+from quantized_lm.wer import error_counts
+
+SPEAKERS = ("all", "even", "odd")
+_NAMED = re.compile(r"(lm|extra)\[(.*)\]", re.DOTALL)
+_FIELDS: Mapping[str, str] = {
+    "am": "am_scale",
+    "graph": "graph_scale",
+    "words": "word_bonus",
+    "tokens": "token_bonus",
+    "chars": "char_bonus",
+}
+
+
+def tuning_set(utterances: Sequence[ScoredUtterance]) -> TuningSet:
+    """All lists as one set; it has the scores that every hypothesis has.
+
+    Raises:
+        DataError: an utterance has no reference, or there is none.
+        NonFiniteError: a score is infinite.
+    """
+    columns = [_columns(components_of(utterance.hypotheses)) for utterance in utterances]
+    names = [name for name in (columns[0] if columns else ()) if all(name in c for c in columns)]
+    errors = [
+        error_counts(reference(utterance), [h.text for h in utterance.hypotheses])
+        for utterance in utterances
+    ]
+    sizes = np.array([counts.size for counts in errors], np.int64)
+    empty = np.empty((0, len(names)))
+    return TuningSet(
+        names=tuple(names),
+        features=np.concatenate([empty, *(_stack(c, names) for c in columns)]),
+        errors=np.concatenate([np.empty(0, np.int64), *errors]),
+        starts=np.cumsum(sizes) - sizes,
+        words=sum(len(reference(utterance).split()) for utterance in utterances),
+    )
+
+
+def values_of(weights: Weights, names: Sequence[str]) -> dict[str, float]:
+    """The value of each named weight; 0 for an LM or extra that the weights do not have."""
+    values = {}
+    for name in names:
+        if match := _NAMED.fullmatch(name):
+            scales = weights.lm_scales if match[1] == "lm" else weights.extra
+            values[name] = scales.get(match[2], 0.0)
+        else:
+            values[name] = getattr(weights, _FIELDS[name])
+    return values
+
+
+def weights_of(values: Mapping[str, float]) -> Weights:
+    """Weights that count the named terms and nothing else."""
+    scales: dict[str, dict[str, float]] = {"lm": {}, "extra": {}}
+    fields: dict[str, Any] = {"am_scale": 0.0}
+    for name, value in values.items():
+        if match := _NAMED.fullmatch(name):
+            scales[match[1]][match[2]] = value
+        else:
+            fields[_FIELDS[name]] = value
+    return Weights(
+        lm_scales=scales["lm"],
+        extra={name: scale for name, scale in scales["extra"].items() if scale != 0.0},
+        **fields,
+    )
+
+
+def reference(utterance: ScoredUtterance) -> str:
+    """What was said.
+
+    Raises:
+        DataError: it is not known.
+    """
+    if utterance.ref is None:
+        raise DataError(f"utterance {utterance.id!r} has no 'ref'; need references to count errors")
+    return utterance.ref
+
+
+def select_speakers(
+    utterances: Sequence[ScoredUtterance], which: str, pattern: str
+) -> list[ScoredUtterance]:
+    """The utterances of every second speaker, so that a set makes a dev and a test half.
+
+    Args:
+        utterances: of all speakers.
+        which: "all", or "even" or "odd": the speakers at these positions, counted from 0, of the
+            sorted distinct names.
+        pattern: regular expression; what it matches in the utterance id is the speaker: its first
+            group, or all of the match where it has none.
+
+    Raises:
+        DataError: unknown choice, no regular expression, or an id that it does not match.
+    """
+    if which not in SPEAKERS:
+        raise DataError(f"speakers are {which!r}; need one of {', '.join(SPEAKERS)}")
+    if which == "all":
+        return list(utterances)
+    speakers = [_speaker(utterance.id, pattern) for utterance in utterances]
+    chosen = set(sorted(set(speakers))[which == "odd" :: 2])
+    return [
+        utterance
+        for utterance, speaker in zip(utterances, speakers, strict=True)
+        if speaker in chosen
+    ]
+
+
+def _speaker(utterance_id: str, pattern: str) -> str:
+    try:
+        match = re.search(pattern, utterance_id)
+    except re.error as error:
+        raise DataError(f"{pattern!r} is no regular expression ({error})") from None
+    if match is None:
+        raise DataError(f"{pattern!r} finds no speaker in utterance id {utterance_id!r}")
+    return match[1] if match.re.groups else match[0]
+
+
+def _columns(components: Components) -> dict[str, NDArray[np.float64]]:
+    """Name -> (H,) column, of the scores that every hypothesis of the list has."""
+    given = {
+        "am": components.am,
+        "graph": components.graph,
+        **{f"lm[{name}]": values for name, values in components.lm.items()},
+        **{f"extra[{name}]": values for name, values in components.extra.items()},
+        "words": components.words.astype(np.float64),
+        "tokens": components.tokens.astype(np.float64),
+        "chars": components.chars.astype(np.float64),
+    }
+    return {
+        name: values
+        for name, values in given.items()
+        if values is not None and not np.isnan(values).any()
+    }
+
+
+def _stack(columns: Mapping[str, NDArray[np.float64]], names: list[str]) -> NDArray[np.float64]:
+    return np.stack([columns[name] for name in names], axis=1)

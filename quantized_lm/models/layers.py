@@ -1,0 +1,114 @@
+"""The places where a Transformer touches a large matrix, float for training, packed to serve.
+
+Float and packed layers answer the same calls, so that a model's code is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantized_lm import ops
+from quantized_lm.errors import FormatError
+from quantized_lm.ops import Backend, PackedWeight
+from quantized_lm.quant.tensor import QuantizedTensor
+
+
+class TiedEmbedding(nn.Module):
+    """Float embedding whose matrix is also the output layer."""
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(...) int64 -> (..., dim)."""
+        return functional.embedding(tokens, self.weight)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., dim) -> (..., vocab)."""
+        return functional.linear(hidden, self.weight)
+
+    def log_prob(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Log P(tokens[c] | hidden[rows[c]]): (M, dim), (C,), (C,) -> (C,) float32."""
+        logits = self.logits(hidden).float()
+        return logits[rows, tokens] - logits.logsumexp(-1)[rows]
+
+
+class PackedLinear(nn.Module):
+    """A projection whose matrix stays packed. No gradient flows through it."""
+
+    def __init__(self, weight: PackedWeight) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, K) float32 -> (M, N) float32."""
+        return ops.linear(x.contiguous(), self.weight)
+
+
+class PackedEmbedding(nn.Module):
+    """A tied embedding whose matrix stays packed."""
+
+    def __init__(self, weight: PackedWeight) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(M,) int64 -> (M, dim) float32."""
+        return ops.embed(self.weight, tokens)
+
+    def log_prob(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Log P(tokens[c] | hidden[rows[c]]): (M, dim), (C,), (C,) -> (C,) float32."""
+        return ops.gather_log_prob(hidden.contiguous(), self.weight, rows, tokens)
+
+
+def matrix_names(model: nn.Module) -> list[str]:
+    """Parameters that are packed: those of projections and of the tied embedding, in order."""
+    return [
+        f"{path}.weight"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | TiedEmbedding)
+    ]
+
+
+def load_packed(
+    model: nn.Module,
+    packed: Mapping[str, QuantizedTensor],
+    plain: Mapping[str, NDArray[np.float32]],
+    backend: Backend,
+) -> None:
+    """Turn a float model into a packed one, in place.
+
+    Args:
+        packed: one tensor for each of `matrix_names(model)`.
+        plain: every other parameter.
+        backend: lays the packed tensors out and computes with them.
+
+    Raises:
+        FormatError: a tensor is missing, unexpected or of another shape; names it.
+    """
+    expected = dict.fromkeys(matrix_names(model), True)
+    parameters = dict(model.named_parameters())
+    given: dict[str, QuantizedTensor | NDArray[np.float32]] = {**packed, **plain}
+    odd = sorted(set(parameters) ^ set(given)) or sorted(set(expected) ^ set(packed))
+    if odd:
+        raise FormatError(f"tensor {odd[0]!r} does not fit the architecture's parameters")
+    for name, value in given.items():
+        if tuple(value.shape) != tuple(parameters[name].shape):
+            raise FormatError(
+                f"tensor {name!r} is {value.shape}; need {tuple(parameters[name].shape)}"
+            )
+    for name, tensor in packed.items():
+        path = name.removesuffix(".weight")
+        kind = PackedLinear if isinstance(model.get_submodule(path), nn.Linear) else PackedEmbedding
+        model.set_submodule(path, kind(backend.prepare(tensor)))
+    for name, array in plain.items():
+        with torch.no_grad():
+            parameters[name].copy_(torch.from_numpy(array))
+    model.requires_grad_(requires_grad=False)

@@ -1,0 +1,337 @@
+"""A small causal Transformer LM: config and module. Training sees packed windows, serving trees.
+
+Pre-norm blocks with rotary positions, normalized queries and keys, squared-ReLU feed-forward,
+zero-initialized residual outputs and a learned mix of each block's input with the embedding
+(Jordan et al., modded-nanogpt, 2024). Norms carry no gains but the last, so nothing sizeable is
+left outside the packed matrices. Every large matrix is a `projection` or the tied embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantized_lm.errors import ShapeError
+from quantized_lm.models.layers import TiedEmbedding
+from quantized_lm.tokenizer import BOUNDARY_ID
+
+NORM_EPSILON = 1e-6
+ATTENTION_ROWS = 256  # tree nodes whose ancestors are gathered at a time: bounds the memory
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a Transformer LM."""
+
+    vocab_size: int
+    num_layers: int
+    model_dim: int
+    num_heads: int
+    ffn_dim: int
+    max_tokens: int
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.model_dim % (2 * self.num_heads):
+            raise ShapeError(
+                f"model_dim {self.model_dim} over num_heads {self.num_heads} is no even number"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.model_dim // self.num_heads
+
+
+@dataclass
+class TransformerState:
+    """One growing tree with what its run nodes left behind.
+
+    Attributes:
+        token, parent, depth, slot: per node; slot is the row in the stores below, -1 if not run.
+        keys, values: per layer (run, heads, head_dim). hidden: (run, dim), ready for the output.
+    """
+
+    token: list[int]
+    parent: list[int]
+    depth: list[int]
+    slot: list[int]
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    hidden: Tensor | None = None
+
+    def append(self, parent: int, token: int) -> None:
+        """Add one node below an existing one."""
+        self.parent.append(parent)
+        self.token.append(token)
+        self.depth.append(self.depth[parent] + 1)
+        self.slot.append(-1)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.model_dim
+        self.heads = config.num_heads
+        self.qkv: nn.Module = nn.Linear(dim, 3 * dim, bias=False)
+        self.out: nn.Module = nn.Linear(dim, dim, bias=False)
+        self.up: nn.Module = nn.Linear(dim, config.ffn_dim, bias=False)
+        self.down: nn.Module = nn.Linear(config.ffn_dim, dim, bias=False)
+        self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))  # of the stream and of the embedding
+
+    def forward(self, x: Tensor, x0: Tensor, angles: Tensor, attend: Attend, layer: int) -> Tensor:
+        """(..., dim) -> (..., dim); `attend` decides who sees whom."""
+        x = self.mix[0] * x + self.mix[1] * x0
+        qkv = self.qkv(_norm(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.unbind(-3)
+        mixed = attend(layer, _rotate(_norm(q), angles), _rotate(_norm(k), angles), v)
+        x = x + self.out(mixed.flatten(-2))
+        return x + self.down(functional.relu(self.up(_norm(x))).square())  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """The LM. `forward` trains on windows; `new_state` and `extend` serve trees."""
+
+    rates: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = TiedEmbedding(config.vocab_size, config.model_dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.gain = nn.Parameter(torch.ones(config.model_dim))
+        rates = config.rope_base ** -torch.linspace(0, 1, config.head_dim // 2 + 1)[:-1]
+        self.register_buffer("rates", rates, persistent=False)
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> None:
+        """Draw the weights: outputs into the residual stream start at zero."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name == "embedding.weight":
+                parameter.normal_(std=0.02, generator=generator)
+            elif name.endswith(("qkv.weight", "up.weight")):
+                parameter.normal_(std=0.8 * parameter.shape[1] ** -0.5, generator=generator)
+            elif name.endswith(("out.weight", "down.weight")):
+                parameter.zero_()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.config.vocab_size
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest path from the root, root excluded."""
+        return self.config.max_tokens
+
+    def forward(self, tokens: Tensor, document: Tensor) -> Tensor:
+        """Hidden states of packed windows.
+
+        Args:
+            tokens: (B, T) int64. document: (B, T), positions attend within one number only.
+
+        Returns:
+            (B, T, dim), ready for the output layer.
+        """
+        length = tokens.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        mask = (causal & (document[:, :, None] == document[:, None, :]))[:, None]
+
+        def attend(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            return mixed.transpose(1, 2)
+
+        return self._run(tokens, torch.arange(length), attend)
+
+    def new_state(self, context: Sequence[int] = ()) -> TransformerState:
+        """A tree that holds the root and the context path. Runs nothing."""
+        state = TransformerState([BOUNDARY_ID], [-1], [0], [-1])
+        for token in context:
+            state.append(len(state.token) - 1, token)
+        return state
+
+    @torch.inference_mode()
+    def extend(
+        self,
+        states: Sequence[TransformerState],
+        parents: Sequence[NDArray[np.int32]],
+        tokens: Sequence[NDArray[np.int32]],
+    ) -> list[NDArray[np.float32]]:
+        """Append nodes to several trees in one forward pass (see `LanguageModel.extend`)."""
+        for state, parent, token in zip(states, parents, tokens, strict=True):
+            if parent.shape != token.shape:
+                raise ShapeError(
+                    f"parents are {parent.shape}, tokens {token.shape}; need one shape"
+                )
+            for above, new in zip(parent.tolist(), token.tolist(), strict=True):
+                state.append(above, new)
+        self._run_inner_nodes(states, parents)
+        return self._score(states, parents, tokens)
+
+    def _run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Embedding, blocks, final norm. `positions` are broadcast against `tokens`."""
+        angles = positions[..., None].float() * self.rates
+        x0 = x = _norm(self.embedding.embed(tokens))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, x0, angles, attend, layer)
+        return _norm(x) * self.gain
+
+    def _run_inner_nodes(
+        self, states: Sequence[TransformerState], parents: Sequence[NDArray[np.int32]]
+    ) -> None:
+        """Run every node that has children now and was not run before, parents first."""
+        fresh = [_unrun_ancestors(s, p) for s, p in zip(states, parents, strict=True)]
+        tokens = [s.token[n] for s, nodes in zip(states, fresh, strict=True) for n in nodes]
+        if not tokens:
+            return
+        depths = [s.depth[n] for s, nodes in zip(states, fresh, strict=True) for n in nodes]
+        stored = [0 if s.hidden is None else len(s.hidden) for s in states]
+        for state, nodes, count in zip(states, fresh, stored, strict=True):
+            for offset, node in enumerate(nodes):
+                state.slot[node] = count + offset
+        ancestors, visible = _ancestor_rows(states, fresh, stored)
+        kept: list[tuple[Tensor, Tensor]] = []
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            kept.append((k, v))
+            keys = torch.cat([s.keys[layer] for s in states if s.keys] + [k])
+            values = torch.cat([s.values[layer] for s in states if s.keys] + [v])
+            return _path_attention(q, keys, values, ancestors, visible)
+
+        hidden = self._run(torch.tensor(tokens), torch.tensor(depths), attend)
+        _store(states, [len(nodes) for nodes in fresh], kept, hidden)
+
+    def _score(
+        self,
+        states: Sequence[TransformerState],
+        parents: Sequence[NDArray[np.int32]],
+        tokens: Sequence[NDArray[np.int32]],
+    ) -> list[NDArray[np.float32]]:
+        """Output layer over all trees' run nodes, gathered at the new nodes."""
+        hidden = [s.hidden for s in states if s.hidden is not None]
+        if not hidden:
+            return [np.zeros(0, np.float32) for _ in states]
+        counts = [0 if s.hidden is None else len(s.hidden) for s in states]
+        offsets = np.cumsum([0, *counts[:-1]])
+        rows = [
+            np.asarray(s.slot, dtype=np.int64)[p] + offset
+            for s, p, offset in zip(states, parents, offsets, strict=True)
+        ]
+        log_prob = self.embedding.log_prob(
+            torch.cat(hidden),
+            torch.from_numpy(np.concatenate(rows)),
+            torch.from_numpy(np.concatenate(tokens).astype(np.int64)),
+        )
+        ends = np.cumsum([len(part) for part in tokens])
+        return np.split(log_prob.numpy(), ends[:-1])
+
+
+def _norm(x: Tensor) -> Tensor:
+    return functional.rms_norm(x, (x.shape[-1],), eps=NORM_EPSILON)
+
+
+def _rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary positions (Su et al., 2021): (..., heads, head_dim) by (..., head_dim / 2) angles."""
+    cos, sin = angles.cos()[..., None, :], angles.sin()[..., None, :]
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return turned.to(x.dtype)
+
+
+def _unrun_ancestors(state: TransformerState, parents: NDArray[np.int32]) -> list[int]:
+    """Nodes on the way to the new nodes that were never run, in increasing id: parents first."""
+    needed: set[int] = set()
+    for node in set(parents.tolist()):
+        above = node
+        while above >= 0 and state.slot[above] < 0 and above not in needed:
+            needed.add(above)
+            above = state.parent[above]
+    return sorted(needed)
+
+
+def _ancestor_rows(
+    states: Sequence[TransformerState], fresh: Sequence[list[int]], stored: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Where each fresh node finds the keys of its path, itself included.
+
+    Keys are laid out as every state's stored rows, then all fresh rows.
+
+    Returns:
+        (M, D) int64 rows, root first, padded with 0, and (M, D) bool, true where not padding.
+    """
+    old_offset, new_offset = 0, sum(stored)
+    paths: list[list[int]] = []
+    for state, nodes, count in zip(states, fresh, stored, strict=True):
+        path_of: dict[int, list[int]] = {-1: []}
+        for node in nodes:
+            path = path_of.get(state.parent[node])
+            if path is None:
+                path = _stored_path(state, state.parent[node], old_offset)
+                path_of[state.parent[node]] = path
+            path_of[node] = [*path, new_offset + state.slot[node] - count]
+            paths.append(path_of[node])
+        old_offset += count
+        new_offset += len(nodes)
+    rows = np.zeros((len(paths), max(map(len, paths))), dtype=np.int64)
+    visible = np.zeros(rows.shape, dtype=np.bool_)
+    for index, path in enumerate(paths):
+        rows[index, : len(path)] = path
+        visible[index, : len(path)] = True
+    return torch.from_numpy(rows), torch.from_numpy(visible)
+
+
+def _stored_path(state: TransformerState, node: int, offset: int) -> list[int]:
+    """Key rows of a path whose nodes were all run in earlier calls, root first."""
+    path: list[int] = []
+    while node >= 0:
+        path.append(offset + state.slot[node])
+        node = state.parent[node]
+    return path[::-1]
+
+
+def _path_attention(
+    q: Tensor, keys: Tensor, values: Tensor, ancestors: Tensor, visible: Tensor
+) -> Tensor:
+    """Each node attends to its ancestors and itself: (M, heads, head_dim), never an M by M mask."""
+    mixed = torch.empty_like(q)
+    for start in range(0, len(q), ATTENTION_ROWS):
+        part = slice(start, start + ATTENTION_ROWS)
+        rows = ancestors[part]
+        weights = torch.einsum("mhd,mphd->mhp", q[part], keys[rows]) * q.shape[-1] ** -0.5
+        weights = weights.masked_fill(~visible[part, None, :], float("-inf")).softmax(-1)
+        mixed[part] = torch.einsum("mhp,mphd->mhd", weights, values[rows])
+    return mixed
+
+
+def _store(
+    states: Sequence[TransformerState],
+    counts: Sequence[int],
+    kept: Sequence[tuple[Tensor, Tensor]],
+    hidden: Tensor,
+) -> None:
+    """Hand each tree its rows of the pass that was just made."""
+    start = 0
+    for state, count in zip(states, counts, strict=True):
+        part = slice(start, start + count)
+        start += count
+        if not count:
+            continue
+        keys = [k[part] for k, _ in kept]
+        values = [v[part] for _, v in kept]
+        if state.hidden is None:
+            state.keys, state.values, state.hidden = keys, values, hidden[part]
+        else:
+            state.keys = [torch.cat(pair) for pair in zip(state.keys, keys, strict=True)]
+            state.values = [torch.cat(pair) for pair in zip(state.values, values, strict=True)]
+            state.hidden = torch.cat((state.hidden, hidden[part]))

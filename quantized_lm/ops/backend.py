@@ -1,0 +1,80 @@
+"""What a backend is: the value it prepares and the three things it computes with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from quantized_lm.quant.tensor import QuantizedTensor
+
+
+class Backend(Protocol):
+    """Arithmetic with packed weights on one kind of device. Arguments were checked by the caller.
+
+    Attributes:
+        name: key in BACKENDS.
+        variant: what inside the backend does the work, e.g. the instruction set; for reports.
+    """
+
+    @property
+    def name(self) -> str:
+        """Key in BACKENDS."""
+        ...
+
+    @property
+    def variant(self) -> str:
+        """Which code path does the work, for reports."""
+        ...
+
+    def prepare(self, tensor: QuantizedTensor) -> PackedWeight:
+        """Lay a weight out as this backend's kernels read it. Done once, at load."""
+        ...
+
+    def linear(self, x: Tensor, weight: PackedWeight) -> Tensor:
+        """(M, K) float32 times weight transposed: (M, N) float32."""
+        ...
+
+    def embed(self, weight: PackedWeight, tokens: Tensor) -> Tensor:
+        """Dequantize rows: (T,) int64 row numbers to (T, K) float32."""
+        ...
+
+    def gather_log_prob(
+        self, hidden: Tensor, weight: PackedWeight, rows: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """Compute log softmax(hidden @ weight.T)[rows, tokens]: (C,) float32, nats."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """A weight ready for one backend.
+
+    Attributes:
+        backend: the backend that prepared it and the only one that can read it.
+        format: key in FORMATS, as on disk.
+        shape: (N, K).
+        group_size: columns that share a scale.
+        words: packed codes, int32 holding the bits of uint32; layout is the backend's own.
+        scale: scales, layout and dtype the backend's own.
+        levels: level table, dtype the backend's own.
+    """
+
+    backend: Backend
+    format: str
+    shape: tuple[int, int]
+    group_size: int
+    words: Tensor
+    scale: Tensor
+    levels: Tensor
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """The tensors, in the order in which operators take them."""
+        return [self.words, self.scale, self.levels]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes this weight takes in memory."""
+        return sum(part.nbytes for part in self.parts)

@@ -1,0 +1,149 @@
+"""Corpus stage: text files -> a BPE vocabulary and token shards on disk.
+
+A shard is a flat little-endian uint16 file: each line's tokens, then the boundary symbol. Knows
+nothing of models.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantized_lm.errors import DataError
+from quantized_lm.files import write_atomic
+from quantized_lm.pipeline.progress import track
+from quantized_lm.pipeline.recipe import CorpusRecipe
+from quantized_lm.tokenizer import BOUNDARY_ID, TextRules, Tokenizer
+
+RULES = TextRules(case="lower", strip_punctuation=True)
+SPLITS = ("train", "dev", "test")
+_CHUNK_LINES = 20_000
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus folder."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    words: dict[str, int]
+
+    def tokens(self, split: str) -> NDArray[np.uint16]:
+        """(n,) uint16 tokens of a split, memory-mapped; every line ends with the boundary."""
+        return np.memmap(self.folder / f"{split}.bin", dtype="<u2", mode="r")
+
+
+def prepare_corpus(recipe: CorpusRecipe, *, data: Path, out: Path) -> Corpus:
+    """Tokenize the recipe's text once; a later call with the same recipe and text only opens it.
+
+    Raises:
+        DataError: a text file is missing or not gzip text.
+    """
+    key = _fingerprint(recipe, data)
+    done = out / "corpus.json"
+    if not done.exists() or json.loads(done.read_text())["key"] != key:
+        out.mkdir(parents=True, exist_ok=True)
+        tokenizer = Tokenizer.train(
+            itertools.chain.from_iterable(_lines(data / name) for name in recipe.vocab_from),
+            vocab_size=recipe.vocab_size,
+            rules=RULES,
+        )
+        write_atomic(out / "tokenizer.json", tokenizer.to_json())
+        words = _write_shards(recipe, data, out, tokenizer)
+        write_atomic(done, json.dumps({"key": key, "words": words}).encode())
+    return open_corpus(out)
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """Open what `prepare_corpus` wrote.
+
+    Raises:
+        DataError: nothing complete is there.
+    """
+    done = folder / "corpus.json"
+    if not done.exists():
+        raise DataError(f"{folder} holds no prepared corpus; run `secondpass train` first")
+    words = json.loads(done.read_text())["words"]
+    vocabulary = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_json(vocabulary.read_bytes(), RULES, where=str(vocabulary))
+    return Corpus(folder, tokenizer, words)
+
+
+def _write_shards(
+    recipe: CorpusRecipe, data: Path, out: Path, tokenizer: Tokenizer
+) -> dict[str, int]:
+    """Encode every source into the split files; returns words per split."""
+    words = dict.fromkeys(SPLITS, 0)
+    handles = {split: (out / f"{split}.bin").open("wb") for split in SPLITS}
+    try:
+        for name in recipe.train:
+            for split, lines in _split_lines(recipe, name, data / name):
+                for chunk in track(_chunks(lines, _CHUNK_LINES), f"tokenize {name} ({split})"):
+                    encoded, count = _encode_chunk(chunk, tokenizer)
+                    words[split] += count
+                    handles[split].write(encoded.tobytes())
+    finally:
+        for handle in handles.values():
+            handle.close()
+    return words
+
+
+def _encode_chunk(lines: list[str], tokenizer: Tokenizer) -> tuple[NDArray[np.uint16], int]:
+    ids: list[int] = []
+    words = 0
+    for line in lines:
+        encoding = tokenizer.encode(line)
+        if encoding.ids:
+            words += len(encoding.words)
+            ids.extend(encoding.ids)
+            ids.append(BOUNDARY_ID)
+    return np.asarray(ids, dtype="<u2"), words
+
+
+def _split_lines(
+    recipe: CorpusRecipe, name: str, path: Path
+) -> Iterator[tuple[str, Iterable[str]]]:
+    if name != recipe.held_out:
+        yield "train", _lines(path)
+        return
+    lines = list(_lines(path))
+    test = len(lines) - recipe.test_lines
+    dev = test - recipe.dev_lines
+    if dev <= 0:
+        raise DataError(f"{path}: {len(lines)} lines are too few to hold out dev and test from")
+    yield "train", lines[:dev]
+    yield "dev", lines[dev:test]
+    yield "test", lines[test:]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as handle:
+            yield from handle
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read gzip text ({error}); check --data") from None
+
+
+def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(lines)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk
+
+
+def _fingerprint(recipe: CorpusRecipe, data: Path) -> str:
+    """Hash of the recipe and of every source file's bytes."""
+    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    for name in sorted({*recipe.train, *recipe.vocab_from}):
+        try:
+            digest.update(hashlib.sha256((data / name).read_bytes()).digest())
+        except OSError as error:
+            raise DataError(f"{data / name}: cannot be read ({error}); check --data") from None
+    return digest.hexdigest()

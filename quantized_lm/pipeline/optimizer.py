@@ -1,0 +1,43 @@
+"""Optimizers and rate schedules shared by the stages that train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+
+def make_optimizers(
+    matrices: Iterable[nn.Parameter],
+    others: Iterable[nn.Parameter],
+    *,
+    matrix_lr: float,
+    other_lr: float,
+    weight_decay: float,
+) -> list[Optimizer]:
+    """Muon (Jordan et al., 2024) for the projections, AdamW for embedding, norms and scalars."""
+    muon = Muon(
+        list(matrices), lr=matrix_lr, weight_decay=weight_decay, momentum=0.95, nesterov=True
+    )
+    adam = AdamW(list(others), lr=other_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    return [muon, adam]
+
+
+def set_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Set every group to `factor` times the rate it was made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("full_lr", group["lr"]) * factor
+
+
+def rate_factor(step: int, *, steps: int, warmup_steps: int, decay_share: float) -> float:
+    """Warm-up, stable, linear decay to zero: the factor for the update after `step` updates."""
+    decay_steps = max(1, round(steps * decay_share))
+    warm = (step + 1) / (warmup_steps + 1)
+    return min(1.0, warm, (steps - step) / decay_steps)
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon should train it: a projection matrix, not the embedding."""
+    return parameter.ndim == 2 and not name.startswith("embedding")

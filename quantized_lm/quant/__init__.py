@@ -1,0 +1,1 @@
+"""Weights as packed codes: formats, packing, the tensor type and the quantizers."""

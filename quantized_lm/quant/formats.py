@@ -1,0 +1,124 @@
+"""The one table of packed formats. Knows nothing of tensors, files or kernels.
+
+A format says how many codes share a 32-bit word. A code indexes a small table of int8 levels, so
+uniform, balanced, power-of-two and learned tables all use the same packing and the same kernels.
+Every format follows one rule: a byte is a number in base `num_levels`, its lowest digit first, and
+a word is four bytes, little-endian. For 1, 2, 4 and 8 bits that is "lowest bits first".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from quantized_lm.errors import FormatError
+
+BYTES_PER_WORD = 4
+
+
+@dataclass(frozen=True)
+class PackedFormat:
+    """One way of storing codes.
+
+    Attributes:
+        name: key in FORMATS.
+        num_levels: how many codes there are, and the base of a byte's digits.
+        codes_per_byte: digits held by one byte; num_levels ** codes_per_byte <= 256.
+        level_tables: named int8 level tables, ascending, the default one first.
+    """
+
+    name: str
+    num_levels: int
+    codes_per_byte: int
+    level_tables: Mapping[str, tuple[int, ...]]
+
+    @property
+    def codes_per_word(self) -> int:
+        """Codes in one uint32 word."""
+        return BYTES_PER_WORD * self.codes_per_byte
+
+    @property
+    def stored_bits(self) -> float:
+        """Nominal bits per code on disk, without scales, level table and row padding."""
+        return 8 / self.codes_per_byte
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The default level table."""
+        return next(iter(self.level_tables.values()))
+
+    def words_per_row(self, num_columns: int) -> int:
+        """Words that hold one row of `num_columns` codes; the last one may be part padding."""
+        return -(-num_columns // self.codes_per_word)
+
+
+def _format(
+    name: str, num_levels: int, codes_per_byte: int, **level_tables: tuple[int, ...]
+) -> PackedFormat:
+    return PackedFormat(name, num_levels, codes_per_byte, MappingProxyType(level_tables))
+
+
+# "normal" is the 16-level Lloyd-Max quantizer of a standard Gaussian, found by iterating its two
+# conditions (levels are centroids, thresholds are midpoints) to convergence:
+# +-{0.12840, 0.38805, 0.65676, 0.94234, 1.25623, 1.61805, 2.06902, 2.73259}, times 127 / 2.73259,
+# rounded to integers.
+_NORMAL_16 = (-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127)
+
+FORMATS: Mapping[str, PackedFormat] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            _format("1bit", 2, 8, sign=(-1, 1)),
+            _format("ternary", 3, 5, ternary=(-1, 0, 1)),
+            _format("2bit", 4, 4, balanced=(-3, -1, 1, 3)),
+            _format("4bit", 16, 2, uniform=tuple(range(-15, 16, 2)), normal=_NORMAL_16),
+            _format("8bit", 256, 1, uniform=tuple(range(-128, 128))),
+        )
+    }
+)
+
+
+def get_format(name: str) -> PackedFormat:
+    """Look a format up by name.
+
+    Raises:
+        FormatError: there is no such format.
+    """
+    try:
+        return FORMATS[name]
+    except KeyError:
+        known = ", ".join(FORMATS)
+        raise FormatError(f"no packed format is named {name!r}; known are {known}") from None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points a quantizer may choose from: a format, its levels, and how far one scale reaches.
+
+    Attributes:
+        format: key in FORMATS.
+        levels: int8 level table; any length from 1 to the format's num_levels, any order.
+        group_size: columns that share one scale; None for one scale per row.
+    """
+
+    format: str
+    levels: tuple[int, ...]
+    group_size: int | None = None
+
+    @classmethod
+    def named(
+        cls, format_name: str, table: str | None = None, group_size: int | None = None
+    ) -> Grid:
+        """Take one of the format's own level tables, by default its first.
+
+        Raises:
+            FormatError: there is no such format or level table.
+        """
+        row = get_format(format_name)
+        if table is None:
+            return cls(format_name, row.levels, group_size)
+        if table not in row.level_tables:
+            known = ", ".join(row.level_tables)
+            raise FormatError(f"{format_name} has no level table {table!r}; known are {known}")
+        return cls(format_name, row.level_tables[table], group_size)

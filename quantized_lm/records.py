@@ -1,0 +1,67 @@
+"""Turn parsed JSON or YAML into frozen dataclasses, refusing what does not belong there."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from quantized_lm.errors import SecondpassError
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], value: object, *, where: str, error: type[SecondpassError]) -> T:
+    """Make a dataclass out of parsed YAML or JSON, checking names and types all the way down.
+
+    Args:
+        cls: the dataclass; nested dataclasses, tuples, dicts, optionals and Any are understood.
+        value: what the parser returned.
+        where: names the document in messages.
+        error: what to raise.
+
+    Raises:
+        SecondpassError: of class `error`; names the field by its path and says what it should be.
+    """
+    if not isinstance(value, dict):
+        raise error(f"{where}: got {value!r}; need a mapping of fields")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise error(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(hints)}")
+    required = {
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    missing = sorted(required - set(value))
+    if missing:
+        raise error(f"{where}: field {missing[0]!r} is missing")
+    return cls(
+        **{
+            name: _convert(hints[name], item, where=f"{where}: {name}", error=error)
+            for name, item in value.items()
+        }
+    )
+
+
+def _convert(hint: Any, item: object, *, where: str, error: type[SecondpassError]) -> object:
+    """Check one value against its type hint; ints pass as floats, lists become tuples."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast("type[object]", hint), item, where=where, error=error)
+    if origin is tuple and isinstance(item, list):
+        return tuple(_convert(args[0], part, where=where, error=error) for part in item)
+    if origin is dict and isinstance(item, dict):
+        return {
+            key: _convert(args[1], part, where=f"{where}.{key}", error=error)
+            for key, part in item.items()
+        }
+    if origin in (typing.Union, types.UnionType) and item is None and type(None) in args:
+        return None
+    if hint is float and isinstance(item, int) and not isinstance(item, bool):
+        return float(item)
+    if hint is Any or (origin is None and type(item) is hint):
+        return item
+    raise error(f"{where}: got {item!r}; need {getattr(hint, '__name__', hint)}")

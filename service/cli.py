@@ -1,0 +1,103 @@
+"""The `secondpass` command: `serve` here, everything else from the library."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from quantized_lm.artifact import bundled_path
+from quantized_lm.cli import COMMANDS
+from quantized_lm.cli.console import command
+from quantized_lm.cli.rescore import DEFAULT_MODEL
+from quantized_lm.errors import SecondpassError
+from service.server import serve as run_server
+from service.settings import Settings
+
+
+class SettingsError(SecondpassError):
+    """A setting is out of range."""
+
+
+def main() -> None:
+    """Run the command line."""
+    build_cli()()
+
+
+def build_cli() -> typer.Typer:
+    """`serve` and every command of the library."""
+    cli = typer.Typer(
+        name="secondpass",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # it would take "[default: 1]" for markup
+    )
+    cli.callback()(_root)
+    cli.command("serve")(serve)
+    for name, function in COMMANDS:
+        cli.command(name)(function)
+    return cli
+
+
+@command
+def serve(
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Model folder, repeatable. [default: en-small]"),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port. [default: 8080]")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Kernels: auto or a backend's name. [default: auto]")
+    ] = None,
+) -> None:
+    """Serve models over HTTP until SIGTERM; requests in flight are finished.
+
+    Every other setting, and these where they are not given, is an environment variable
+    SECONDPASS_NAME.
+
+    secondpass serve --model models/en-small --port 8080
+    """
+    given = {"models": model, "host": host, "port": port, "backend": backend}
+    settings = read_settings({name: value for name, value in given.items() if value is not None})
+    if not settings.models:
+        settings = settings.model_copy(update={"models": (bundled_path(DEFAULT_MODEL),)})
+    run_server(settings)
+
+
+def read_settings(given: dict[str, Any]) -> Settings:
+    """Settings from the environment, and over them those that were given.
+
+    Raises:
+        SettingsError: one is unusable.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"SECONDPASS_{'_'.join(str(step) for step in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise SettingsError(faults) from None
+
+
+def _show_version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if is_wanted:
+        typer.echo(version("secondpass"))
+        raise typer.Exit
+
+
+def _root(
+    *,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Rescore speech recognition hypotheses with a bit-packed language model."""

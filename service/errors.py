@@ -1,0 +1,201 @@
+"""Exception class -> HTTP status and code, in one table, and the one handler that uses it.
+
+Every error body is RFC 9457 problem details, `application/problem+json`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from quantized_lm.combine import escape
+from quantized_lm.errors import (
+    ArtifactError,
+    InputError,
+    MissingScoreError,
+    NonFiniteError,
+    OovError,
+    PresetError,
+    SecondpassError,
+    TooLongError,
+)
+from service.schemas import ErrorItem, Problem, RequestProblem
+
+logger = logging.getLogger(__name__)
+MAX_LISTED_ERRORS = 32
+PROBLEM_JSON = "application/problem+json"
+
+
+class ModelNotFoundError(SecondpassError):
+    """The request names a model that is not loaded."""
+
+
+class NotReadyError(SecondpassError):
+    """The engine is not running."""
+
+
+class DrainingError(SecondpassError):
+    """The server is shutting down and takes no new work."""
+
+
+class OverBudgetError(InputError):
+    """One list needs more tree nodes than one forward pass may have."""
+
+
+class ModelConflictError(ArtifactError):
+    """Two artifacts have one name, or the budget is below what a model's longest text needs."""
+
+
+class BodyTooLargeError(HTTPException):
+    """The body is larger than the server allows. An HTTPException, which FastAPI lets through."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(status_code=413, detail=message)
+
+
+class UnsupportedMediaTypeError(HTTPException):
+    """The body is not plain JSON."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(status_code=415, detail=message)
+
+
+@dataclass(frozen=True)
+class ErrorKind:
+    """How an exception is told to the client.
+
+    Attributes:
+        status: HTTP status.
+        code: stable name, documented in the README.
+        title: what this code always means.
+        retry_after_s: value of the Retry-After header, if the request may be sent again.
+    """
+
+    status: int
+    code: str
+    title: str
+    retry_after_s: int | None = None
+
+
+MALFORMED = ErrorKind(400, "malformed_json", "The body is not JSON")
+INVALID = ErrorKind(422, "invalid_field", "The request does not fit the schema")
+NON_FINITE = ErrorKind(422, "non_finite", "A number is NaN or infinite")
+INTERNAL = ErrorKind(500, "internal", "The server failed")
+
+ERRORS: Mapping[type[Exception], ErrorKind] = {
+    InputError: INVALID,
+    RequestValidationError: INVALID,
+    NonFiniteError: NON_FINITE,
+    MissingScoreError: ErrorKind(422, "missing_score", "A weight needs a score that is absent"),
+    TooLongError: ErrorKind(422, "too_long", "A text has more tokens than the model takes"),
+    OovError: ErrorKind(422, "oov", "A word is outside the vocabulary"),
+    PresetError: ErrorKind(422, "invalid_preset", "The preset or its parameters are unusable"),
+    OverBudgetError: ErrorKind(413, "too_many_tokens", "A list is larger than a forward pass"),
+    ModelNotFoundError: ErrorKind(404, "model_not_found", "No such model is loaded"),
+    NotReadyError: ErrorKind(503, "not_ready", "The engine is not running", retry_after_s=1),
+    DrainingError: ErrorKind(503, "draining", "The server is shutting down", retry_after_s=1),
+    Exception: INTERNAL,
+}
+
+HTTP_ERRORS: Mapping[int, ErrorKind] = {
+    400: MALFORMED,
+    404: ErrorKind(404, "not_found", "No such path"),
+    405: ErrorKind(405, "method_not_allowed", "The path has no such method"),
+    413: ErrorKind(413, "body_too_large", "The body is larger than the limit"),
+    415: ErrorKind(415, "unsupported_media_type", "The body is not plain JSON"),
+}
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Send every exception of the app through `handle`."""
+    for kind in (SecondpassError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, handle)
+
+
+async def handle(request: Request, error: Exception) -> Response:
+    """The one answer to every exception; a stack trace goes to the log and nowhere else."""
+    request_id: str = request.state.request_id
+    kind = kind_of(error)
+    if kind.status == INTERNAL.status:
+        logger.error("request %s failed", request_id, exc_info=error)
+    described = describe(error)
+    body = RequestProblem(
+        **described.model_dump(exclude={"errors"}),
+        errors=described.errors,
+        instance=request.url.path,
+        request_id=request_id,
+    )
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    headers["X-Request-ID"] = request_id
+    if kind.retry_after_s is not None:
+        headers["Retry-After"] = str(kind.retry_after_s)
+    return Response(body.model_dump_json(), kind.status, headers, PROBLEM_JSON)
+
+
+def describe(error: Exception) -> Problem:
+    """Problem details of an exception."""
+    kind = kind_of(error)
+    return Problem(
+        type=f"urn:secondpass:error:{kind.code}",
+        title=kind.title,
+        status=kind.status,
+        detail=_detail(error, kind),
+        code=kind.code,
+        errors=_items(error),
+    )
+
+
+def kind_of(error: Exception) -> ErrorKind:
+    """The row of the nearest base class that has one."""
+    if isinstance(error, HTTPException):
+        return HTTP_ERRORS.get(error.status_code, INTERNAL)
+    if isinstance(error, RequestValidationError):
+        types = {fault["type"] for fault in error.errors()}
+        if "json_invalid" in types:
+            return MALFORMED
+        return NON_FINITE if "finite_number" in types else INVALID
+    return next(ERRORS[base] for base in type(error).__mro__ if base in ERRORS)
+
+
+def relocated(error: InputError, within: str) -> InputError:
+    """The same error with its pointer relative to the object that holds `within`."""
+    return type(error)(str(error), pointer=within + error.pointer)
+
+
+def _detail(error: Exception, kind: ErrorKind) -> str:
+    if kind is INTERNAL:
+        return "The log has the cause under this request_id; sending the request again may help"
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    if isinstance(error, RequestValidationError):
+        first = _items(error)[0]
+        return f"{first.pointer or 'body'}: {first.message}"
+    return str(error)
+
+
+def _items(error: Exception) -> list[ErrorItem]:
+    if isinstance(error, InputError):
+        return [ErrorItem(pointer=error.pointer, message=str(error))]
+    if isinstance(error, RequestValidationError):
+        return [_item(fault) for fault in error.errors()[:MAX_LISTED_ERRORS]]
+    return []
+
+
+def _item(fault: Mapping[str, Any]) -> ErrorItem:
+    steps = fault["loc"]
+    if fault["type"] == "json_invalid":
+        return ErrorItem(pointer="", message=f"invalid JSON at character {steps[-1]}")
+    return ErrorItem(pointer=_pointer(steps[1:]), message=str(fault["msg"]))
+
+
+def _pointer(steps: Sequence[str | int]) -> str:
+    """RFC 6901 pointer of a path; what UTF-8 cannot write becomes a question mark."""
+    text = "".join("/" + escape(str(step)) for step in steps)
+    return text.encode("utf-8", "replace").decode()

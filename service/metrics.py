@@ -1,0 +1,139 @@
+"""Every Prometheus metric, named and with its unit; only what is measured. One registry per app."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+from quantized_lm.combine import Ranking
+from quantized_lm.scoring import ListScores
+
+# 0.1 ms to 13 s: a rescorer answers in milliseconds, a full queue in seconds.
+SECONDS = tuple(1e-4 * 1.5**step for step in range(30))
+TOKENS = tuple(float(1 << step) for step in range(17))
+SEQUENCES = tuple(float(1 << step) for step in range(11))
+RATIOS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0)
+NATS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+OTHER_MODEL = "other"
+SEVERAL_MODELS = "several"
+
+
+class Metrics:
+    """The metrics of one app. Labels are routes, stages and names of loaded models: bounded."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests()
+        self._work()
+        self._models()
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition text and its content type, in the format the scraper accepts."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def count_scores(self, model: str, scores: ListScores) -> None:
+        """Count the work of one list on one LM."""
+        usage = scores.usage
+        self.hypotheses.labels(model).inc(usage.hypotheses)
+        self.tokens.labels(model, "requested").inc(usage.tokens)
+        self.tokens.labels(model, "scored").inc(usage.tree_nodes)
+        self.tokens.labels(model, "deduplicated").inc(
+            max(usage.tokens - usage.tree_nodes - usage.cache_hits, 0)
+        )
+        self.oov.labels(model).inc(sum(len(score.oov) for score in scores.scores))
+        if usage.tree_nodes:
+            self.sharing.labels(model).observe(usage.tokens / usage.tree_nodes)
+
+    def count_ranking(self, model: str, ranking: Ranking) -> None:
+        """Count one utterance: whether its best hypothesis changed, and by how much it won."""
+        self.utterances.labels(model, "ranked").inc()
+        self.rank_changed.labels(model).inc(int(ranking.order[0] != 0))
+        if len(ranking.order) > 1:
+            best, second = ranking.total[ranking.order[:2]].tolist()
+            self.score_margin.labels(model).observe(best - second)
+
+    def _requests(self) -> None:
+        self.requests = self._counter(
+            "rescore_requests", "Requests answered.", ("route", "model", "outcome")
+        )
+        self.request_duration = self._histogram(
+            "rescore_request_duration_seconds",
+            "Time from the first byte of a request to the last of its answer.",
+            ("route", "model"),
+            SECONDS,
+        )
+        self.stage_duration = self._histogram(
+            "rescore_stage_duration_seconds", "Time of one stage of a request.", ("stage",), SECONDS
+        )
+        self.inflight = self._gauge(
+            "rescore_inflight_requests", "Requests being worked on.", ("model",)
+        )
+        self.utterances = self._counter(
+            "rescore_utterances",
+            "Utterances of /v1/rescore, ranked or failed.",
+            ("model", "outcome"),
+        )
+        self.rank_changed = self._counter(
+            "rescore_rank_changed", "Utterances whose best hypothesis changed.", ("model",)
+        )
+        self.score_margin = self._histogram(
+            "rescore_score_margin",
+            "Score of the best hypothesis minus that of the second, nats.",
+            ("model",),
+            NATS,
+        )
+
+    def _work(self) -> None:
+        self.queue_requests = self._gauge(
+            "rescore_queue_requests", "Lists that wait for the engine.", ("model",)
+        )
+        self.queue_tokens = self._gauge(
+            "rescore_queue_tokens", "Tree nodes that wait for the engine.", ("model",)
+        )
+        self.batch_tokens = self._histogram(
+            "rescore_batch_tokens", "Tree nodes in one forward pass.", ("model",), TOKENS
+        )
+        self.batch_sequences = self._histogram(
+            "rescore_batch_sequences", "Lists in one forward pass.", ("model",), SEQUENCES
+        )
+        self.hypotheses = self._counter("rescore_hypotheses", "Texts scored.", ("model",))
+        self.tokens = self._counter(
+            "rescore_tokens",
+            "Token log-probabilities: asked for, computed, shared with another text.",
+            ("model", "kind"),
+        )
+        self.sharing = self._histogram(
+            "rescore_sharing_ratio",
+            "Token log-probabilities asked for per one computed, of one list.",
+            ("model",),
+            RATIOS,
+        )
+        self.oov = self._counter(
+            "rescore_oov_tokens", "Words that hold the unknown token.", ("model",)
+        )
+
+    def _models(self) -> None:
+        self.model_info = self._gauge(
+            "rescore_model_info",
+            "Always 1.",
+            ("model", "revision", "arch", "bits", "kernel"),
+        )
+        self.model_loaded = self._gauge("rescore_model_loaded", "1 while it is served.", ("model",))
+        self.model_load = self._gauge(
+            "rescore_model_load_seconds", "Time to load and check it.", ("model",)
+        )
+        self.model_bytes = self._gauge(
+            "rescore_model_bytes", "Size of the packed weights.", ("model", "kind")
+        )
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)

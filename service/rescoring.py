@@ -1,0 +1,110 @@
+"""The story of a request: tokenize, score on the engine, combine, reply.
+
+An utterance that cannot be ranked fails alone. If it is the only one, the request fails with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from quantized_lm.combine import formula
+from quantized_lm.errors import InputError
+from quantized_lm.scoring import ListScores, PreparedList
+from service.listwork import ListRules, RankedList, Trees, prepare_lists, rank_lists
+from service.metrics import Metrics
+from service.registry import Registry, joint_label, joint_name, joint_revision
+from service.replies import effective_weights, reply_lists, total_usage
+from service.scheduler import Job, Scheduler
+from service.schemas import RescoreRequest, RescoreResponse
+from service.timing import Stopwatch
+from service.weighting import resolve_weights
+
+Engine = Scheduler[PreparedList, ListScores]
+
+
+class Rescorer:
+    """Ranks n-best lists. Runs nothing itself: threads tokenize and combine, the engine scores."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Engine,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._metrics = metrics
+        self._clock = clock
+
+    async def rescore(self, request: RescoreRequest, request_id: str) -> RescoreResponse:
+        """Rank every utterance of a request.
+
+        Raises:
+            ModelNotFoundError: it names a model that is not loaded.
+            InputError: the weights are unusable, or the only utterance is.
+            DrainingError: the server is shutting down.
+        """
+        watch = Stopwatch(self._clock)
+        rules = self._rules(request)
+        with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
+            prepared = await asyncio.to_thread(prepare_lists, request.utterances, rules)
+            _refuse_if_alone(prepared)
+            watch.lap("tokenize")
+            completed = await self._engine.scored(_jobs(prepared, rules))
+            watch.lap_engine(completed)
+            scores = [done.result for done in completed]
+            ranked = await asyncio.to_thread(
+                rank_lists, request.utterances, prepared, scores, rules
+            )
+            _refuse_if_alone(ranked)
+            results = await asyncio.to_thread(reply_lists, request, ranked, rules.models)
+            watch.lap("combine")
+        self._count(ranked, rules)
+        return RescoreResponse(
+            id=request_id,
+            model=joint_name(rules.models),
+            revision=joint_revision(rules.models),
+            formula=formula(rules.weights),
+            weights=effective_weights(rules.weights),
+            results=results,
+            timing=watch.finish(self._metrics),
+            usage=total_usage(of_list.usage for of_list in scores),
+        )
+
+    def _rules(self, request: RescoreRequest) -> ListRules:
+        models = self._registry.choose(request.model, request.lms)
+        return ListRules(
+            models=models,
+            weights=resolve_weights(request, models),
+            posterior_scale=request.options.posterior_scale,
+            forbids_oov=request.options.oov == "error",
+            budget_tokens=self._engine.budget_tokens,
+        )
+
+    def _count(self, ranked: Sequence[RankedList | InputError], rules: ListRules) -> None:
+        label = joint_label(rules.models)
+        for one in ranked:
+            if isinstance(one, InputError):
+                self._metrics.utterances.labels(label, "failed").inc()
+                continue
+            self._metrics.count_ranking(label, one.ranking)
+            for name, scores in one.scores.items():
+                self._metrics.count_scores(name, scores)
+
+
+def _refuse_if_alone(lists: Sequence[object]) -> None:
+    """Raise the error of the only utterance; among several an error stays where it is."""
+    if len(lists) == 1 and isinstance(lists[0], InputError):
+        raise lists[0]
+
+
+def _jobs(prepared: Sequence[Trees | InputError], rules: ListRules) -> list[Job[PreparedList]]:
+    return [
+        Job(model.name, tree, tree.cost_tokens)
+        for trees in prepared
+        if not isinstance(trees, InputError)
+        for model, tree in zip(rules.models, trees, strict=True)
+    ]

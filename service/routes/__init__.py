@@ -1,0 +1,16 @@
+"""Every route of the app, one file per subject."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.routes import docs, limits, models, probes, rescore, score
+
+ROUTERS: tuple[APIRouter, ...] = (
+    rescore.router,
+    score.router,
+    models.router,
+    limits.router,
+    probes.router,
+    docs.router,
+)

@@ -1,0 +1,400 @@
+"""The wire contract on one page. Every limit is a Field, every unknown field is refused.
+
+Numbers are finite, natural logs, higher is better; strings are not turned into numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
+
+MAX_UTTERANCES = 64
+MAX_HYPOTHESES = 1000
+MAX_TEXT_CHARS = 16_384
+MAX_CONTEXT_TEXTS = 64
+MAX_LMS = 8
+MAX_EXTRA_TERMS = 32
+MAX_NAME_CHARS = 128
+MAX_SCORE = 1e12
+MAX_WEIGHT = 1e6
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Score = Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE)]
+Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+Absent = SkipJsonSchema[None]
+
+
+def _if_asked_for() -> Any:
+    return Field(default=None, exclude_if=lambda value: value is None)
+
+
+class Wire(BaseModel):
+    """Base of every message: immutable, exact types, no unknown fields."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False
+    )
+
+
+class Hypothesis(Wire):
+    """One candidate text with the scores its decoder gave it."""
+
+    text: Text = Field(description="As the decoder wrote it; empty means silence.")
+    am_score: Score | None = Field(
+        default=None, description="Acoustic score, or the whole first-pass score if there is one."
+    )
+    graph_score: Score | None = Field(
+        default=None,
+        validation_alias=AliasChoices("graph_score", "lm_score"),
+        description="LM or graph part of the first pass; sherpa-onnx's `lm_score` is accepted.",
+    )
+    extra: dict[Name, Score] = Field(
+        default_factory=dict,
+        max_length=MAX_EXTRA_TERMS,
+        description="Further scores by name; `weights.extra` says what each counts for.",
+    )
+
+
+class Context(Wire):
+    """What was said before; it is read by the LM and never scored."""
+
+    text: list[Text] = Field(
+        default_factory=list, max_length=MAX_CONTEXT_TEXTS, description="Oldest first."
+    )
+
+
+class Utterance(Wire):
+    """One n-best list, in the decoder's order."""
+
+    id: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = Field(
+        default=None, description="Comes back unchanged."
+    )
+    hypotheses: list[Hypothesis] = Field(min_length=1, max_length=MAX_HYPOTHESES)
+    final: bool = Field(default=True, description="Whether the end of sentence is scored.")
+    context: Context = Field(default_factory=Context)
+
+
+class LmChoice(Wire):
+    """One of several LMs, and what its score counts for."""
+
+    model: Name
+    lm_scale: Weight | None = Field(
+        default=None, description="If absent: `weights.lm_scale`, then the model's own default."
+    )
+
+
+class WeightChoice(Wire):
+    """What each term counts for.
+
+    A field that is absent or null takes the preset's value, or the first model's default, or
+    am_scale 1 and lm_scale 0.5.
+    """
+
+    preset: Name | None = Field(default=None, description="A toolkit whose rule is wanted.")
+    parameters: dict[Name, Weight] = Field(
+        default_factory=dict,
+        max_length=MAX_EXTRA_TERMS,
+        description="The preset's own parameters, under that toolkit's names.",
+    )
+    am_scale: Weight | None = None
+    graph_scale: Weight | None = None
+    lm_scale: Weight | None = Field(default=None, description="Of each LM without one in `lms`.")
+    word_bonus: Weight | None = Field(default=None, description="Added per word, nats.")
+    token_bonus: Weight | None = Field(default=None, description="Added per LM token, nats.")
+    char_bonus: Weight | None = Field(default=None, description="Added per character, nats.")
+    bias: Weight | None = Field(default=None, description="Added per hypothesis, nats.")
+    extra: dict[Name, Weight] | None = Field(default=None, max_length=MAX_EXTRA_TERMS)
+    length_norm: Literal["none", "tokens", "words", "gnmt"] | None = Field(
+        default=None, description="Divides the sum; gnmt: ((5 + tokens) / 6) ** gnmt_alpha."
+    )
+    gnmt_alpha: Annotated[float, Field(ge=0.0, le=10.0)] | None = None
+    length_offset: Annotated[int, Field(ge=0, le=1000)] | None = None
+    mode: Literal["log-linear", "linear"] | None = Field(
+        default=None,
+        description="linear: log(lm_scale * P(lm) + (1 - lm_scale) * P(graph)) is one term.",
+    )
+
+    @model_validator(mode="after")
+    def _parameters_need_a_preset(self) -> WeightChoice:
+        if self.parameters and self.preset is None:
+            raise ValueError("got parameters without a preset; name the preset they belong to")
+        return self
+
+
+class Options(Wire):
+    """What comes back. There is no deadline yet, so `on_deadline` is refused like any unknown."""
+
+    n_best: Annotated[int, Field(ge=1, le=MAX_HYPOTHESES)] | None = Field(
+        default=None, description="How many hypotheses come back; null returns all."
+    )
+    return_tokens: bool = False
+    return_words: bool = False
+    posterior_scale: Annotated[float, Field(ge=0.0, le=MAX_WEIGHT)] = Field(
+        default=1.0, description="posterior = softmax(posterior_scale * score) over the whole list"
+    )
+    oov: Literal["score-unk", "error"] = Field(
+        default="score-unk",
+        description="Words the LM cannot spell: score its unknown token, or refuse the utterance.",
+    )
+
+
+class RescoreRequest(Wire):
+    """N-best lists to rank. `model` may be absent if exactly one is loaded."""
+
+    model: Name | None = None
+    lms: list[LmChoice] | None = Field(default=None, min_length=1, max_length=MAX_LMS)
+    utterances: list[Utterance] = Field(min_length=1, max_length=MAX_UTTERANCES)
+    weights: WeightChoice = Field(default_factory=WeightChoice)
+    options: Options = Field(default_factory=Options)
+
+    @model_validator(mode="after")
+    def _lms_are_named_once(self) -> RescoreRequest:
+        names = [choice.model for choice in self.lms or []]
+        if self.model is not None and names:
+            raise ValueError("got model and lms; send one of the two")
+        if len(set(names)) < len(names):
+            raise ValueError(f"lms names {', '.join(names)}; name each model once")
+        return self
+
+
+class ScoreRequest(Wire):
+    """Texts whose probability is wanted. `model` may be absent if exactly one is loaded."""
+
+    model: Name | None = None
+    texts: list[Text] = Field(min_length=1, max_length=MAX_HYPOTHESES)
+    final: bool = True
+    context: Context = Field(default_factory=Context)
+    return_tokens: bool = True
+    return_words: bool = True
+
+
+class ErrorItem(Wire):
+    """One fault and where it is."""
+
+    pointer: str = Field(description="RFC 6901 pointer into the request; empty for all of it.")
+    message: str
+
+
+class Problem(Wire):
+    """RFC 9457 problem details of one utterance."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable and documented; program against this.")
+    errors: list[ErrorItem]
+
+
+class RequestProblem(Problem):
+    """RFC 9457 problem details of a whole request."""
+
+    instance: str
+    request_id: str
+
+
+class TokenScore(Wire):
+    """One scored token; the last one is the end of sentence if the text is final."""
+
+    piece: str
+    id: int
+    log_prob: float
+
+
+class WordScore(Wire):
+    """One word as the LM reads it: the sum of its tokens."""
+
+    word: str
+    log_prob: float
+
+
+class ScoreComponents(Wire):
+    """Each term before weighting."""
+
+    am: float | None
+    graph: float | None
+    lm: dict[str, float]
+    extra: dict[str, float]
+
+
+class RankedHypothesis(Wire):
+    """One hypothesis in its new place.
+
+    score = (sum of `weights` * `components`, + word_bonus * num_words + token_bonus * num_tokens
+    + char_bonus * num_chars + bias) / the length that `length_norm` names.
+    """
+
+    rank: int
+    input_rank: int
+    text: str
+    score: float
+    posterior: float
+    components: ScoreComponents
+    num_words: int
+    num_tokens: int = Field(description="Tokens of the first LM, end of sentence excluded.")
+    num_chars: int
+    oov: list[str]
+    tokens: dict[str, list[TokenScore]] | Absent = _if_asked_for()
+    words: dict[str, list[WordScore]] | Absent = _if_asked_for()
+
+
+class RescoredUtterance(Wire):
+    """One list in its new order."""
+
+    id: str | None
+    changed: bool = Field(description="Whether another hypothesis is now the best.")
+    degraded: list[str]
+    hypotheses: list[RankedHypothesis]
+
+
+class FailedUtterance(Wire):
+    """An utterance that could not be ranked; the others of the request are unaffected."""
+
+    id: str | None
+    error: Problem
+
+
+class Timing(Wire):
+    """Wall-clock time of each stage, milliseconds."""
+
+    queue_ms: float
+    tokenize_ms: float
+    forward_ms: float
+    combine_ms: float
+    total_ms: float
+
+
+class UsageCounts(Wire):
+    """Work asked for and work done, over all LMs."""
+
+    hypotheses: int
+    tokens: int = Field(description="Token log-probabilities asked for.")
+    tree_nodes: int = Field(description="Token log-probabilities computed.")
+    cache_hits: int
+    sharing: float = Field(description="tokens / tree_nodes; 1 if nothing was computed.")
+
+
+class EffectiveWeights(Wire):
+    """The weights that were used."""
+
+    am_scale: float
+    graph_scale: float
+    lm_scales: dict[str, float]
+    word_bonus: float
+    token_bonus: float
+    char_bonus: float
+    bias: float
+    extra: dict[str, float]
+    length_norm: str
+    gnmt_alpha: float
+    length_offset: int
+    mode: str
+
+
+class RescoreResponse(Wire):
+    """The lists in their new order, in the request's order of utterances."""
+
+    id: str
+    model: str = Field(description="Names separated by commas if there are several.")
+    revision: str
+    formula: str
+    weights: EffectiveWeights
+    results: list[RescoredUtterance | FailedUtterance]
+    timing: Timing
+    usage: UsageCounts
+
+
+class ScoredText(Wire):
+    """Probability of one text, end of sentence included if it is final."""
+
+    text: str
+    log_prob: float
+    num_tokens: int = Field(description="End of sentence excluded.")
+    num_words: int
+    perplexity_per_token: float | None = Field(
+        description="exp(-log_prob / n), n = num_tokens, + 1 if final; null beyond float64."
+    )
+    perplexity_per_word: float | None = Field(
+        description="exp(-log_prob / n), n = num_words, + 1 if final; null beyond float64."
+    )
+    oov: list[str]
+    tokens: list[TokenScore] | Absent = _if_asked_for()
+    words: list[WordScore] | Absent = _if_asked_for()
+
+
+class ScoreResponse(Wire):
+    """The texts' probabilities, in the request's order."""
+
+    id: str
+    model: str
+    revision: str
+    results: list[ScoredText]
+    timing: Timing
+    usage: UsageCounts
+
+
+class TensorInfo(Wire):
+    """How one tensor is stored."""
+
+    format: str
+    shape: list[int]
+    group_size: int = Field(description="Weights along a row that share a scale; 0 if unpacked.")
+    bits_per_weight: float
+    size_bytes: int
+
+
+class ModelSummary(Wire):
+    """A loaded model."""
+
+    id: str
+    revision: str
+    architecture: str
+    parameters: int
+    bits_per_weight: float = Field(description="Scales, codebooks and norms included.")
+    size_bytes: int
+    max_tokens: int
+    vocab_size: int
+    license: str
+    backend: str = Field(description="The kernels that run it.")
+
+
+class ModelDetail(ModelSummary):
+    """A loaded model, tensor by tensor."""
+
+    text: dict[str, str | bool]
+    default_weights: dict[str, float]
+    tensors: dict[str, TensorInfo]
+    provenance: dict[str, object]
+
+
+class ModelList(Wire):
+    """Every loaded model."""
+
+    models: list[ModelSummary]
+
+
+class Limits(Wire):
+    """What a request may hold."""
+
+    body_bytes: int
+    tree_nodes_per_utterance: int
+    tokens_per_text: dict[str, int] = Field(description="By model, context included.")
+    utterances: int = MAX_UTTERANCES
+    hypotheses_per_utterance: int = MAX_HYPOTHESES
+    texts: int = MAX_HYPOTHESES
+    text_chars: int = MAX_TEXT_CHARS
+    context_texts: int = MAX_CONTEXT_TEXTS
+    lms: int = MAX_LMS
+    extra_terms: int = MAX_EXTRA_TERMS
+    name_chars: int = MAX_NAME_CHARS
+    abs_score: float = MAX_SCORE
+    abs_weight: float = MAX_WEIGHT
+
+
+class ProbeStatus(Wire):
+    """What a health probe found."""
+
+    status: Literal["live", "started", "ready"]

@@ -1,0 +1,57 @@
+"""uvicorn with a drain: after the first signal it serves on for a while, then exits 0."""
+
+from __future__ import annotations
+
+import time
+from types import FrameType
+
+import uvicorn
+
+from quantized_lm.artifact import read_manifest
+from service.app import create_app
+from service.settings import Settings
+
+
+class DrainingServer(uvicorn.Server):
+    """Sets `app.state.draining` at the first signal and stops `drain_s` later, or at the second."""
+
+    def __init__(self, config: uvicorn.Config, *, drain_s: float) -> None:
+        super().__init__(config)
+        self._drain_s = drain_s
+        self._exit_at_s: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        """Begin to drain; a second signal ends the drain, a third one the requests in flight."""
+        if self._exit_at_s is None:
+            self.config.app.state.draining.set()  # type: ignore[union-attr]
+            self._exit_at_s = time.monotonic() + self._drain_s
+        elif not self.should_exit:
+            self.should_exit = True
+        else:
+            self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now."""
+        is_drained = self._exit_at_s is not None and time.monotonic() >= self._exit_at_s
+        return await super().on_tick(counter) or is_drained
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal; requests in flight are finished.
+
+    Raises:
+        ArtifactError: a folder of the settings holds no usable model.
+        SystemExit: the port is taken, or a model is refused while it is loaded.
+    """
+    for folder in settings.models:
+        read_manifest(folder)  # a wrong path is told at once, not from inside the server
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_s,
+    )
+    DrainingServer(config, drain_s=settings.drain_s).run()

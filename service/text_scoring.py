@@ -1,0 +1,82 @@
+"""`/v1/score`: the probability of texts on their own, by the same engine that rescores."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from quantized_lm import scoring
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.errors import InputError
+from service.listwork import prepare_texts
+from service.metrics import Metrics
+from service.registry import Registry
+from service.replies import scored_text, total_usage
+from service.rescoring import Engine
+from service.scheduler import Job
+from service.schemas import ScoredText, ScoreRequest, ScoreResponse
+from service.timing import Stopwatch
+
+
+class TextScorer:
+    """Scores texts. Any unusable text fails the request."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Engine,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._metrics = metrics
+        self._clock = clock
+
+    async def score(self, request: ScoreRequest, request_id: str) -> ScoreResponse:
+        """Score every text of a request.
+
+        Raises:
+            ModelNotFoundError: it names a model that is not loaded.
+            InputError: a text is too long, or all together are.
+            DrainingError: the server is shutting down.
+        """
+        watch = Stopwatch(self._clock)
+        (model,) = self._registry.choose(request.model)
+        with self._metrics.inflight.labels(model.name).track_inprogress():
+            tree = await asyncio.to_thread(self._prepare, request, model)
+            watch.lap("tokenize")
+            completed = await self._engine.scored([Job(model.name, tree, tree.cost_tokens)])
+            watch.lap_engine(completed)
+            scores = completed[0].result
+            results = await asyncio.to_thread(_reply, request, scores, model)
+            watch.lap("combine")
+        self._metrics.count_scores(model.name, scores)
+        return ScoreResponse(
+            id=request_id,
+            model=model.name,
+            revision=model.revision,
+            results=results,
+            timing=watch.finish(self._metrics),
+            usage=total_usage([scores.usage]),
+        )
+
+    def _prepare(self, request: ScoreRequest, model: LoadedModel) -> scoring.PreparedList:
+        texts = scoring.ScoreRequest(
+            tuple(request.texts), tuple(request.context.text), request.final
+        )
+        try:
+            return prepare_texts(texts, model, self._engine.budget_tokens)
+        except InputError as error:
+            at = error.pointer.replace("/hypotheses", "/texts").removesuffix("/text")
+            raise type(error)(str(error), pointer=at) from None
+
+
+def _reply(
+    request: ScoreRequest, scores: scoring.ListScores, model: LoadedModel
+) -> list[ScoredText]:
+    return [
+        scored_text(text, score, model, request)
+        for text, score in zip(request.texts, scores.scores, strict=True)
+    ]

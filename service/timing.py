@@ -1,0 +1,59 @@
+"""Where the time of one request went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from service.metrics import Metrics
+from service.scheduler import Completed
+from service.schemas import Timing
+
+STAGES = ("queue", "tokenize", "forward", "combine")
+
+
+class Stopwatch:
+    """Consecutive stages of one request.
+
+    Args:
+        clock: seconds, monotonic; the scheduler's own.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started_s = self._lap_s = clock()
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+
+    def lap(self, stage: str) -> None:
+        """End a stage that began where the last one ended."""
+        now_s = self._clock()
+        self._seconds[stage] += now_s - self._lap_s
+        self._lap_s = now_s
+
+    def lap_engine(self, completed: Sequence[Completed[Any]]) -> None:
+        """End the wait for the engine.
+
+        Queue lasts until the first batch began, forward until the last one ended.
+        """
+        if completed:
+            first_s = min(done.started_s for done in completed)
+            self._seconds["queue"] += max(first_s - self._lap_s, 0.0)
+            self._seconds["forward"] += max(done.finished_s for done in completed) - first_s
+        self._lap_s = self._clock()
+
+    def finish(self, metrics: Metrics) -> Timing:
+        """Observe every stage and report it."""
+        for stage, seconds in self._seconds.items():
+            metrics.stage_duration.labels(stage).observe(seconds)
+        stages_ms = {f"{stage}_ms": _ms(seconds) for stage, seconds in self._seconds.items()}
+        return Timing(**stages_ms, total_ms=_ms(self._clock() - self._started_s))
+
+
+def server_timing(timing: Timing) -> str:
+    """The stages as a Server-Timing header."""
+    stages = timing.model_dump()
+    return ", ".join(f"{name.removesuffix('_ms')};dur={ms}" for name, ms in stages.items())
+
+
+def _ms(seconds: float) -> float:
+    return round(1000.0 * seconds, 3)

@@ -1,0 +1,64 @@
+"""What each term of a request counts for: given fields, then the preset, then the model's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.combine import Weights
+from quantized_lm.errors import InputError
+from quantized_lm.presets import preset_weights
+from service.schemas import RescoreRequest, WeightChoice
+
+DEFAULT_WEIGHTS: Mapping[str, float] = {"am_scale": 1.0, "lm_scale": 0.5}
+_NOT_WEIGHTS = {"preset", "parameters", "lm_scale"}
+
+
+def resolve_weights(request: RescoreRequest, models: Sequence[LoadedModel]) -> Weights:
+    """The weights of a request over its models, in the order it names them.
+
+    Raises:
+        InputError: the preset or a weight is unusable; the pointer is into the request.
+    """
+    choice = request.weights
+    base = _base(choice, models[0])
+    given = choice.model_dump(exclude=_NOT_WEIGHTS, exclude_none=True)
+    lm_scales = _lm_scales(request, models, base)
+    try:
+        return dataclasses.replace(base, **given, lm_scales=lm_scales)
+    except InputError as error:
+        at = error.pointer
+        if at.startswith("/lm_scales"):
+            at = "/lm_scale"
+        raise type(error)(str(error), pointer=f"/weights{at}") from None
+
+
+def _base(choice: WeightChoice, first: LoadedModel) -> Weights:
+    """The preset's weights or, without one, the first model's defaults."""
+    if choice.preset is None:
+        numbers = _defaults(first)
+        lm_scale = numbers.pop("lm_scale")
+        return Weights(lm_scales={first.name: lm_scale}, **numbers)
+    try:
+        return preset_weights(choice.preset, choice.parameters, lm=first.name)
+    except InputError as error:
+        at = error.pointer if error.pointer == "/preset" else f"/parameters{error.pointer}"
+        raise type(error)(str(error), pointer=f"/weights{at}") from None
+
+
+def _lm_scales(
+    request: RescoreRequest, models: Sequence[LoadedModel], base: Weights
+) -> dict[str, float]:
+    own = {lm.model: lm.lm_scale for lm in request.lms or [] if lm.lm_scale is not None}
+    scales = {}
+    for model in models:
+        fallback = base.lm_scales.get(model.name, _defaults(model)["lm_scale"])
+        shared = fallback if request.weights.lm_scale is None else request.weights.lm_scale
+        scales[model.name] = own.get(model.name, shared)
+    return scales
+
+
+def _defaults(model: LoadedModel) -> dict[str, Any]:
+    return {**DEFAULT_WEIGHTS, **model.manifest.default_weights}

@@ -1,0 +1,64 @@
+"""What the tests of the commands share: an app of all commands, a model, lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from quantized_lm.cli import COMMANDS, inspect, rescore, score
+from tests.fakes import fake_loaded
+
+LISTS = [
+    {
+        "utt": f"{speaker}-{number}",
+        "ref": "the cat sat",
+        "hyps": [
+            {"text": "the cat saw", "am": -1.0, "lm": -2.0},
+            {"text": "the cat sat", "am": -1.5 - number, "lm": -3.0},
+            {"text": "a mat sat", "am": -9.0, "lm": -9.0},
+        ],
+    }
+    for speaker in (10, 20)
+    for number in range(3)
+]
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command on a small model that every folder stands for."""
+    loaded = fake_loaded("tiny")
+    for module in (rescore, score, inspect):
+        monkeypatch.setattr(module, "load_artifact", lambda _: loaded)
+        monkeypatch.setattr(module, "bundled_path", Path)
+    monkeypatch.setattr(inspect, "read_manifest", lambda _: loaded.manifest)
+    monkeypatch.setenv("COLUMNS", "120")
+    cli = typer.Typer()
+    for name, function in COMMANDS:
+        cli.command(name)(function)
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    """Six n-best lists of two speakers."""
+    path = tmp_path / "lists.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in LISTS))
+    return path
+
+
+@pytest.fixture
+def scored(run: Command, lists: Path) -> Path:
+    """The same lists, rescored."""
+    path = lists.with_name("scored.jsonl.gz")
+    assert run("rescore", lists, path).exit_code == 0
+    return path

@@ -1,0 +1,44 @@
+"""Errors on one line, code 2; everything else passes."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+from rich.progress import ProgressColumn
+
+from quantized_lm.cli.console import command, explain, progress
+from quantized_lm.errors import DataError, MissingScoreError
+
+
+def test_an_error_of_ours_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def failing() -> None:
+        raise DataError("first\n  second")
+
+    with pytest.raises(typer.Exit) as caught:
+        failing()
+    assert caught.value.exit_code == 2
+    assert capsys.readouterr().err == "error: first second\n"
+
+
+def test_another_error_is_not_hidden() -> None:
+    @command
+    def failing() -> None:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
+
+
+def test_the_pointer_is_said_once() -> None:
+    assert explain(MissingScoreError("no score", pointer="/a")) == "/a: no score"
+    assert explain(MissingScoreError("/a: no score", pointer="/a")) == "/a: no score"
+
+
+def test_progress_shows_a_speed() -> None:
+    with progress("utterances") as bar:
+        task = bar.add_task("x", total=2)
+        bar.advance(task, 2)
+        column = bar.columns[3]
+        assert isinstance(column, ProgressColumn)
+        assert "utterances/s" in str(column(bar.tasks[task]))

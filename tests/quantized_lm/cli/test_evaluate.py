@@ -1,0 +1,65 @@
+"""`evaluate`: rates, test and interval per set, and one JSON object at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .conftest import Command
+
+
+def last(stdout: str) -> dict[str, Any]:
+    return json.loads(stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_rates_of_every_system_are_reported(run: Command, scored: Path) -> None:
+    result = run("evaluate", scored)
+    assert result.exit_code == 0, result.output
+    report = last(result.stdout)["sets"][str(scored)]
+    systems = report["systems"]
+    assert systems["first_pass"]["wer"] == 1 / 3
+    assert systems["am"]["wer"] == 1 / 3
+    assert systems["oracle"]["errors"] == 0
+    assert systems["rescored"]["words"] == 18
+    assert 0.0 <= report["mapsswe"]["p"] <= 1.0
+    assert report["bootstrap"]["low"] <= report["bootstrap"]["difference"]
+
+
+def test_weights_rank_anew(run: Command, scored: Path) -> None:
+    weights = scored.with_name("weights.json")
+    weights.write_text('{"weights": {"am_scale": -1}}')
+    systems = last(run("evaluate", scored, "--weights", weights).stdout)["sets"][str(scored)][
+        "systems"
+    ]
+    assert systems["rescored"]["errors"] == 12  # the worst am_score of each list
+
+
+def test_several_sets_have_a_row_each_and_one_for_all(run: Command, scored: Path) -> None:
+    other = scored.with_name("other.jsonl.gz")
+    other.write_bytes(scored.read_bytes())
+    result = run("evaluate", scored, other, "--speakers", "odd", "--baseline", "am")
+    report = last(result.stdout)
+    assert list(report["sets"]) == [str(scored), str(other), "all"]
+    assert report["sets"]["all"]["systems"]["oracle"]["utterances"] == 6
+
+
+def test_lists_without_am_have_no_such_row(run: Command, lists: Path) -> None:
+    bare = lists.with_name("bare.jsonl")
+    run("rescore", lists, bare, "--first-pass", "total", "--am-scale", "0")
+    result = run("evaluate", bare, bare)
+    assert "am" not in last(result.stdout)["sets"][str(bare)]["systems"]
+    refused = run("evaluate", bare, "--baseline", "am")
+    assert refused.exit_code == 2
+    assert "needs an am_score" in refused.stderr
+
+
+def test_unusable_choices_end_with_code_2(run: Command, scored: Path) -> None:
+    assert "need one of order, am" in run("evaluate", scored, "--baseline", "x").stderr
+    weights = scored.with_name("weights.json")
+    weights.write_text('{"weights": {"graph_scale": 1}}')
+    result = run("evaluate", scored, "--weights", weights)
+    assert result.exit_code == 2
+    assert "utterance '10-0': /hypotheses/0/graph_score" in result.stderr
+    nobody = run("evaluate", scored, "--speakers", "odd", "--speaker-of", "^")
+    assert "no reference words" in nobody.stderr

@@ -1,0 +1,119 @@
+"""`rescore`: the same numbers as the library, whole files only, faults on one line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from quantized_lm.cli import rescore
+from quantized_lm.cli.rescore import rescore_local
+from quantized_lm.combine import Weights
+from quantized_lm.errors import DataError
+from quantized_lm.nbest import Hypothesis, Utterance, read_utterances
+from quantized_lm.scored import read_scored
+from quantized_lm.scoring import ScoreRequest, score_lists
+from tests.fakes import TableModel, fake_loaded
+
+from .conftest import Command
+
+
+def test_output_has_every_score_and_the_new_order(run: Command, lists: Path) -> None:
+    target = lists.with_name("out.jsonl.gz")
+    result = run("rescore", lists, target, "--lm-scale", "2", "--word-bonus", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "1*am + 2*lm[tiny] + 0.5*words" in result.stderr
+    assert result.stdout == ""
+    records = [json.loads(line) for line in gzip.decompress(target.read_bytes()).splitlines()]
+    assert [record["id"] for record in records] == [
+        utterance.id for utterance in read_utterances(lists)
+    ]
+    loaded = fake_loaded("tiny")
+    for record in records:
+        assert record["ref"] == "the cat sat"
+        texts = tuple(entry["text"] for entry in record["hypotheses"])
+        scores = score_lists([ScoreRequest(texts)], loaded)[0].scores
+        for entry, score in zip(record["hypotheses"], scores, strict=True):
+            parts = entry["components"]
+            assert parts["lm"] == {"tiny": score.log_prob}
+            assert entry["score"] == parts["am"] + 2 * score.log_prob + 0.5 * entry["num_words"]
+            assert parts["extra"]["lm"] in {-2.0, -3.0, -9.0}
+        ordered = [entry["score"] for entry in record["hypotheses"]]
+        assert ordered == sorted(ordered, reverse=True)
+
+
+def test_first_pass_and_graph_scale_choose_the_fields(run: Command, lists: Path) -> None:
+    target = lists.with_name("out.jsonl")
+    result = run("rescore", lists, target, "--first-pass", "am+lm", "--graph-scale", "8")
+    assert result.exit_code == 0
+    first = next(read_scored(target)).hypotheses[0]
+    assert (first.am, first.graph, first.extra) == (-1.0, -2.0, {})
+    assert "1*am + 8*graph + 0.5*lm[tiny]" in result.stderr
+
+
+def test_batches_do_not_change_a_number(lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TableModel()
+    loaded = fake_loaded("tiny", model)
+    together = list(rescore_local(read_utterances(lists), loaded, Weights()))
+    assert model.batch_sizes == [6]
+    monkeypatch.setattr(rescore, "_BATCH_TOKENS", 1)
+    assert list(rescore_local(read_utterances(lists), loaded, Weights())) == together
+    assert model.batch_sizes == [6, 1, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("the " * 200, "utterance 'u': /hypotheses/0/text: text has"),
+        ("the", "utterance 'u': /hypotheses/0/am_score: hypothesis 0 has no am_score"),
+    ],
+)
+def test_a_list_that_cannot_be_ranked_is_named(text: str, message: str) -> None:
+    utterance = Utterance("u", (Hypothesis(text),))
+    with pytest.raises(DataError, match=message):
+        list(rescore_local([utterance], fake_loaded("tiny"), Weights()))
+
+
+def test_a_bad_line_is_found_before_anything_is_scored(run: Command, lists: Path) -> None:
+    with lists.open("a") as handle:
+        handle.write('{"utt": "x", "hyps": [{"text": "a", "am": "no"}]}\n')
+    target = lists.with_name("out.jsonl")
+    result = run("rescore", lists, target)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {lists}:7: /hyps/0/am: is 'no'; need a number\n"
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "nemo"], "error: /alpha: preset 'nemo' got no 'alpha'"),
+        (["--preset", "kaldi:weight"], "need PARAMETER=NUMBER"),
+        (["--preset", "kaldi", "--weights", "w.json"], "give one of them"),
+        (["--weights", "absent.json"], "no weights can be read"),
+        (["--lm-scale", "nan"], "error: /lm_scales/tiny: weight is nan"),
+    ],
+)
+def test_unusable_weights_end_with_code_2(
+    run: Command, lists: Path, options: list[str], message: str
+) -> None:
+    result = run("rescore", lists, lists.with_name("out.jsonl"), *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_presets_and_weights_files_rank_too(run: Command, lists: Path) -> None:
+    target = lists.with_name("out.jsonl")
+    result = run("rescore", lists, target, "--preset", "nemo:alpha=0.5,beta=0.25")
+    assert "1*am + 0.5*lm[tiny] + 0.25*chars" in result.stderr
+    weights = lists.with_name("weights.json")
+    weights.write_text('{"weights": {"lm_scales": {"tiny": 0.75}}}')
+    result = run("rescore", lists, target, "--weights", weights, "--am-scale", "2")
+    assert "2*am + 0.75*lm[tiny]" in result.stderr
+
+
+def test_help_shows_worked_examples(run: Command) -> None:
+    result = run("rescore", "--help")
+    assert "secondpass rescore dev.jsonl.gz dev.rescored.jsonl.gz" in result.stdout

@@ -1,0 +1,104 @@
+"""`tune`: a weights file that ranks better on the dev set, and what it says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quantized_lm.weights_file import read_weights
+
+from .conftest import Command
+
+
+def test_tuned_weights_are_no_worse_and_can_be_used(run: Command, scored: Path) -> None:
+    target = scored.with_name("weights.json")
+    result = run("tune", scored, target)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["wer_oracle"] <= report["wer_tuned"] <= report["wer_am_alone"]
+    assert report["free"] == ["lm[tiny]", "words"]
+    assert read_weights(target).am_scale == 1.0
+    evaluated = run("evaluate", scored, "--weights", target)
+    systems = json.loads(evaluated.stdout.splitlines()[-1])["sets"][str(scored)]["systems"]
+    assert systems["rescored"]["wer"] == pytest.approx(report["wer_tuned"])
+
+
+def test_half_of_the_speakers_is_tuned_on(run: Command, scored: Path) -> None:
+    target = scored.with_name("weights.json")
+    report = json.loads(run("tune", scored, target, "--speakers", "even").stdout.splitlines()[-1])
+    assert report["utterances"] == 3
+
+
+def test_only_what_is_free_moves(run: Command, scored: Path) -> None:
+    start = scored.with_name("start.json")
+    start.write_text('{"weights": {"lm_scales": {"tiny": 0.75}, "word_bonus": 1.5}}')
+    target = scored.with_name("weights.json")
+    result = run("tune", scored, target, "--start", start, "--free", "extra[lm]")
+    assert result.exit_code == 0, result.output
+    weights = read_weights(target)
+    assert (weights.lm_scales, weights.word_bonus) == ({"tiny": 0.75}, 1.5)
+
+
+def test_lists_with_a_graph_score_tune_it_and_those_without_am_keep_the_lm(
+    run: Command, lists: Path
+) -> None:
+    both = lists.with_name("both.jsonl")
+    run("rescore", lists, both, "--first-pass", "am+lm")
+    weights = lists.with_name("weights.json")
+    report = json.loads(run("tune", both, weights).stdout.splitlines()[-1])
+    assert report["free"] == ["graph", "lm[tiny]", "words"]
+    bare = lists.with_name("bare.jsonl")
+    run("rescore", lists, bare, "--first-pass", "total", "--am-scale", "0")
+    report = json.loads(run("tune", bare, weights).stdout.splitlines()[-1])
+    assert report["free"] == ["words"]
+    assert read_weights(weights).lm_scales == {"tiny": 1.0}
+    assert "wer_am_alone" not in report
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--free", "lm[other]"], "weight to tune is 'lm[other]'"),
+        (["--speakers", "third"], "need one of all, even, odd"),
+        (["--speakers", "odd", "--speaker-of", "^"], "0 lists"),
+    ],
+)
+def test_unusable_options_end_with_code_2(
+    run: Command, scored: Path, options: list[str], message: str
+) -> None:
+    result = run("tune", scored, scored.with_name("weights.json"), *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not scored.with_name("weights.json").exists()
+
+
+def test_a_start_that_is_not_linear_is_refused(run: Command, scored: Path) -> None:
+    start = scored.with_name("start.json")
+    start.write_text('{"weights": {"length_norm": "tokens"}}')
+    result = run("tune", scored, scored.with_name("weights.json"), "--start", start)
+    assert result.exit_code == 2
+    assert "linear in the weights" in result.stderr
+
+
+def test_lists_without_any_score_to_hold_on_to_are_refused(run: Command, scored: Path) -> None:
+    line = {
+        "id": "u",
+        "ref": "a",
+        "hypotheses": [
+            {
+                "input_rank": 1,
+                "text": "a",
+                "components": {},
+                "num_words": 1,
+                "num_tokens": 1,
+                "num_chars": 1,
+            }
+        ],
+    }
+    path = scored.with_name("bare.jsonl")
+    path.write_text(json.dumps(line))
+    result = run("tune", path, scored.with_name("weights.json"))
+    assert result.exit_code == 2
+    assert "no am, graph or LM score" in result.stderr

@@ -1,0 +1,32 @@
+"""Every backend and instruction set that this machine can run, and small weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantized_lm.ops import BACKENDS
+from quantized_lm.ops.backend import Backend
+from quantized_lm.ops.cpu import CpuBackend, instruction_sets
+
+ISAS = ("scalar", "avx2", "avx512")
+
+
+@pytest.fixture(params=["reference", *(f"cpu-{isa}" for isa in ISAS)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn; skipped, with the reason, where it cannot run."""
+    name, _, isa = str(request.param).partition("-")
+    reason = BACKENDS[name].why_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    if isa and isa not in instruction_sets():
+        pytest.skip(f"this CPU has no {isa}")
+    return BACKENDS[name].create(isa or None)
+
+
+@pytest.fixture
+def cpu() -> CpuBackend:
+    """The native backend with this CPU's best instruction set."""
+    reason = BACKENDS["cpu"].why_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    return CpuBackend.create()

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantized_lm.pipeline.batches import IGNORED, WindowPacker, isolated_lines
+
+LINES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=40)
+
+
+def shard(lines: list[list[int]]) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
+    return np.asarray([token for line in lines for token in (*line, 0)], dtype=np.uint16)
+
+
+@settings(deadline=None)
+@given(LINES)
+def test_measuring_sees_every_line_once_and_alone(lines: list[list[int]]) -> None:
+    seen = []
+    for windows in isolated_lines(shard(lines), window=16, batch_windows=2):
+        for row in range(2):
+            for number in range(windows.document[row].max() + 1):
+                place = windows.document[row] == number
+                assert windows.inputs[row][place][0] == 0
+                assert (windows.inputs[row][place][1:] == windows.targets[row][place][:-1]).all()
+                seen.append(windows.targets[row][place].tolist())
+    assert sorted(seen) == sorted([*line, 0] for line in lines)
+
+
+@settings(deadline=None)
+@given(LINES, st.integers(0, 5))
+def test_a_resumed_packer_goes_on_as_if_it_had_not_stopped(
+    lines: list[list[int]], batches: int
+) -> None:
+    def packer() -> WindowPacker:
+        return WindowPacker(shard(lines), window=16, merge=0.3, context=0.3, seed=4)
+
+    first, second = packer(), packer()
+    for _ in range(batches):
+        first.batch(2)
+    second.resume(first.state)
+    for _ in range(3):
+        expected, got = first.batch(2), second.batch(2)
+        assert (expected.inputs == got.inputs).all()
+        assert (expected.targets == got.targets).all()
+        assert (expected.document == got.document).all()
+
+
+def test_merged_lines_lose_the_boundary_between_them_and_context_keeps_it() -> None:
+    lines = [[1, 2], [3], [4, 5], [6]]
+    merged = WindowPacker(shard(lines), window=16, merge=1.0).batch(1)
+    assert merged.targets[0][:7].tolist() == [1, 2, 3, 4, 5, 6, 0]
+    in_context = WindowPacker(shard(lines), window=16, context=1.0).batch(1)
+    assert in_context.targets[0][:10].tolist() == [1, 2, 0, 3, 0, 4, 5, 0, 6, 0]
+    assert (in_context.document[0][:10] == 0).all()
+
+
+def test_padding_is_ignored_and_belongs_to_no_document() -> None:
+    windows = WindowPacker(shard([[1, 2, 3]]), window=6, epochs=1).batch(2)
+    assert windows.targets.tolist() == [[1, 2, 3, 0, IGNORED, IGNORED], [IGNORED] * 6]
+    assert windows.document[0].tolist() == [0, 0, 0, 0, -1, -1]
+    assert windows.num_tokens == 4
+
+
+def test_a_document_longer_than_the_window_is_cut() -> None:
+    windows = WindowPacker(shard([[1, 2, 3, 4, 5]]), window=3).batch(1)
+    assert windows.inputs.tolist() == [[0, 1, 2]]
+    assert windows.targets.tolist() == [[1, 2, 3]]
+
+
+def test_epochs_differ_and_seeds_differ() -> None:
+    lines = [[n % 9 + 1] * (n % 3 + 1) for n in range(60)]
+    packer = WindowPacker(shard(lines), window=200, seed=1)
+    epochs = [packer.batch(1).targets.tolist() for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert WindowPacker(shard(lines), window=200, seed=2).batch(1).targets.tolist() != epochs[0]

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from quantized_lm.errors import DataError, RecipeError
+from quantized_lm.pipeline.batches import WindowPacker
+from quantized_lm.pipeline.checkpoint import load_weights
+from quantized_lm.pipeline.optimizer import rate_factor
+from quantized_lm.pipeline.train import make_model, next_token_loss, train
+from tests.conftest import TinyRun
+from tests.tiny import TINY_YAML, tiny_recipe, write_text
+
+
+def history(out: Path) -> list[dict[str, float]]:
+    return [json.loads(row) for row in (out / "history.jsonl").read_text().splitlines()]
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    ours, theirs = load_weights(first), load_weights(second)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_training_learns_and_keeps_a_learning_curve(tiny_run: TinyRun) -> None:
+    rows = history(tiny_run.out / "train")
+    assert [row["step"] for row in rows] == [30, 60]
+    assert rows[1]["dev_nll"] < rows[0]["dev_nll"] < 2.5
+    assert rows[1]["dev_word_perplexity"] < 30
+
+
+def test_the_same_seed_makes_the_same_weights(tiny_run: TinyRun, tmp_path: Path) -> None:
+    checkpoint = train(tiny_run.recipe, data=tiny_run.data, out=tmp_path)
+    assert_same_weights(checkpoint, tiny_run.out / "train" / "checkpoint.pt")
+
+
+def test_a_finished_run_is_not_trained_again(tiny_run: TinyRun) -> None:
+    checkpoint = tiny_run.out / "train" / "checkpoint.pt"
+    before = checkpoint.stat().st_mtime_ns
+    assert train(tiny_run.recipe, data=tiny_run.data, out=tiny_run.out) == checkpoint
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+def test_more_steps_continue_a_run_and_another_recipe_does_not(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    train(tiny_recipe(steps=4), data=tiny_run.data, out=tmp_path)
+    train(tiny_recipe(steps=6), data=tiny_run.data, out=tmp_path)
+    assert history(tmp_path / "train")[-1]["step"] == 6
+    with pytest.raises(DataError, match="another recipe"):
+        train(tiny_recipe(matrix_lr=0.5), data=tiny_run.data, out=tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["train", "quantize"])
+def test_killed_at_any_moment_and_started_again_ends_with_the_same_weights(
+    stage: str, tmp_path: Path
+) -> None:
+    write_text(tmp_path, lines=300)
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY_YAML)
+    data = ["--data", str(tmp_path)] if stage == "train" else []
+
+    def command(name: str, run: str) -> list[str]:
+        program = [sys.executable, "-m", "service", name, str(recipe), "--run", str(tmp_path / run)]
+        return [*program, "--checkpoint-every", "0"]
+
+    def finish(name: str, run: str, extra: list[str]) -> None:
+        subprocess.run([*command(name, run), *extra], check=True, capture_output=True)
+
+    for run in ("whole", "killed"):
+        if stage == "quantize":
+            finish("train", run, ["--data", str(tmp_path)])
+    finish(stage, "whole", data)
+    checkpoint = tmp_path / "killed" / stage / "checkpoint.pt"
+    kills = 0
+    for wanted in (1, 2):  # the first checkpoint it writes, then some later one
+        process = subprocess.Popen(
+            [*command(stage, "killed"), *data], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        seen, last = 0, checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and seen < 3 * wanted:
+            now = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+            seen, last = seen + (now != last), now
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 2
+    finish(stage, "killed", data)
+    assert_same_weights(checkpoint, tmp_path / "whole" / stage / "checkpoint.pt")
+
+
+def test_a_damaged_checkpoint_is_named(tiny_run: TinyRun, tmp_path: Path) -> None:
+    path = tmp_path / "train" / "checkpoint.pt"
+    path.parent.mkdir()
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(DataError, match=r"checkpoint\.pt: no readable checkpoint"):
+        train(tiny_run.recipe, data=tiny_run.data, out=tmp_path)
+
+
+def test_missing_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"tiny\.txt\.gz.*--data"):
+        train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
+    (tmp_path / "tiny.txt.gz").write_bytes(b"plain")
+    with pytest.raises(DataError, match="cannot read gzip text"):
+        train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
+    write_text(tmp_path, lines=90)
+    with pytest.raises(DataError, match="90 lines are too few"):
+        train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
+
+
+def test_sizes_that_are_not_the_architectures_are_refused() -> None:
+    recipe = tiny_recipe()
+    with pytest.raises(RecipeError, match="unknown field 'width'"):
+        make_model(replace(recipe, model={**recipe.model, "width": 8}))
+
+
+# torch's own modules warn of each other when the compiler is first imported.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning:torch")
+def test_a_compiled_loss_is_the_plain_one(tiny_run: TinyRun) -> None:
+    model = make_model(tiny_run.recipe)
+    model.initialize(seed=0)
+    tokens = torch.tensor([5, 6, 7, 0] * 30).numpy().astype("uint16")
+    windows = WindowPacker(tokens, window=48).batch(2)
+    plain = next_token_loss(model, compiled=False)(windows)
+    fused = next_token_loss(model, compiled=True)(windows)
+    assert fused.item() == pytest.approx(plain.item(), abs=2e-2)  # bfloat16 rounds elsewhere
+
+
+def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
+    rates = [rate_factor(step, steps=100, warmup_steps=9, decay_share=0.4) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:60] == [1.0] * 51
+    assert rates[80] == pytest.approx(0.5)
+    assert rates[100] == 0.0

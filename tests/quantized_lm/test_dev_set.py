@@ -1,0 +1,76 @@
+"""Stored scores as a tuning set, names of weights, and the halves of the speakers."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantized_lm.combine import Weights
+from quantized_lm.dev_set import select_speakers, tuning_set, values_of, weights_of
+from quantized_lm.errors import DataError
+from quantized_lm.scored import ScoredHypothesis, ScoredUtterance
+
+
+def hypothesis(text: str, *, am: float | None = -1.0, ctc: float | None = -2.0) -> ScoredHypothesis:
+    extra = {} if ctc is None else {"ctc": ctc}
+    return ScoredHypothesis(text, am, None, {"en": -3.0}, extra, 2, 3, len(text))
+
+
+def utterance(name: str, *texts: str, ref: str | None = "a b") -> ScoredUtterance:
+    own = tuple(hypothesis(text) for text in texts)
+    return ScoredUtterance(name, own, tuple(range(len(own))), ref)
+
+
+def test_a_set_has_the_scores_that_every_hypothesis_has() -> None:
+    data = tuning_set([utterance("1-1", "a b", "a"), utterance("2-1", "x y")])
+    assert data.names == ("am", "lm[en]", "extra[ctc]", "words", "tokens", "chars")
+    assert data.features.tolist()[1] == [-1.0, -3.0, -2.0, 2.0, 3.0, 1.0]
+    assert data.errors.tolist() == [0, 1, 2]
+    assert data.starts.tolist() == [0, 2]
+    assert data.words == 4
+    partly = ScoredUtterance("3-1", (hypothesis("a", ctc=None, am=None),), (0,), "a")
+    assert tuning_set([utterance("1-1", "a"), partly]).names == (
+        "lm[en]",
+        "words",
+        "tokens",
+        "chars",
+    )
+
+
+def test_sets_without_references_are_refused() -> None:
+    with pytest.raises(DataError, match="utterance '1-1' has no 'ref'"):
+        tuning_set([utterance("1-1", "a", ref=None)])
+    with pytest.raises(DataError, match="0 lists"):
+        tuning_set([])
+
+
+def test_values_and_weights_are_two_views_of_one_thing() -> None:
+    weights = Weights(graph_scale=2.0, lm_scales={"en": 0.5}, word_bonus=-1.0, extra={"ctc": 0.25})
+    names = ("am", "graph", "lm[en]", "extra[ctc]", "words", "tokens", "chars")
+    values = values_of(weights, names)
+    assert list(values.values()) == [1.0, 2.0, 0.5, 0.25, -1.0, 0.0, 0.0]
+    assert weights_of(values) == weights
+    assert values_of(weights, ["lm[de]", "extra[x]"]) == {"lm[de]": 0.0, "extra[x]": 0.0}
+    assert weights_of({"lm[en]": 1.0}).am_scale == 0.0
+
+
+def test_even_and_odd_speakers_are_halves_by_sorted_name() -> None:
+    names = ["30-1", "10-1", "20-1", "10-2", "40-7"]
+    everyone = [utterance(name, "a") for name in names]
+
+    def chosen(which: str, pattern: str = "^[^-]+") -> list[str]:
+        return [one.id for one in select_speakers(everyone, which, pattern)]
+
+    assert chosen("all") == names
+    assert chosen("even") == ["30-1", "10-1", "10-2"]
+    assert chosen("odd") == ["20-1", "40-7"]
+    assert chosen("odd", "-(.)") == ["10-2"]  # the group: speakers 1, 2 and 7
+
+
+def test_unusable_speaker_choices_are_refused() -> None:
+    some = [utterance("u", "a")]
+    with pytest.raises(DataError, match="need one of all, even, odd"):
+        select_speakers(some, "half", ".")
+    with pytest.raises(DataError, match="no regular expression"):
+        select_speakers(some, "even", "(")
+    with pytest.raises(DataError, match="finds no speaker"):
+        select_speakers(some, "even", "[0-9]+")

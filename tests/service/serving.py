@@ -1,0 +1,47 @@
+"""An app around fake models, asked without a socket."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from quantized_lm.artifact import LoadedModel
+from service.app import create_app
+from service.settings import Settings
+from tests.fakes import FakeLoader, fake_loaded
+
+Json = dict[str, Any]
+
+
+@contextlib.asynccontextmanager
+async def running(
+    *models: LoadedModel, **settings: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
+    """An app whose lifespan has begun, and a client of it; by default with one model, "tiny"."""
+    served = models or (fake_loaded(),)
+    app = create_app(
+        Settings(models=tuple(Path(model.name) for model in served), **settings),
+        load=FakeLoader(*served),
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client, app
+
+
+def utterance(*texts: str, **fields: Any) -> Json:
+    """An n-best list of these texts; am_score falls by 1 from one to the next."""
+    hypotheses = [{"text": text, "am_score": -1.0 - rank} for rank, text in enumerate(texts)]
+    return {"hypotheses": hypotheses, **fields}
+
+
+def request(*utterances: Json, **fields: Any) -> Json:
+    """A body of /v1/rescore."""
+    return {"utterances": list(utterances or [utterance("the cat sat", "a cat sat")]), **fields}

@@ -1,0 +1,101 @@
+"""The `secondpass` command, its settings and its exit codes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import uvicorn
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from quantized_lm.cli import COMMANDS
+from quantized_lm.cli.rescore import DEFAULT_MODEL
+from service import cli, server
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"SECONDPASS_{name.upper()}", raising=False)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Settings of every server that was started; none really is."""
+    calls: list[Settings] = []
+    monkeypatch.setattr(cli, "run_server", calls.append)
+    return calls
+
+
+def test_every_command_of_the_library_is_mounted_beside_serve() -> None:
+    result = CliRunner().invoke(cli.build_cli(), ["--help"])
+    for name in ("serve", *(name for name, _ in COMMANDS)):
+        assert f"  {name} " in result.stdout
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    result = CliRunner().invoke(cli.build_cli(), ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.strip().count(".") == 2
+
+
+def test_options_come_before_the_environment(
+    started: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECONDPASS_PORT", "1")
+    monkeypatch.setenv("SECONDPASS_HOST", "0.0.0.0")
+    monkeypatch.setenv("SECONDPASS_MODELS", os.pathsep.join(["c", "d"]))
+    arguments = ["serve", "--model", "a", "--model", "b", "--port", "0"]
+    assert CliRunner().invoke(cli.build_cli(), arguments).exit_code == 0
+    assert CliRunner().invoke(cli.build_cli(), ["serve"]).exit_code == 0
+    first, second = started
+    assert (first.models, first.port, first.host) == ((Path("a"), Path("b")), 0, "0.0.0.0")
+    assert (second.models, second.port) == ((Path("c"), Path("d")), 1)
+
+
+def test_without_a_model_the_bundled_one_is_served(
+    started: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "bundled_path", Path)
+    assert CliRunner().invoke(cli.build_cli(), ["serve"]).exit_code == 0
+    assert started[0].models == (Path(DEFAULT_MODEL),)
+
+
+def test_an_unusable_setting_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDPASS_PORT", "http")
+    result = CliRunner().invoke(cli.build_cli(), ["serve"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: SECONDPASS_PORT: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_folder_that_is_no_artifact_is_told_before_the_server_starts(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.build_cli(), ["serve", "--model", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "manifest.json" in result.stderr
+
+
+def test_main_runs_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["secondpass", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "serve" in capsys.readouterr().out
+
+
+def test_a_setting_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Settings(prot=1)  # type: ignore[call-arg]
+
+
+def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[uvicorn.Config] = []
+    monkeypatch.setattr(server, "read_manifest", lambda _: None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self: configs.append(self.config))
+    server.serve(Settings(models=(Path("a"),), port=7, shutdown_s=9, log_level="debug"))
+    (config,) = configs
+    assert (config.port, config.timeout_graceful_shutdown, config.access_log) == (7, 9, True)

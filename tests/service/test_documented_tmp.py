@@ -1,0 +1,44 @@
+"""Every setting, endpoint, metric and error code stands in the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.app import create_app
+from service.errors import ERRORS, HTTP_ERRORS
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    """The README beside the packages."""
+    return (Path("/tmp/hand/README_service.md")).read_text(encoding="utf-8")
+
+
+def test_every_setting_is_documented_with_its_default(readme: str) -> None:
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default == () else field.default
+        assert f"| `SECONDPASS_{name.upper()}` | `{default}` |" in readme
+
+
+def test_every_endpoint_is_documented(readme: str) -> None:
+    paths = create_app(Settings()).openapi()["paths"]
+    for path, operations in paths.items():
+        for method in operations:
+            assert f"| `{method.upper()} {path}` |" in readme
+    for path in ("/docs", "/openapi.json"):
+        assert f"| `GET {path}` |" in readme
+
+
+def test_every_metric_is_documented(readme: str) -> None:
+    for metric in Metrics().registry.collect():
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        assert f"| `{name}` | {metric.type} |" in readme
+
+
+def test_every_error_code_is_documented_with_its_status(readme: str) -> None:
+    for kind in (*ERRORS.values(), *HTTP_ERRORS.values()):
+        assert f"| {kind.status} | `{kind.code}` |" in readme

@@ -1,0 +1,120 @@
+"""Signals: drain, finish what is in flight, exit 0."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from service.server import DrainingServer
+from tests.service.serving import request
+
+ROOT = Path(__file__).parents[2]
+SERVER = """
+import sys, threading
+from pathlib import Path
+import uvicorn
+from service.app import create_app
+from service.server import DrainingServer
+from service.settings import Settings
+from tests.fakes import FakeLoader, TableModel, fake_loaded
+
+model = TableModel()
+model.gate.clear()
+app = create_app(Settings(models=(Path("tiny"),)), load=FakeLoader(fake_loaded(model=model)))
+
+def open_gate():
+    app.state.draining.wait()
+    model.gate.set()
+
+threading.Thread(target=open_gate, daemon=True).start()
+config = uvicorn.Config(app, port=0, access_log=False)
+DrainingServer(config, drain_s=float(sys.argv[1])).run()
+"""
+
+
+@contextlib.contextmanager
+def serving(drain_s: float) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A server process whose model answers only once the drain has begun."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(drain_s)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stderr is not None
+    rest = threading.Thread(target=process.stderr.read)  # or the pipe fills and the server waits
+    for line in process.stderr:
+        if found := re.search(r"running on (http://\S+)", line):
+            break
+    else:
+        pytest.fail("the server did not start")
+    rest.start()
+    try:
+        with httpx.Client(base_url=found[1], trust_env=False, timeout=60) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+        rest.join()
+        process.stderr.close()
+
+
+def test_sigterm_finishes_what_is_in_flight_and_exits_0() -> None:
+    with serving(drain_s=0) as (process, client), ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.post, "/v1/rescore", json=request())
+        while 'inflight_requests{model="tiny"} 1.0' not in client.get("/metrics").text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert waiting.result(60).status_code == 200
+        assert process.wait(60) == 0
+
+
+def test_during_the_drain_ready_is_503_and_work_is_served_until_a_second_signal() -> None:
+    with serving(drain_s=3600) as (process, client):
+        assert client.get("/health/ready").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        while client.get("/health/ready").status_code == 200:
+            pass
+        assert client.get("/health/ready").json()["code"] == "draining"
+        assert client.get("/health/live").status_code == 200
+        assert client.post("/v1/rescore", json=request()).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+class Stub:
+    """An app of which only the state is looked at."""
+
+    def __init__(self) -> None:
+        self.state = self
+        self.draining = threading.Event()
+
+
+@pytest.mark.anyio
+async def test_signals_drain_then_stop_then_force() -> None:
+    app = Stub()
+    server = DrainingServer(uvicorn.Config(app), drain_s=3600.0)  # type: ignore[arg-type]
+    assert not await server.on_tick(1)
+    server.handle_exit(signal.SIGTERM, None)
+    assert app.draining.is_set()
+    assert not await server.on_tick(1)
+    server.handle_exit(signal.SIGTERM, None)
+    assert await server.on_tick(1)
+    assert not server.force_exit
+    server.handle_exit(signal.SIGTERM, None)
+    assert server.force_exit
+
+
+@pytest.mark.anyio
+async def test_without_a_drain_the_first_signal_stops() -> None:
+    server = DrainingServer(uvicorn.Config(Stub()), drain_s=0.0)  # type: ignore[arg-type]
+    server.handle_exit(signal.SIGINT, None)
+    assert await server.on_tick(1)
