@@ -58,7 +58,7 @@ class TextScore:
 
     def word_log_probs(self) -> list[float]:
         """Per word, the sum over its tokens; `</s>` belongs to none."""
-        ends = (*self.word_starts[1:], self.num_tokens)
+        ends = (*self.word_starts, self.num_tokens)[1:]
         token_log_probs = self.token_log_probs.astype(np.float64)
         return [
             float(token_log_probs[start:end].sum())

@@ -7,7 +7,7 @@ from types import FrameType
 
 import uvicorn
 
-from quantized_lm.artifact import read_manifest
+from quantized_lm.artifact import load_artifact
 from service.app import create_app
 from service.settings import Settings
 
@@ -41,10 +41,12 @@ def serve(settings: Settings) -> None:
 
     Raises:
         ArtifactError: a folder of the settings holds no usable model.
-        SystemExit: the port is taken, or a model is refused while it is loaded.
+        BackendError: the backend cannot be used here.
+        SystemExit: the port is taken.
     """
     for folder in settings.models:
-        read_manifest(folder)  # a wrong path is told at once, not from inside the server
+        # Loaded here once to be refused in one line; inside the server it would be a traceback.
+        load_artifact(folder, backend=settings.backend)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

@@ -94,7 +94,7 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 
 def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[uvicorn.Config] = []
-    monkeypatch.setattr(server, "read_manifest", lambda _: None)
+    monkeypatch.setattr(server, "load_artifact", lambda _folder, **_options: None)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self: configs.append(self.config))
     server.serve(Settings(models=(Path("a"),), port=7, shutdown_s=9, log_level="debug"))
     (config,) = configs

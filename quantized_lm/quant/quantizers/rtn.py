@@ -19,8 +19,10 @@ from quantized_lm.quant.tensor import QuantizedTensor
 _CANDIDATES = np.geomspace(0.5, 4.0, 13)
 _REFINEMENTS = 8
 _LARGEST_SCALE = float(np.finfo(np.float16).max)
+# Half-unit cells on either side of zero that int8 levels span.
+_CELLS = 256
 # Rows are independent; a chunk of them bounds the memory taken by temporaries.
-_CHUNK_ELEMENTS = 1 << 20
+_CHUNK_ELEMENTS = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,10 +135,18 @@ def _evaluate(
 def _nearest(
     groups: NDArray[np.float32], table: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """Code of the level nearest to weight / scale; nearest to zero where the scale is zero."""
-    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    """Code of the level nearest to weight / scale; nearest to zero where the scale is zero.
+
+    Levels are int8, so thresholds between them are multiples of 1/2: the half-unit cell that
+    weight / scale falls into decides the code, and a table over all cells replaces a search.
+    """
+    cells = np.arange(-_CELLS, _CELLS)
     order = np.argsort(table, kind="stable")
     ascending = table[order]
     midpoints = (ascending[:-1] + ascending[1:]) / 2
-    index = np.searchsorted(midpoints, groups * inverse[:, None])
-    return order.astype(np.uint8)[index]
+    code_of_cell = order[np.searchsorted(midpoints, cells / 2 + 0.25)].astype(np.uint8)
+    inverse = np.divide(2, scale, out=np.zeros_like(scale), where=scale > 0)
+    cell = np.floor(groups * inverse[:, None])
+    np.clip(cell, -_CELLS, _CELLS - 1, out=cell)
+    cell += _CELLS
+    return code_of_cell[cell.astype(np.int16)]
