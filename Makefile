@@ -24,6 +24,7 @@ $(READY): pyproject.toml $(wildcard quantized_lm/ops/csrc/*)
 	touch $@
 
 run: $(READY)  ## Serve the bundled model on 127.0.0.1:8080 and print a request to try.
+	@printf "%s\n" "Once it runs, try:" "curl -s http://$(HOST):$(PORT)/v1/rescore -H 'Content-Type: application/json' -d @deploy/sample_request.json"
 	$(BIN)/secondpass serve --host $(HOST) --port $(PORT)
 
 test: $(READY) lint  ## All checks and tests.
