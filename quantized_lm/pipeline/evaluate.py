@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.artifact import load_artifact
+from quantized_lm.errors import DataError
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.pipeline.corpus import Corpus, open_corpus
 from quantized_lm.pipeline.progress import track
@@ -23,6 +24,7 @@ from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.tokenizer import BOUNDARY_ID
 from quantized_lm.tree import build_tree
 
+HELD_OUT = ("dev", "test")
 BATCH_LINES = 32
 RESAMPLES = 2000
 
@@ -64,9 +66,11 @@ def evaluate(
     """Measure an artifact and its teacher on a held-out split.
 
     Raises:
-        DataError: the run's corpus or float checkpoint is missing.
+        DataError: no such split, or the run's corpus or float checkpoint is missing.
         ArtifactError: the artifact is refused.
     """
+    if split not in HELD_OUT:
+        raise DataError(f"split is {split!r}; need {' or '.join(HELD_OUT)}")
     corpus = open_corpus(out / "corpus")
     loaded = load_artifact(artifact, backend=backend)
     lines = _lines(corpus, split, limit=loaded.model.max_tokens)

@@ -1,0 +1,56 @@
+"""`train`, `quantize`, `export`, `perplexity`: a model from text, by commands alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quantized_lm.artifact import read_manifest
+from tests.tiny import TINY_YAML, write_text
+
+from .conftest import Command
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_YAML.replace("steps: 150", "steps: 5").replace("steps: 100", "steps: 3"))
+    return path
+
+
+def test_four_commands_make_and_measure_a_model(run: Command, recipe: Path, tmp_path: Path) -> None:
+    write_text(tmp_path, lines=300)
+    folder = ("--run", tmp_path / "run")
+    trained = run("train", recipe, "--data", tmp_path, *folder)
+    assert trained.exit_code == 0, trained.output
+    assert "next: secondpass quantize" in trained.stderr
+    quantized = run("quantize", recipe, *folder)
+    assert "next: secondpass export" in quantized.stderr
+    exported = run("export", recipe, *folder, "--lm-scale", "0.7", "--word-bonus", "0.1")
+    assert exported.exit_code == 0, exported.output
+    manifest = read_manifest(tmp_path / "run" / "tiny")
+    assert manifest.default_weights == {"am_scale": 1.0, "lm_scale": 0.7, "word_bonus": 0.1}
+    assert (tmp_path / "run" / "tiny" / "recipe.yaml").read_bytes() == recipe.read_bytes()
+    measured = run("perplexity", recipe, *folder, "--split", "dev")
+    assert measured.exit_code == 0, measured.output
+    report = json.loads(measured.stdout.splitlines()[-1])
+    assert report["lines"] == 20
+    assert "float teacher" in measured.stdout
+
+
+def test_a_stage_without_the_one_before_is_told_what_to_do(
+    run: Command, recipe: Path, tmp_path: Path
+) -> None:
+    for stage in ("quantize", "export", "perplexity"):
+        result = run(stage, recipe, "--run", tmp_path / "none")
+        assert result.exit_code == 2
+        assert "run `secondpass train` first" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_unknown_split_is_refused(run: Command, recipe: Path, tmp_path: Path) -> None:
+    result = run("perplexity", recipe, "--run", tmp_path, "--split", "tset")
+    assert result.exit_code == 2
+    assert "split is 'tset'; need dev or test" in result.stderr
