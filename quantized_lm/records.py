@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ def build(cls: type[T], value: object, *, where: str, error: type[SecondpassErro
     """Make a dataclass out of parsed YAML or JSON, checking names and types all the way down.
 
     Args:
-        cls: the dataclass; nested dataclasses, tuples, dicts, optionals and Any are understood.
+        cls: the dataclass; nested dataclasses, tuples, dicts and Any are understood.
         value: what the parser returned.
         where: names the document in messages.
         error: what to raise.
@@ -58,8 +57,6 @@ def _convert(hint: Any, item: object, *, where: str, error: type[SecondpassError
             key: _convert(args[1], part, where=f"{where}.{key}", error=error)
             for key, part in item.items()
         }
-    if origin in (typing.Union, types.UnionType) and item is None and type(None) in args:
-        return None
     if hint is float and isinstance(item, int) and not isinstance(item, bool):
         return float(item)
     if hint is Any or (origin is None and type(item) is hint):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from quantized_lm.cli.console import command, out, print_json
-from quantized_lm.cli.tune import SPEAKER_PATTERN
+from quantized_lm.cli.tune import SPEAKER_PATTERN, SpeakerOfOption, SpeakersOption
 from quantized_lm.combine import Weights, combine
 from quantized_lm.dev_set import reference, select_speakers
 from quantized_lm.errors import DataError, InputError
@@ -71,12 +71,8 @@ def run(
         str,
         typer.Option(help="What is tested against: the decoder's order, or am (best am_score)."),
     ] = "order",
-    speakers: Annotated[
-        str, typer.Option(help="all, or even or odd: every second speaker, sorted by name.")
-    ] = "all",
-    speaker_of: Annotated[
-        str, typer.Option(help="Regular expression that finds the speaker in an utterance id.")
-    ] = SPEAKER_PATTERN,
+    speakers: SpeakersOption = "all",
+    speaker_of: SpeakerOfOption = SPEAKER_PATTERN,
 ) -> None:
     """Word error rate of the first pass, of rescoring and of the best hypothesis of each list.
 

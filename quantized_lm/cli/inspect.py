@@ -91,7 +91,9 @@ def _tensors(manifest: Manifest) -> Table:
 
 
 def _flat(name: str, value: object) -> dict[str, str]:
-    """Nested mappings as "name.key.key" -> text."""
+    """Nested mappings as "name.key.key" -> text; of a learning curve only its end."""
+    if isinstance(value, list) and value and isinstance(value[-1], Mapping):
+        return _flat(f"{name}[-1]", value[-1])
     if isinstance(value, Mapping):
         return {
             label: text

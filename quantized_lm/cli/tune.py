@@ -21,6 +21,12 @@ from quantized_lm.tuning import TuningResult, TuningSet, count_errors, tune
 from quantized_lm.weights_file import read_weights, write_weights
 
 SPEAKER_PATTERN = "^[^-]+"
+SpeakersOption = Annotated[
+    str, typer.Option(help="all, or even or odd: every second speaker, sorted by name.")
+]
+SpeakerOfOption = Annotated[
+    str, typer.Option(help="Regular expression that finds the speaker in an utterance id.")
+]
 
 
 @command
@@ -38,12 +44,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     start: Annotated[
         Path | None, typer.Option(help="Weights file to start from and to keep the rest of.")
     ] = None,
-    speakers: Annotated[
-        str, typer.Option(help="all, or even or odd: every second speaker, sorted by name.")
-    ] = "all",
-    speaker_of: Annotated[
-        str, typer.Option(help="Regular expression that finds the speaker in an utterance id.")
-    ] = SPEAKER_PATTERN,
+    speakers: SpeakersOption = "all",
+    speaker_of: SpeakerOfOption = SPEAKER_PATTERN,
     restarts: Annotated[int, typer.Option(min=1, help="Starting points of the search.")] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,13 +83,13 @@ def _provenance(recipe: Recipe, out: Path) -> dict[str, Any]:
         "training_words": corpus["words"]["train"],
         "corpus_sha256": corpus["key"],
         "seed": recipe.seed,
-        "train": _last_row(out / "train" / "history.jsonl"),
-        "quantize": {**asdict(recipe.quantize), **_last_row(out / "quantize" / "history.jsonl")},
+        "train": _rows(out / "train" / "history.jsonl"),
+        "quantize": _rows(out / "quantize" / "history.jsonl"),
         "method": "distillation QAT (KL to the float teacher + CE, learned row scales)",
         "versions": {name: version(name) for name in ("secondpass", "torch", "tokenizers")},
     }
 
 
-def _last_row(path: Path) -> dict[str, float]:
-    row: dict[str, float] = json.loads(path.read_text().splitlines()[-1])
-    return row
+def _rows(path: Path) -> list[dict[str, float]]:
+    """A stage's learning curve."""
+    return [json.loads(row) for row in path.read_text().splitlines()]

@@ -107,11 +107,21 @@ def train(
 
 
 def make_model(recipe: Recipe) -> Transformer:
-    """An uninitialized float model of the recipe's architecture and sizes."""
+    """An uninitialized float model of the recipe's architecture and sizes.
+
+    Raises:
+        RecipeError: no such architecture, or sizes that are not its.
+    """
+    if recipe.architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise RecipeError(f"architecture is {recipe.architecture!r}; need one of {known}")
     config_class, model_class = ARCHITECTURES[recipe.architecture]
-    return model_class(
-        build(config_class, recipe.model, where=f"{recipe.name}: model", error=RecipeError)
-    )
+    config = build(config_class, recipe.model, where=f"{recipe.name}: model", error=RecipeError)
+    if config.vocab_size != recipe.corpus.vocab_size:
+        raise RecipeError(
+            f"model: vocab_size is {config.vocab_size}; need {recipe.corpus.vocab_size} as corpus"
+        )
+    return model_class(config)
 
 
 def make_packer(recipe: Recipe, corpus: Corpus) -> WindowPacker:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.numpy
+import torch
 
 from quantized_lm.artifact import (
     GOLDEN_TOLERANCE,
@@ -22,7 +23,10 @@ from quantized_lm.errors import (
     ArtifactVersionError,
     BackendError,
 )
+from quantized_lm.models.transformer import Transformer, TransformerConfig
+from quantized_lm.ops import BACKENDS
 from quantized_lm.pipeline.export import GOLDEN_TEXTS
+from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.scoring import ScoreRequest, score_lists
 from tests.conftest import TinyRun
 
@@ -150,3 +154,34 @@ def test_the_bundled_model_loads_and_is_small() -> None:
         for name, entry in loaded.manifest.tensors.items()
         if len(entry.shape) == 2
     )
+
+
+@pytest.mark.parametrize(("backend", "tolerance"), [("reference", 1e-5), ("cpu", 1e-3)])
+def test_the_bundled_model_scores_as_float32_of_its_unpacked_weights(
+    backend: str, tolerance: float
+) -> None:
+    reason = BACKENDS[backend].why_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    folder = bundled_path("en-small")
+    loaded = load_artifact(folder, backend=backend)
+    floats = Transformer(TransformerConfig(**loaded.manifest.config))
+    arrays = safetensors.numpy.load_file(folder / "weights.safetensors")
+    weights = dict(arrays)
+    for name, entry in loaded.manifest.tensors.items():
+        if entry.group_size:
+            parts = (arrays[f"{name}.{part}"] for part in ("words", "scale", "levels"))
+            shape = (entry.shape[0], entry.shape[1])
+            tensor = QuantizedTensor(entry.format, shape, entry.group_size, *parts)
+            weights[name] = tensor.dequantize()
+    with torch.no_grad():
+        for name, parameter in floats.named_parameters():
+            parameter.copy_(torch.from_numpy(weights[name]))
+    (scores,) = score_lists([ScoreRequest(GOLDEN_TEXTS)], loaded)
+    for score in scores.scores:
+        ids = torch.tensor([[0, *score.token_ids]])
+        with torch.inference_mode():
+            hidden = floats(ids[:, :-1], torch.zeros_like(ids[:, :-1]))
+            log_prob = floats.embedding.logits(hidden)[0].log_softmax(-1)
+        expected = log_prob.gather(1, ids[0, 1:, None]).double().sum().item()
+        assert score.log_prob == pytest.approx(expected, rel=tolerance)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from quantized_lm.errors import DataError, RecipeError
 from quantized_lm.pipeline.batches import WindowPacker
 from quantized_lm.pipeline.checkpoint import load_weights
+from quantized_lm.pipeline.corpus import prepare_corpus
 from quantized_lm.pipeline.optimizer import rate_factor
 from quantized_lm.pipeline.train import make_model, next_token_loss, train
 from tests.conftest import TinyRun
@@ -104,6 +106,19 @@ def test_a_damaged_checkpoint_is_named(tiny_run: TinyRun, tmp_path: Path) -> Non
         train(tiny_run.recipe, data=tiny_run.data, out=tmp_path)
 
 
+def test_empty_lines_and_unheld_files_are_no_trouble(tmp_path: Path) -> None:
+    write_text(tmp_path, lines=300)
+    with gzip.open(tmp_path / "more.txt.gz", "wt", encoding="utf-8") as handle:
+        handle.write("the cat sees the dog\n\n ... \n")
+    recipe = replace(tiny_recipe().corpus, train=("tiny.txt.gz", "more.txt.gz"))
+    corpus = prepare_corpus(recipe, data=tmp_path, out=tmp_path / "corpus")
+    ends = int((corpus.tokens("train") == 0).sum())
+    assert ends == 300 - 40 - 60 + 1
+    missing = replace(recipe, train=("tiny.txt.gz", "gone.txt.gz"))
+    with pytest.raises(DataError, match=r"gone\.txt\.gz: cannot be read"):
+        prepare_corpus(missing, data=tmp_path, out=tmp_path / "other")
+
+
 def test_missing_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tiny\.txt\.gz.*--data"):
         train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
@@ -119,6 +134,10 @@ def test_sizes_that_are_not_the_architectures_are_refused() -> None:
     recipe = tiny_recipe()
     with pytest.raises(RecipeError, match="unknown field 'width'"):
         make_model(replace(recipe, model={**recipe.model, "width": 8}))
+    with pytest.raises(RecipeError, match="vocab_size is 8; need 64"):
+        make_model(replace(recipe, model={**recipe.model, "vocab_size": 8}))
+    with pytest.raises(RecipeError, match="architecture is 'rnn'; need one of transformer"):
+        make_model(replace(recipe, architecture="rnn"))
 
 
 # torch's own modules warn of each other when the compiler is first imported.
