@@ -226,6 +226,8 @@ def read_manifest(folder: Path) -> Manifest:
         ArtifactVersionError, ArtifactIntegrityError: as `load_artifact`.
     """
     path = folder / _MANIFEST
+    if not path.exists():
+        raise ArtifactIntegrityError(f"{folder} holds no {_MANIFEST}; give a model's own folder")
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

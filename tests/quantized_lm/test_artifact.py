@@ -114,6 +114,13 @@ def test_an_inconsistent_manifest_is_refused(
         load_artifact(artifact)
 
 
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ArtifactIntegrityError, match=r"holds no manifest\.json; give a model's own"
+    ):
+        load_artifact(tmp_path)
+
+
 def test_a_manifest_that_is_no_json_is_refused(artifact: Path) -> None:
     for content in ("{", "[]"):
         (artifact / "manifest.json").write_text(content)
