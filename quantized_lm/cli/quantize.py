@@ -6,9 +6,9 @@ from pathlib import Path
 
 from quantized_lm.cli.console import command, note
 from quantized_lm.cli.train import CheckpointOption, RecipeArgument, RunOption
+from quantized_lm.pipeline.loop import CHECKPOINT_EVERY_S
 from quantized_lm.pipeline.quantize import quantize
 from quantized_lm.pipeline.recipe import load_recipe
-from quantized_lm.pipeline.train import CHECKPOINT_EVERY_S
 
 
 @command

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from quantized_lm.cli.console import command, note
+from quantized_lm.pipeline.loop import CHECKPOINT_EVERY_S
 from quantized_lm.pipeline.recipe import load_recipe
-from quantized_lm.pipeline.train import CHECKPOINT_EVERY_S, train
+from quantized_lm.pipeline.train import train
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="YAML recipe: sizes, data, steps, rates.")

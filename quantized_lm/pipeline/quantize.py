@@ -24,18 +24,17 @@ from quantized_lm.models.transformer import Transformer
 from quantized_lm.pipeline.batches import IGNORED, WindowPacker
 from quantized_lm.pipeline.checkpoint import Progress, Training, load_weights
 from quantized_lm.pipeline.corpus import open_corpus
-from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
-from quantized_lm.pipeline.recipe import Recipe
-from quantized_lm.pipeline.train import (
+from quantized_lm.pipeline.loop import (
     CHECKPOINT_EVERY_S,
     LoopPlan,
     Objective,
     Objectives,
     as_objective,
-    make_model,
-    next_token_loss,
     run_loop,
 )
+from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
+from quantized_lm.pipeline.recipe import Recipe
+from quantized_lm.pipeline.train import make_model, next_token_loss
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.qat import FakeQuantizer
 from quantized_lm.quant.tensor import QuantizedTensor

@@ -6,8 +6,9 @@ import pytest
 
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.evaluate import evaluate, line_nats
+from quantized_lm.pipeline.loop import mean_nll
 from quantized_lm.pipeline.quantize import load_teacher
-from quantized_lm.pipeline.train import mean_nll, next_token_loss
+from quantized_lm.pipeline.train import next_token_loss
 from tests.conftest import TinyRun
 
 

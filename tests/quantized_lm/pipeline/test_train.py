@@ -130,6 +130,19 @@ def test_missing_text_is_named(tmp_path: Path) -> None:
         train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
 
 
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    checkpoint = train(tiny_recipe(steps=2), data=tiny_run.data, out=tmp_path)
+    saved = torch.load(checkpoint)
+    saved["model"]["gain"].fill_(float("nan"))
+    torch.save(saved, checkpoint)
+    before = checkpoint.read_bytes()
+    with pytest.raises(RecipeError, match="the loss is nan at step 2; lower matrix_lr"):
+        train(tiny_recipe(steps=4), data=tiny_run.data, out=tmp_path, checkpoint_every_s=0.0)
+    assert checkpoint.read_bytes() == before
+
+
 def test_sizes_that_are_not_the_architectures_are_refused() -> None:
     recipe = tiny_recipe()
     with pytest.raises(RecipeError, match="unknown field 'width'"):
