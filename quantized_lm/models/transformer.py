@@ -22,7 +22,7 @@ from quantized_lm.models.layers import TiedEmbedding
 from quantized_lm.tokenizer import BOUNDARY_ID
 
 NORM_EPSILON = 1e-6
-ATTENTION_ROWS = 256  # tree nodes whose ancestors are gathered at a time: bounds the memory
+GATHERED_KEYS = 2048  # gathered at a time by path attention: a few MB, which stay in cache
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -73,6 +73,21 @@ class TransformerState:
         self.token.append(token)
         self.depth.append(self.depth[parent] + 1)
         self.slot.append(-1)
+
+
+@dataclass(frozen=True)
+class PathGroup:
+    """Nodes whose path attention is computed together.
+
+    Attributes:
+        nodes: (m,) int64, positions among the nodes being run.
+        rows: (m, D) int64, the keys of each node's path, padded with 0.
+        is_padding: (m, D) bool.
+    """
+
+    nodes: Tensor
+    rows: Tensor
+    is_padding: Tensor
 
 
 class Block(nn.Module):
@@ -200,14 +215,14 @@ class Transformer(nn.Module):
         for state, nodes, count in zip(states, fresh, stored, strict=True):
             for offset, node in enumerate(nodes):
                 state.slot[node] = count + offset
-        ancestors, visible = _ancestor_rows(states, fresh, stored)
+        groups = _path_groups(_key_rows(states, fresh, stored))
         kept: list[tuple[Tensor, Tensor]] = []
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             kept.append((k, v))
             keys = torch.cat([s.keys[layer] for s in states if s.keys] + [k])
             values = torch.cat([s.values[layer] for s in states if s.keys] + [v])
-            return _path_attention(q, keys, values, ancestors, visible)
+            return _path_attention(q, keys, values, groups)
 
         hidden = self._run(torch.tensor(tokens), torch.tensor(depths), attend)
         _store(states, [len(nodes) for nodes in fresh], kept, hidden)
@@ -260,15 +275,12 @@ def _unrun_ancestors(state: TransformerState, parents: NDArray[np.int32]) -> lis
     return sorted(needed)
 
 
-def _ancestor_rows(
+def _key_rows(
     states: Sequence[TransformerState], fresh: Sequence[list[int]], stored: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Where each fresh node finds the keys of its path, itself included.
+) -> list[list[int]]:
+    """Where each fresh node finds the keys of its path, root first, itself last.
 
     Keys are laid out as every state's stored rows, then all fresh rows.
-
-    Returns:
-        (M, D) int64 rows, root first, padded with 0, and (M, D) bool, true where not padding.
     """
     old_offset, new_offset = 0, sum(stored)
     paths: list[list[int]] = []
@@ -283,12 +295,7 @@ def _ancestor_rows(
             paths.append(path_of[node])
         old_offset += count
         new_offset += len(nodes)
-    rows = np.zeros((len(paths), max(map(len, paths))), dtype=np.int64)
-    visible = np.zeros(rows.shape, dtype=np.bool_)
-    for index, path in enumerate(paths):
-        rows[index, : len(path)] = path
-        visible[index, : len(path)] = True
-    return torch.from_numpy(rows), torch.from_numpy(visible)
+    return paths
 
 
 def _stored_path(state: TransformerState, node: int, offset: int) -> list[int]:
@@ -300,17 +307,39 @@ def _stored_path(state: TransformerState, node: int, offset: int) -> list[int]:
     return path[::-1]
 
 
-def _path_attention(
-    q: Tensor, keys: Tensor, values: Tensor, ancestors: Tensor, visible: Tensor
-) -> Tensor:
+def _path_groups(paths: Sequence[list[int]]) -> list[PathGroup]:
+    """Group paths of like length, so that little is padded and little is gathered at a time."""
+    lengths = np.asarray([len(path) for path in paths])
+    order = np.argsort(lengths, kind="stable")
+    groups: list[PathGroup] = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        is_full = end == len(order) or (end + 1 - start) * lengths[order[end]] > GATHERED_KEYS
+        if is_full:
+            groups.append(_path_group([paths[node] for node in order[start:end]], order[start:end]))
+            start = end
+    return groups
+
+
+def _path_group(paths: Sequence[list[int]], nodes: NDArray[np.int64]) -> PathGroup:
+    rows = np.zeros((len(paths), max(map(len, paths))), dtype=np.int64)
+    is_padding = np.ones(rows.shape, dtype=np.bool_)
+    for index, path in enumerate(paths):
+        rows[index, : len(path)] = path
+        is_padding[index, : len(path)] = False
+    return PathGroup(*map(torch.from_numpy, (nodes, rows, is_padding)))
+
+
+def _path_attention(q: Tensor, keys: Tensor, values: Tensor, groups: Sequence[PathGroup]) -> Tensor:
     """Each node attends to its ancestors and itself: (M, heads, head_dim), never an M by M mask."""
     mixed = torch.empty_like(q)
-    for start in range(0, len(q), ATTENTION_ROWS):
-        part = slice(start, start + ATTENTION_ROWS)
-        rows = ancestors[part]
-        weights = torch.einsum("mhd,mphd->mhp", q[part], keys[rows]) * q.shape[-1] ** -0.5
-        weights = weights.masked_fill(~visible[part, None, :], float("-inf")).softmax(-1)
-        mixed[part] = torch.einsum("mhp,mphd->mhd", weights, values[rows])
+    queries, keys, values = (part.transpose(0, 1).contiguous() for part in (q, keys, values))
+    for group in groups:
+        scores = keys[:, group.rows] @ queries[:, group.nodes, :, None]
+        scores = scores.squeeze(-1) * q.shape[-1] ** -0.5
+        weights = scores.masked_fill(group.is_padding, float("-inf")).softmax(-1)
+        of_group = weights[:, :, None] @ values[:, group.rows]
+        mixed[group.nodes] = of_group.squeeze(2).transpose(0, 1)
     return mixed
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quantized_lm.errors import FormatError, ShapeError
 from quantized_lm.models.layers import load_packed, matrix_names
-from quantized_lm.models.transformer import ATTENTION_ROWS, Transformer, TransformerConfig
+from quantized_lm.models.transformer import GATHERED_KEYS, Transformer, TransformerConfig
 from quantized_lm.ops import BACKENDS, select_backend
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
@@ -100,11 +100,11 @@ def test_nothing_to_add_is_nothing_to_score() -> None:
 
 
 def test_a_tree_with_more_nodes_than_attention_takes_at_a_time_is_scored_right() -> None:
-    sequences = [[a, b, 1] for a in range(1, 21) for b in range(1, 17)]
+    sequences = [[a, b, 1] for a in range(1, 23) for b in range(1, 23)]
     tree = build_tree(sequences)
-    assert np.unique(tree.parent).size > ATTENTION_ROWS
+    assert np.unique(tree.parent).size * 3 > GATHERED_KEYS  # so paths fall into several groups
     scores = tree_scores(MODEL, [tree])[0]
-    for index in (0, 150, 319):
+    for index in (0, 150, 483):
         assert scores[index] == pytest.approx(plain(MODEL, [], sequences[index]), abs=1e-4)
 
 
