@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 import time
 from types import FrameType
 
@@ -29,6 +31,15 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         else:
             self.force_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Load the models, then take all that is loaded out of the garbage collector's sight.
+
+        A full collection walks every object torch has made: 150 ms in the middle of some request.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop now."""

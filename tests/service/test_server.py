@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import signal
 import subprocess
@@ -118,3 +119,22 @@ async def test_without_a_drain_the_first_signal_stops() -> None:
     server = DrainingServer(uvicorn.Config(Stub()), drain_s=0.0)  # type: ignore[arg-type]
     server.handle_exit(signal.SIGINT, None)
     assert await server.on_tick(1)
+
+
+@pytest.mark.anyio
+async def test_what_is_loaded_is_not_walked_by_the_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frozen: list[int] = []
+
+    async def load(_server: uvicorn.Server, sockets: object = None) -> None:
+        assert sockets is None
+        frozen.append(gc.get_freeze_count())
+
+    monkeypatch.setattr(uvicorn.Server, "startup", load)
+    server = DrainingServer(uvicorn.Config(Stub()), drain_s=0.0)  # type: ignore[arg-type]
+    try:
+        await server.startup()
+        assert gc.get_freeze_count() > frozen[0]
+    finally:
+        gc.unfreeze()
