@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 import time
@@ -9,16 +10,21 @@ from types import FrameType
 
 import uvicorn
 
-from quantized_lm.artifact import load_artifact
 from service.app import create_app
 from service.settings import Settings
 
 
 class DrainingServer(uvicorn.Server):
-    """Sets `app.state.draining` at the first signal and stops `drain_s` later, or at the second."""
+    """Sets `app.state.draining` at the first signal and stops `drain_s` later, or at the second.
+
+    Runs the app's lifespan itself: uvicorn would log a refused model as a traceback and exit 3,
+    here the error reaches whoever called `run`.
+    """
 
     def __init__(self, config: uvicorn.Config, *, drain_s: float) -> None:
         super().__init__(config)
+        config.lifespan = "off"
+        self._lifespan = contextlib.AsyncExitStack()
         self._drain_s = drain_s
         self._exit_at_s: float | None = None
 
@@ -37,9 +43,20 @@ class DrainingServer(uvicorn.Server):
 
         A full collection walks every object torch has made: 150 ms in the middle of some request.
         """
-        await super().startup(sockets)
+        app = self.config.app
+        await self._lifespan.enter_async_context(app.router.lifespan_context(app))  # type: ignore[union-attr]
         gc.collect()
         gc.freeze()
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # uvicorn's answer to a port that is taken
+            await self._lifespan.aclose()
+            raise
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the port, finish what is in flight, then stop the engine."""
+        await super().shutdown(sockets)
+        await self._lifespan.aclose()
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop now."""
@@ -51,13 +68,9 @@ def serve(settings: Settings) -> None:
     """Serve until a signal; requests in flight are finished.
 
     Raises:
-        ArtifactError: a folder of the settings holds no usable model.
-        BackendError: the backend cannot be used here.
+        SecondpassError: a model is refused, or the backend cannot be used here.
         SystemExit: the port is taken.
     """
-    for folder in settings.models:
-        # Loaded here once to be refused in one line; inside the server it would be a traceback.
-        load_artifact(folder, backend=settings.backend)
     config = uvicorn.Config(
         create_app(settings),
         host=settings.host,

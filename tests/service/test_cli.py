@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from quantized_lm.cli import COMMANDS
 from quantized_lm.cli.rescore import DEFAULT_MODEL
 from service import cli, server
 from service.settings import Settings
+from tests.conftest import TinyRun
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +80,17 @@ def test_a_folder_that_is_no_artifact_is_told_before_the_server_starts(tmp_path:
     assert "manifest.json" in result.stderr
 
 
+def test_a_damaged_model_is_refused_in_one_line(tiny_run: TinyRun, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_run.artifact, tmp_path / "tiny")
+    (folder / "weights.safetensors").write_bytes(b"damaged")
+    result = CliRunner().invoke(cli.build_cli(), ["serve", "--model", str(folder), "--port", "0"])
+    assert result.exit_code == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "weights.safetensors has 7 bytes" in errors[0]
+    assert "Traceback" not in result.stderr
+
+
 def test_main_runs_the_command_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,7 +107,6 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 
 def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[uvicorn.Config] = []
-    monkeypatch.setattr(server, "load_artifact", lambda _folder, **_options: None)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self: configs.append(self.config))
     server.serve(Settings(models=(Path("a"),), port=7, shutdown_s=9, log_level="debug"))
     (config,) = configs

@@ -76,7 +76,7 @@ REQUESTS = st.fixed_dictionaries(
     },
 )
 quick = settings(
-    max_examples=60,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

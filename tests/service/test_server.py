@@ -6,10 +6,11 @@ import contextlib
 import gc
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -92,11 +93,18 @@ def test_during_the_drain_ready_is_503_and_work_is_served_until_a_second_signal(
 
 
 class Stub:
-    """An app of which only the state is looked at."""
+    """An app of which only state and lifespan are looked at."""
 
     def __init__(self) -> None:
-        self.state = self
+        self.state = self.router = self
         self.draining = threading.Event()
+        self.is_running = False
+
+    @contextlib.asynccontextmanager
+    async def lifespan_context(self, _app: object) -> AsyncIterator[None]:
+        self.is_running = True
+        yield
+        self.is_running = False
 
 
 @pytest.mark.anyio
@@ -122,19 +130,35 @@ async def test_without_a_drain_the_first_signal_stops() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_port_that_is_taken_leaves_no_engine_behind() -> None:
+    app = Stub()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = uvicorn.Config(app, port=taken.getsockname()[1])  # type: ignore[arg-type]
+        server = DrainingServer(config, drain_s=0.0)
+        try:
+            with pytest.raises(SystemExit):
+                await server.serve()
+        finally:
+            gc.unfreeze()
+    assert not app.is_running
+
+
+@pytest.mark.anyio
 async def test_what_is_loaded_is_not_walked_by_the_garbage_collector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    frozen: list[int] = []
+    app, frozen = Stub(), gc.get_freeze_count()
 
-    async def load(_server: uvicorn.Server, sockets: object = None) -> None:
-        assert sockets is None
-        frozen.append(gc.get_freeze_count())
+    async def ignore(_server: uvicorn.Server, _sockets: object = None) -> None:
+        assert app.is_running
 
-    monkeypatch.setattr(uvicorn.Server, "startup", load)
-    server = DrainingServer(uvicorn.Config(Stub()), drain_s=0.0)  # type: ignore[arg-type]
+    monkeypatch.setattr(uvicorn.Server, "startup", ignore)
+    monkeypatch.setattr(uvicorn.Server, "shutdown", ignore)
+    server = DrainingServer(uvicorn.Config(app), drain_s=0.0)  # type: ignore[arg-type]
     try:
         await server.startup()
-        assert gc.get_freeze_count() > frozen[0]
+        assert gc.get_freeze_count() > frozen
     finally:
         gc.unfreeze()
+    await server.shutdown()
+    assert not app.is_running
