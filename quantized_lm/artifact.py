@@ -43,6 +43,9 @@ from quantized_lm.tree import build_tree
 
 FORMAT_VERSION = 1
 GOLDEN_TOLERANCE = 1e-3  # relative, per text: what served scores may differ from the reference
+# The same where activations are rounded to int8, which moves each token's score by hundredths of a
+# nat: the golden texts of the bundled model by 0.03 % to 0.7 %, the last a single word.
+GOLDEN_TOLERANCE_INT8 = 2e-2
 _REMEDY = "fetch or export the artifact again"
 _MANIFEST = "manifest.json"
 
@@ -108,7 +111,7 @@ class LoadedModel:
 
     Attributes:
         revision: "sha256:" and the manifest's hash: names these exact weights.
-        backend: name and variant of what computes, e.g. "cpu/avx512".
+        backend: name and variant of what computes, e.g. "cpu/avx2".
     """
 
     name: str
@@ -179,12 +182,16 @@ def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
     return manifest
 
 
-def load_artifact(folder: Path, *, backend: str = "auto") -> LoadedModel:
+def load_artifact(
+    folder: Path, *, backend: str = "auto", threads: int | None = None, pins: bool = False
+) -> LoadedModel:
     """Read, verify and prepare a model; nothing is returned unless all of it is right.
 
     Args:
         folder: holds manifest.json.
         backend: key of BACKENDS or "auto".
+        threads: of the cpu backend; None for one on each core that this process may use.
+        pins: whether each of them stays on one core.
 
     Raises:
         ArtifactVersionError: written by a newer version.
@@ -200,11 +207,11 @@ def load_artifact(folder: Path, *, backend: str = "auto") -> LoadedModel:
         )
         packed, plain = _unflatten(safetensors.numpy.load(content["weights.safetensors"]), manifest)
         config_class, model_class = ARCHITECTURES[manifest.architecture]
-        model = model_class(
+        floats = model_class(
             build(config_class, manifest.config, where="config", error=ArtifactIntegrityError)
         )
-        engine = select_backend(backend)
-        load_packed(model, packed, plain, engine)
+        engine = select_backend(backend, threads=threads, pins=pins)
+        model = load_packed(floats, packed, plain, engine)
     except (DataError, FormatError, SafetensorError, KeyError) as error:
         raise ArtifactIntegrityError(f"{folder}: {error}; {_REMEDY}") from None
     loaded = LoadedModel(
@@ -215,7 +222,8 @@ def load_artifact(folder: Path, *, backend: str = "auto") -> LoadedModel:
         tokenizer=tokenizer,
         model=model,
     )
-    _check_golden(folder, content["golden.json"], loaded)
+    least_tolerance = GOLDEN_TOLERANCE_INT8 if engine.activations == "int8" else 0.0
+    _check_golden(folder, content["golden.json"], loaded, least_tolerance)
     return loaded
 
 
@@ -318,10 +326,10 @@ def _unflatten(
 def _golden(parts: ArtifactParts) -> bytes:
     """Scores of the golden texts by the reference backend, one text at a time."""
     config_class, model_class = ARCHITECTURES[parts.manifest.architecture]
-    model = model_class(
+    floats = model_class(
         build(config_class, parts.manifest.config, where="config", error=ArtifactError)
     )
-    load_packed(model, parts.packed, parts.plain, select_backend("reference"))
+    model = load_packed(floats, parts.packed, parts.plain, select_backend("reference"))
     texts = [
         {"text": text, "log_prob": _score_text(model, parts.tokenizer, text)}
         for text in parts.golden_texts
@@ -329,11 +337,14 @@ def _golden(parts: ArtifactParts) -> bytes:
     return json.dumps({"tolerance": GOLDEN_TOLERANCE, "texts": texts}, indent=1).encode()
 
 
-def _check_golden(folder: Path, content: bytes, loaded: LoadedModel) -> None:
+def _check_golden(
+    folder: Path, content: bytes, loaded: LoadedModel, least_tolerance: float
+) -> None:
     golden = json.loads(content)
+    tolerance = max(golden["tolerance"], least_tolerance)
     for entry in golden["texts"]:
         got = _score_text(loaded.model, loaded.tokenizer, entry["text"])
-        if not abs(got - entry["log_prob"]) <= golden["tolerance"] * abs(entry["log_prob"]):
+        if not abs(got - entry["log_prob"]) <= tolerance * abs(entry["log_prob"]):
             raise ArtifactGoldenError(
                 f"{folder}: {entry['text']!r} scores {got:.6f} on {loaded.backend}; its golden "
                 f"score is {entry['log_prob']:.6f}; try --backend reference and report this"

@@ -6,6 +6,7 @@ Float and packed layers answer the same calls, so that a model's code is written
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,8 +16,15 @@ from torch.nn import functional
 
 from quantized_lm import ops
 from quantized_lm.errors import FormatError
+from quantized_lm.models.base import LanguageModel
+from quantized_lm.models.native import NativeModel
+from quantized_lm.models.plan import ProjectionPlan
 from quantized_lm.ops import Backend, PackedWeight
+from quantized_lm.ops.cpu import CpuBackend
 from quantized_lm.quant.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from quantized_lm.models.tree_transformer import TreeTransformer
 
 
 class TiedEmbedding(nn.Module):
@@ -41,15 +49,16 @@ class TiedEmbedding(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """A projection whose matrix stays packed. No gradient flows through it."""
+    """A projection whose matrix stays packed; its bias is plain. No gradient flows through it."""
 
-    def __init__(self, weight: PackedWeight) -> None:
+    def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
         super().__init__()
         self.weight = weight
+        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, K) float32 -> (M, N) float32."""
-        return ops.linear(x.contiguous(), self.weight)
+        return ops.linear(x.contiguous(), self.weight, self.bias)
 
 
 class PackedEmbedding(nn.Module):
@@ -78,11 +87,11 @@ def matrix_names(model: nn.Module) -> list[str]:
 
 
 def load_packed(
-    model: nn.Module,
+    model: TreeTransformer,
     packed: Mapping[str, QuantizedTensor],
     plain: Mapping[str, NDArray[np.float32]],
     backend: Backend,
-) -> None:
+) -> LanguageModel:
     """Turn a float model into a packed one, in place.
 
     Args:
@@ -90,13 +99,48 @@ def load_packed(
         plain: every other parameter.
         backend: lays the packed tensors out and computes with them.
 
+    Returns:
+        What to score with: the native engine's model on the cpu backend, else the module itself.
+
     Raises:
         FormatError: a tensor is missing, unexpected or of another shape; names it.
     """
-    expected = dict.fromkeys(matrix_names(model), True)
     parameters = dict(model.named_parameters())
+    _require_fit(parameters, matrix_names(model), packed, plain)
+    for name, tensor in packed.items():
+        path = name.removesuffix(".weight")
+        module, weight = model.get_submodule(path), backend.prepare(tensor)
+        if isinstance(module, nn.Linear):
+            model.set_submodule(path, PackedLinear(weight, module.bias))
+        else:
+            model.set_submodule(path, PackedEmbedding(weight))
+    for name, array in plain.items():
+        with torch.no_grad():
+            parameters[name].copy_(torch.from_numpy(array))
+    model.requires_grad_(requires_grad=False)
+    return NativeModel(model.plan(), backend) if isinstance(backend, CpuBackend) else model
+
+
+def packed_projection(module: nn.Module) -> ProjectionPlan:
+    """What a projection computes. The model must have been packed."""
+    assert isinstance(module, PackedLinear)
+    return ProjectionPlan(module.weight, module.bias)
+
+
+def packed_matrix(module: nn.Module) -> PackedWeight:
+    """The matrix of a tied embedding. The model must have been packed."""
+    assert isinstance(module, PackedEmbedding)
+    return module.weight
+
+
+def _require_fit(
+    parameters: Mapping[str, nn.Parameter],
+    matrices: list[str],
+    packed: Mapping[str, QuantizedTensor],
+    plain: Mapping[str, NDArray[np.float32]],
+) -> None:
     given: dict[str, QuantizedTensor | NDArray[np.float32]] = {**packed, **plain}
-    odd = sorted(set(parameters) ^ set(given)) or sorted(set(expected) ^ set(packed))
+    odd = sorted(set(parameters) ^ set(given)) or sorted(set(matrices) ^ set(packed))
     if odd:
         raise FormatError(f"tensor {odd[0]!r} does not fit the architecture's parameters")
     for name, value in given.items():
@@ -104,11 +148,3 @@ def load_packed(
             raise FormatError(
                 f"tensor {name!r} is {value.shape}; need {tuple(parameters[name].shape)}"
             )
-    for name, tensor in packed.items():
-        path = name.removesuffix(".weight")
-        kind = PackedLinear if isinstance(model.get_submodule(path), nn.Linear) else PackedEmbedding
-        model.set_submodule(path, kind(backend.prepare(tensor)))
-    for name, array in plain.items():
-        with torch.no_grad():
-            parameters[name].copy_(torch.from_numpy(array))
-    model.requires_grad_(requires_grad=False)

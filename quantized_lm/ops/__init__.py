@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from quantized_lm.errors import BackendError
-from quantized_lm.ops.backend import Backend, PackedWeight
+from quantized_lm.ops.backend import Backend, BackendOptions, PackedWeight
 from quantized_lm.ops.cpu import CpuBackend
 from quantized_lm.ops.cpu import why_unavailable as why_cpu_unavailable
 from quantized_lm.ops.embedding import embed
@@ -23,6 +23,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "BackendEntry",
+    "BackendOptions",
     "PackedWeight",
     "embed",
     "gather_log_prob",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 CPU_ISA_VARIABLE = "SECONDPASS_CPU_ISA"
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class BackendEntry:
 
     Attributes:
         name: key in BACKENDS.
-        create: make the backend; the argument is the instruction set asked for, None for the best.
+        create: make the backend.
         why_unavailable: the reason it cannot be used on this machine, None when it can.
     """
 
     name: str
-    create: Callable[[str | None], Backend]
+    create: Callable[[BackendOptions], Backend]
     why_unavailable: Callable[[], str | None]
 
     @property
@@ -64,18 +66,27 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
 )
 
 
-def select_backend(name: str = "auto", *, cpu_isa: str | None = None) -> Backend:
+def select_backend(
+    name: str = "auto",
+    *,
+    cpu_isa: str | None = None,
+    threads: int | None = None,
+    pins: bool = False,
+) -> Backend:
     """Create a backend: the named one, or for "auto" the first that works here.
 
     This is the one place that reads SECONDPASS_CPU_ISA, and only when `cpu_isa` is None.
 
     Args:
         name: key in BACKENDS, or "auto".
-        cpu_isa: "scalar", "avx2" or "avx512" for the cpu backend; None for the environment
-            variable's choice, and without one for the best this CPU has.
+        cpu_isa: instruction set of the cpu backend (`cpu.instruction_sets` lists them); None for
+            the environment variable's choice, and without one for the best this CPU has.
+        threads: of the cpu backend; None for one on each core that this process may use. Those
+            of torch, with which the reference computes, are torch's own matter.
+        pins: whether each of these threads stays on one core.
 
     Raises:
-        BackendError: unknown name, or unusable on this machine.
+        BackendError: unknown name, unusable on this machine, or no such number of threads.
     """
     isa = cpu_isa if cpu_isa is not None else os.environ.get(CPU_ISA_VARIABLE) or None
     if name == "auto":
@@ -84,4 +95,14 @@ def select_backend(name: str = "auto", *, cpu_isa: str | None = None) -> Backend
         name = next(available) if isa is None else "cpu"
     if name not in BACKENDS:
         raise BackendError(f"no backend is named {name!r}; known are auto, {', '.join(BACKENDS)}")
-    return BACKENDS[name].create(isa)
+    count = usable_cores() if threads is None else threads
+    if not 1 <= count <= MAX_THREADS:
+        raise BackendError(f"threads is {count}; need 1 to {MAX_THREADS}")
+    return BACKENDS[name].create(BackendOptions(isa, count, pins))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    return os.cpu_count() or 1

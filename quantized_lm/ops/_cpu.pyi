@@ -1,38 +1,93 @@
-"""Types of the native module; csrc/bindings.cpp says what each argument means."""
+"""Types of the native module; csrc/bindings*.cpp says what each argument means."""
 
 from collections.abc import Sequence
+from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 PANEL: int
+MAX_COLUMNS: int
 
 def instruction_sets() -> list[str]: ...
-def linear(
-    x: Tensor,
-    words: Tensor,
-    scale: Tensor,
-    levels: Tensor,
-    layout: Sequence[int],
-    isa: str,
-    y: Tensor,
-) -> None: ...
-def embed(
-    tokens: Tensor,
-    words: Tensor,
-    scale: Tensor,
-    levels: Tensor,
-    layout: Sequence[int],
-    isa: str,
-    y: Tensor,
-) -> None: ...
+def looks_up(isa: str) -> bool: ...
+def measure_peaks(threads: int, bursts: int) -> list[tuple[str, str, float]]: ...
+
+class Weight:
+    def __init__(
+        self, words: Tensor, scale: Tensor, levels: Tensor, layout: Sequence[int]
+    ) -> None: ...
+
+class Pool:
+    def __init__(self, threads: int, pins: bool) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def handle(self) -> int: ...
+
+def linear(x: Tensor, weight: Weight, isa: str, pool: int, y: Tensor) -> None: ...
+def embed(tokens: Tensor, weight: Weight, isa: str, pool: int, y: Tensor) -> None: ...
 def gather_log_prob(
-    hidden: Tensor,
-    rows: Tensor,
-    tokens: Tensor,
-    words: Tensor,
-    scale: Tensor,
-    levels: Tensor,
-    layout: Sequence[int],
-    isa: str,
-    y: Tensor,
+    hidden: Tensor, rows: Tensor, tokens: Tensor, weight: Weight, isa: str, pool: int, y: Tensor
 ) -> None: ...
+def time_linear(x: Tensor, weight: Weight, isa: str, repeats: int) -> float: ...
+
+class Floats:
+    def __init__(self, numbers: Tensor | None) -> None: ...
+
+class Activation(Enum):
+    squared_relu = ...
+    gelu_tanh = ...
+
+class NormPlan:
+    gain: Floats
+    bias: Floats
+    epsilon: float
+    subtracts_mean: bool
+
+class ProjectionPlan:
+    weight: Weight
+    bias: Floats
+
+class BlockPlan:
+    attention_norm: NormPlan
+    ffn_norm: NormPlan
+    qkv: ProjectionPlan
+    out: ProjectionPlan
+    up: ProjectionPlan
+    down: ProjectionPlan
+    mix_stream: float
+    mix_embedding: float
+
+class TransformerPlan:
+    model_dim: int
+    num_heads: int
+    ffn_dim: int
+    max_tokens: int
+    embedding: Weight
+    positions: Floats
+    cos: Floats
+    sin: Floats
+    normalizes_embedding: bool
+    normalizes_qk: bool
+    norm_epsilon: float
+    activation: Activation
+    blocks: list[BlockPlan]
+    final_norm: NormPlan
+
+class Tree:
+    def __len__(self) -> int: ...
+    @property
+    def run_nodes(self) -> int: ...
+
+class Transformer:
+    def __init__(self, isa: str, pool: Pool, plan: TransformerPlan) -> None: ...
+    def new_tree(self, path: Sequence[int]) -> Tree: ...
+    def extend(
+        self,
+        trees: Sequence[Tree],
+        parents: Sequence[NDArray[np.int32]],
+        tokens: Sequence[NDArray[np.int32]],
+        log_prob: NDArray[np.float32],
+    ) -> None: ...

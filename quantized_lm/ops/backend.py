@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from quantized_lm.quant.tensor import QuantizedTensor
+
+# What a product does with its float32 rows first: nothing, or `quantize_activations`.
+Activations = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What a backend may be asked for; one that has no use for an option ignores it.
+
+    Attributes:
+        isa: instruction set; None for the best this CPU has.
+        threads: that share the work, 1 to 1024.
+        pins: whether each thread stays on one core.
+    """
+
+    isa: str | None = None
+    threads: int = 1
+    pins: bool = False
 
 
 class Backend(Protocol):
@@ -16,6 +34,7 @@ class Backend(Protocol):
     Attributes:
         name: key in BACKENDS.
         variant: what inside the backend does the work, e.g. the instruction set; for reports.
+        activations: what products are computed from; decides what they must equal.
     """
 
     @property
@@ -26,6 +45,11 @@ class Backend(Protocol):
     @property
     def variant(self) -> str:
         """Which code path does the work, for reports."""
+        ...
+
+    @property
+    def activations(self) -> Activations:
+        """What products are computed from."""
         ...
 
     def prepare(self, tensor: QuantizedTensor) -> PackedWeight:
@@ -59,6 +83,7 @@ class PackedWeight:
         words: packed codes, int32 holding the bits of uint32; layout is the backend's own.
         scale: scales, layout and dtype the backend's own.
         levels: level table, dtype the backend's own.
+        layout: how the words are laid out, in numbers of the backend's own.
     """
 
     backend: Backend
@@ -68,6 +93,7 @@ class PackedWeight:
     words: Tensor
     scale: Tensor
     levels: Tensor
+    layout: tuple[int, ...] = ()
 
     @property
     def parts(self) -> list[Tensor]:

@@ -1,19 +1,21 @@
-"""The cpu backend: wraps the native module `_cpu`. The only file that imports it.
+"""The cpu backend: packs weights for the native module `_cpu` and calls it.
 
-Its weight layout, made once by `prepare` (csrc/weight.h reads it):
+csrc/kernels.h describes the layout that `prepare` makes once:
     words  (P, W, 64) int32   panels of 64 rows; word w of all 64 rows side by side, so that one
-                              vector load yields the same code position of many rows
+                              vector load yields the same code positions of many rows. Every group
+                              of columns starts on a word of its own.
     scale  (P, G, 64) float32
-    levels (16,) float32      zero where the format has fewer
-A word holds 32 / bits codes, lowest bits first, bits one of 1, 2, 4, 8. Ternary is widened to 2
-bits: base-3 digits cost a division each, and memory is not what limits the product. At 8 bits the
-words hold levels rather than codes, as int8, which saves a 256-entry look-up.
+    levels (16,) int8         zero where the format has fewer
+A word holds 32 / bits codes, bits one of 1, 2, 4, 8. Ternary is widened to 2 bits: base-3 digits
+cost a division each, and memory is not what limits the product. At 8 bits the words hold levels
+rather than codes, which saves a 256-entry look-up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TypeVar
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantized_lm.errors import BackendError
-from quantized_lm.ops.backend import PackedWeight
+from quantized_lm.ops.backend import Activations, BackendOptions, PackedWeight
 from quantized_lm.ops.checks import require_below, require_finite
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.quant.tensor import QuantizedTensor
@@ -35,7 +37,18 @@ else:
     _import_error = None
 
 _LEVEL_TABLE_SIZE = 16
+_BITS_PER_WORD = 32
+# What look-up kernels may multiply the sum of a subset by: it has to stay an int8.
+_LARGEST_FACTOR = 127
+_ACTIVATION_RULES = ("absmax", "quads")  # in the order of kernels.h
 _Number = TypeVar("_Number", bound=np.generic)
+
+
+class Layout(IntEnum):
+    """Where the codes of a word lie in it; the numbers are those of kernels.h."""
+
+    DOT = 0
+    LOOKUP = 1
 
 
 def why_unavailable() -> str | None:
@@ -50,19 +63,30 @@ def instruction_sets() -> list[str]:
     return _cpu.instruction_sets() if _import_error is None else []
 
 
+def measure_peaks(threads: int, bursts: int) -> list[tuple[str, str, float]]:
+    """Meter the machine's limits (csrc/peaks.h); empty without the module.
+
+    Returns:
+        (name, unit, units per second of all threads together) of each.
+    """
+    return _cpu.measure_peaks(threads, bursts) if _import_error is None else []
+
+
 @torch.library.custom_op("secondpass::linear_cpu", mutates_args=())
-def linear_cpu(x: Tensor, parts: Sequence[Tensor], layout: Sequence[int], isa: str) -> Tensor:
+def linear_cpu(
+    x: Tensor, parts: Sequence[Tensor], layout: Sequence[int], isa: str, pool: int
+) -> Tensor:
     """Multiply: (M, K) float32 to (M, N) float32.
 
     Args:
         x: (M, K) float32.
         parts: words, scale, levels as in the module docstring.
-        layout: N, K, group_size, bits.
+        layout: N, K, group_size, bits, Layout, activation rule.
         isa: instruction set, one of _cpu.instruction_sets().
+        pool: handle of the native pool whose threads share the work.
     """
-    words, scale, levels = parts
     y = x.new_empty((x.shape[0], layout[0]))
-    _cpu.linear(x.detach(), words, scale, levels, layout, isa, y)
+    _cpu.linear(x.detach(), _native_weight(parts, layout), isa, pool, y)
     return y
 
 
@@ -72,16 +96,17 @@ def _linear_fake(x: Tensor, _: Sequence[Tensor], layout: Sequence[int], *_rest: 
 
 
 @torch.library.custom_op("secondpass::embed_cpu", mutates_args=())
-def embed_cpu(tokens: Tensor, parts: Sequence[Tensor], layout: Sequence[int], isa: str) -> Tensor:
-    """Dequantize rows: (T,) int64 to (T, K) float32. Weight arguments as in linear_cpu.
+def embed_cpu(
+    tokens: Tensor, parts: Sequence[Tensor], layout: Sequence[int], isa: str, pool: int
+) -> Tensor:
+    """Dequantize rows: (T,) int64 to (T, K) float32. Other arguments as in linear_cpu.
 
     Raises:
         ShapeError: a token is out of range.
     """
-    words, scale, levels = parts
     require_below(tokens, layout[0], "tokens")
     y = tokens.new_empty((tokens.shape[0], layout[1]), dtype=torch.float32)
-    _cpu.embed(tokens, words, scale, levels, layout, isa, y)
+    _cpu.embed(tokens, _native_weight(parts, layout), isa, pool, y)
     return y
 
 
@@ -93,13 +118,14 @@ def _embed_fake(
 
 
 @torch.library.custom_op("secondpass::gather_log_prob_cpu", mutates_args=())
-def gather_log_prob_cpu(
+def gather_log_prob_cpu(  # noqa: PLR0913, PLR0917 - an operator takes no object
     hidden: Tensor,
     rows: Tensor,
     tokens: Tensor,
     parts: Sequence[Tensor],
     layout: Sequence[int],
     isa: str,
+    pool: int,
 ) -> Tensor:
     """Compute log softmax(hidden @ weight.T)[rows, tokens]: (C,) float32.
 
@@ -107,12 +133,12 @@ def gather_log_prob_cpu(
         ShapeError: a row or token is out of range.
         NonFiniteError: hidden holds NaN or infinity.
     """
-    words, scale, levels = parts
     require_finite(hidden, "hidden")
     require_below(rows, len(hidden), "rows")
     require_below(tokens, layout[0], "tokens")
     y = hidden.new_empty((rows.shape[0],))
-    _cpu.gather_log_prob(hidden.detach(), rows, tokens, words, scale, levels, layout, isa, y)
+    weight = _native_weight(parts, layout)
+    _cpu.gather_log_prob(hidden.detach(), rows, tokens, weight, isa, pool, y)
     return y
 
 
@@ -123,14 +149,26 @@ def _gather_log_prob_fake(hidden: Tensor, rows: Tensor, *_: object) -> Tensor:
 
 @dataclass(frozen=True)
 class CpuBackend:
-    """Native kernels of one instruction set, named by `variant`."""
+    """Native kernels of one instruction set.
+
+    Attributes:
+        variant: the instruction set.
+        threads: that share the work.
+        pins: whether each of them stays on one core.
+        pool: those threads.
+        pool_handle: what operators know them by.
+    """
 
     variant: str
+    threads: int
+    pins: bool
+    pool: _cpu.Pool = field(compare=False, repr=False)
+    pool_handle: int = field(compare=False, repr=False)
     name: str = "cpu"
 
     @classmethod
-    def create(cls, isa: str | None = None) -> CpuBackend:
-        """Use the given instruction set, or for None the best this CPU has.
+    def create(cls, options: BackendOptions) -> CpuBackend:
+        """Use the instruction set asked for, or the best this CPU has, and start the threads.
 
         Raises:
             BackendError: the native module is missing, or this CPU lacks the instruction set.
@@ -139,53 +177,92 @@ class CpuBackend:
         if reason is not None:
             raise BackendError(reason)
         usable = instruction_sets()
-        if isa is not None and isa not in usable:
+        if options.isa is not None and options.isa not in usable:
             raise BackendError(
-                f"instruction set {isa!r} was asked for; this CPU and build have {usable}"
+                f"instruction set {options.isa!r} was asked for; this CPU and build have "
+                f"{', '.join(usable)}"
             )
-        return cls(usable[-1] if isa is None else isa)
+        pool = _cpu.Pool(options.threads, options.pins)
+        return cls(options.isa or usable[-1], options.threads, options.pins, pool, pool.handle)
+
+    @property
+    def activations(self) -> Activations:
+        """What products are computed from."""
+        return "int8"
 
     def prepare(self, tensor: QuantizedTensor) -> PackedWeight:
-        """Repack for the kernels, as the module docstring describes."""
+        """Repack for the kernels, as the module docstring describes.
+
+        Raises:
+            BackendError: the weight is too wide for exact sums.
+        """
+        num_columns = tensor.shape[1]
+        if num_columns > _cpu.MAX_COLUMNS:
+            raise BackendError(
+                f"a weight has {num_columns} columns; the cpu backend takes at most "
+                f"{_cpu.MAX_COLUMNS}"
+            )
         bits = _bits_in_memory(tensor.format)
         stored = tensor.codes()
-        levels = np.zeros(_LEVEL_TABLE_SIZE, np.float32)
+        levels = np.zeros(_LEVEL_TABLE_SIZE, np.int8)
         if bits == 8:
             stored = tensor.levels[stored].view(np.uint8)
         else:
             levels[: len(tensor.levels)] = tensor.levels
+        layout = self._layout_for(bits, levels, len(tensor.levels))
+        words = _into_words(_pad_groups(stored, tensor.group_size, bits), bits, layout)
+        rule = _ACTIVATION_RULES.index(tensor.packed_format.activation_rule)
         return PackedWeight(
             backend=self,
             format=tensor.format,
             shape=tensor.shape,
             group_size=tensor.group_size,
-            words=torch.from_numpy(_by_panel(_shift_into_words(stored, bits), _cpu.PANEL)),
-            scale=torch.from_numpy(_by_panel(tensor.scale.astype(np.float32), _cpu.PANEL)),
-            levels=torch.from_numpy(levels),
+            words=_aligned(_by_panel(words, _cpu.PANEL)),
+            scale=_aligned(_by_panel(tensor.scale.astype(np.float32), _cpu.PANEL)),
+            levels=_aligned(levels),
+            layout=(*tensor.shape, tensor.group_size, bits, int(layout), rule),
         )
 
     def linear(self, x: Tensor, weight: PackedWeight) -> Tensor:
         """(M, K) float32 times weight transposed: (M, N) float32."""
-        y: Tensor = linear_cpu(x, weight.parts, _layout(weight), self.variant)
+        y: Tensor = linear_cpu(x, *self._arguments(weight))
         return y
 
     def embed(self, weight: PackedWeight, tokens: Tensor) -> Tensor:
         """Dequantize rows: (T,) int64 to (T, K) float32."""
-        rows: Tensor = embed_cpu(tokens, weight.parts, _layout(weight), self.variant)
+        rows: Tensor = embed_cpu(tokens, *self._arguments(weight))
         return rows
 
     def gather_log_prob(
         self, hidden: Tensor, weight: PackedWeight, rows: Tensor, tokens: Tensor
     ) -> Tensor:
         """Compute log softmax(hidden @ weight.T)[rows, tokens]: (C,) float32."""
-        log_prob: Tensor = gather_log_prob_cpu(
-            hidden, rows, tokens, weight.parts, _layout(weight), self.variant
-        )
+        log_prob: Tensor = gather_log_prob_cpu(hidden, rows, tokens, *self._arguments(weight))
         return log_prob
 
+    def time_linear(self, x: Tensor, weight: PackedWeight, repeats: int) -> float:
+        """Seconds that `repeats` products take on one thread, the rounding of x included.
 
-def _layout(weight: PackedWeight) -> list[int]:
-    return [*weight.shape, weight.group_size, _bits_in_memory(weight.format)]
+        Args:
+            x: (M, K) float32.
+            weight: (N, K), prepared by this backend.
+        """
+        return _cpu.time_linear(
+            x, _native_weight(weight.parts, weight.layout), self.variant, repeats
+        )
+
+    def _arguments(self, weight: PackedWeight) -> tuple[list[Tensor], list[int], str, int]:
+        return weight.parts, list(weight.layout), self.variant, self.pool_handle
+
+    def _layout_for(self, bits: int, levels: NDArray[np.int8], num_levels: int) -> Layout:
+        """Look-up where there are kernels for it and the level table allows it."""
+        is_possible = bits <= 2 and _cpu.looks_up(self.variant)
+        return Layout.LOOKUP if is_possible and _is_additive(levels, num_levels) else Layout.DOT
+
+
+def _native_weight(parts: Sequence[Tensor], layout: Sequence[int]) -> _cpu.Weight:
+    words, scale, levels = parts
+    return _cpu.Weight(words, scale, levels, layout)
 
 
 def _bits_in_memory(format_name: str) -> int:
@@ -194,16 +271,52 @@ def _bits_in_memory(format_name: str) -> int:
     return next(bits for bits in (1, 2, 4, 8) if bits >= needed)
 
 
-def _shift_into_words(codes: NDArray[np.uint8], bits: int) -> NDArray[np.int32]:
-    """(N, K) uint8 to (N, ceil(K * bits / 32)) int32, lowest bits first."""
+def _is_additive(levels: NDArray[np.int8], num_levels: int) -> bool:
+    """Whether level[code] = level[0] + sum over bits b of the code of factor[b], each an int8.
+
+    Args:
+        levels: (16,), as the kernels see them: zero from num_levels on.
+        num_levels: at most 4.
+    """
+    table = levels.astype(np.int64)
+    factors = table[1:3] - table[0]
+    is_sum = num_levels < 4 or table[3] == table[0] + factors.sum()
+    return bool(is_sum) and bool((abs(factors) <= _LARGEST_FACTOR).all())
+
+
+def _pad_groups(codes: NDArray[np.uint8], group_size: int, bits: int) -> NDArray[np.uint8]:
+    """Make every group fill whole words: (N, K) to (N, G * padded group)."""
     num_rows, num_columns = codes.shape
-    per_word = 32 // bits
-    num_words = -(-num_columns // per_word)
-    padded = np.zeros((num_rows, num_words * per_word), np.uint8)
-    padded[:, :num_columns] = codes
-    words = np.zeros((num_rows, num_words), np.uint32)
+    num_groups = -(-num_columns // group_size)
+    per_word = _BITS_PER_WORD // bits
+    padded_size = -(-group_size // per_word) * per_word
+    whole = np.zeros((num_rows, num_groups * group_size), np.uint8)
+    whole[:, :num_columns] = codes
+    padded = np.zeros((num_rows, num_groups, padded_size), np.uint8)
+    padded[:, :, :group_size] = whole.reshape(num_rows, num_groups, group_size)
+    return padded.reshape(num_rows, num_groups * padded_size)
+
+
+def _piece_shifts(bits: int, layout: Layout) -> NDArray[np.int64]:
+    """Where in a word each code's pieces begin: (codes in a word, pieces), lowest bits first."""
+    position = np.arange(_BITS_PER_WORD // bits)[:, None]
+    if layout is Layout.DOT:
+        return 8 * (position % 4) + bits * (position // 4)
+    plane = np.arange(2) if bits == 2 else position // 16
+    return 8 * (position // 4 % 4) + 4 * plane + position % 4
+
+
+def _into_words(codes: NDArray[np.uint8], bits: int, layout: Layout) -> NDArray[np.int32]:
+    """(N, W * codes in a word) uint8 to (N, W) int32."""
+    shifts = _piece_shifts(bits, layout)
+    per_word, num_pieces = shifts.shape
+    piece_bits = bits // num_pieces
+    words = np.zeros((len(codes), codes.shape[1] // per_word), np.uint32)
     for position in range(per_word):
-        words |= padded[:, position::per_word].astype(np.uint32) << np.uint32(position * bits)
+        code = codes[:, position::per_word].astype(np.uint32)
+        for piece in range(num_pieces):
+            value = code >> np.uint32(piece * piece_bits) & np.uint32((1 << piece_bits) - 1)
+            words |= value << np.uint32(shifts[position, piece])
     return words.view(np.int32)
 
 
@@ -213,3 +326,8 @@ def _by_panel(rows: NDArray[_Number], panel: int) -> NDArray[_Number]:
     padded = np.zeros((num_panels * panel, rows.shape[1]), rows.dtype)
     padded[: len(rows)] = rows
     return np.ascontiguousarray(padded.reshape(num_panels, panel, -1).transpose(0, 2, 1))
+
+
+def _aligned(array: NDArray[np.generic]) -> Tensor:
+    """Copy to memory on a cache line, as torch's is: no vector that is loaded straddles two."""
+    return torch.from_numpy(array).clone()

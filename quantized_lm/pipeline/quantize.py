@@ -20,7 +20,7 @@ from torch.optim import AdamW
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.models.layers import matrix_names
-from quantized_lm.models.transformer import Transformer
+from quantized_lm.models.tree_transformer import TreeTransformer
 from quantized_lm.pipeline.batches import IGNORED, WindowPacker
 from quantized_lm.pipeline.checkpoint import Progress, Training, load_weights
 from quantized_lm.pipeline.corpus import open_corpus
@@ -97,14 +97,14 @@ def quantize(recipe: Recipe, *, out: Path, checkpoint_every_s: float = CHECKPOIN
     return loop.out / "checkpoint.pt"
 
 
-def load_teacher(recipe: Recipe, out: Path) -> Transformer:
+def load_teacher(recipe: Recipe, out: Path) -> TreeTransformer:
     """The float model of the train stage, frozen."""
     teacher = make_model(recipe)
     teacher.load_state_dict(load_weights(out / "train" / "checkpoint.pt"))
     return teacher.requires_grad_(requires_grad=False)
 
 
-def make_student(recipe: Recipe, teacher: Transformer) -> Transformer:
+def make_student(recipe: Recipe, teacher: TreeTransformer) -> TreeTransformer:
     """A copy of the teacher whose matrices pass through quantizers on their way into the model."""
     student = make_model(recipe)
     student.load_state_dict(teacher.state_dict())
@@ -139,7 +139,7 @@ def load_student(recipe: Recipe, out: Path) -> Student:
 
 
 def distillation_loss(
-    student: Transformer, teacher: Transformer, *, kl_weight: float, compiled: bool
+    student: TreeTransformer, teacher: TreeTransformer, *, kl_weight: float, compiled: bool
 ) -> Objective:
     """The stage's loss as a function of windows."""
 

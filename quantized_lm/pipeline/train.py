@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.models import ARCHITECTURES
-from quantized_lm.models.transformer import Transformer
+from quantized_lm.models.tree_transformer import TreeTransformer
 from quantized_lm.pipeline.batches import IGNORED, WindowPacker
 from quantized_lm.pipeline.checkpoint import Progress, Training
 from quantized_lm.pipeline.corpus import Corpus, prepare_corpus
@@ -69,7 +69,7 @@ def train(
     return loop.out / "checkpoint.pt"
 
 
-def make_model(recipe: Recipe) -> Transformer:
+def make_model(recipe: Recipe) -> TreeTransformer:
     """An uninitialized float model of the recipe's architecture and sizes.
 
     Raises:
@@ -110,7 +110,7 @@ def recipe_key(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
-def next_token_loss(model: Transformer, *, compiled: bool) -> Objective:
+def next_token_loss(model: TreeTransformer, *, compiled: bool) -> Objective:
     """Mean cross entropy of windows in nats per token, in bfloat16 with float32 sums.
 
     Args:

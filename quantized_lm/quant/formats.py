@@ -25,12 +25,14 @@ class PackedFormat:
         name: key in FORMATS.
         num_levels: how many codes there are, and the base of a byte's digits.
         codes_per_byte: digits held by one byte; num_levels ** codes_per_byte <= 256.
+        activation_rule: key in ACTIVATION_RULES: how int8 kernels round what they multiply with.
         level_tables: named int8 level tables, ascending, the default one first.
     """
 
     name: str
     num_levels: int
     codes_per_byte: int
+    activation_rule: str
     level_tables: Mapping[str, tuple[int, ...]]
 
     @property
@@ -54,9 +56,15 @@ class PackedFormat:
 
 
 def _format(
-    name: str, num_levels: int, codes_per_byte: int, **level_tables: tuple[int, ...]
+    name: str,
+    num_levels: int,
+    codes_per_byte: int,
+    activation_rule: str,
+    **level_tables: tuple[int, ...],
 ) -> PackedFormat:
-    return PackedFormat(name, num_levels, codes_per_byte, MappingProxyType(level_tables))
+    return PackedFormat(
+        name, num_levels, codes_per_byte, activation_rule, MappingProxyType(level_tables)
+    )
 
 
 # "normal" is the 16-level Lloyd-Max quantizer of a standard Gaussian, found by iterating its two
@@ -69,11 +77,11 @@ FORMATS: Mapping[str, PackedFormat] = MappingProxyType(
     {
         row.name: row
         for row in (
-            _format("1bit", 2, 8, sign=(-1, 1)),
-            _format("ternary", 3, 5, ternary=(-1, 0, 1)),
-            _format("2bit", 4, 4, balanced=(-3, -1, 1, 3)),
-            _format("4bit", 16, 2, uniform=tuple(range(-15, 16, 2)), normal=_NORMAL_16),
-            _format("8bit", 256, 1, uniform=tuple(range(-128, 128))),
+            _format("1bit", 2, 8, "quads", sign=(-1, 1)),
+            _format("ternary", 3, 5, "quads", ternary=(-1, 0, 1)),
+            _format("2bit", 4, 4, "quads", balanced=(-3, -1, 1, 3)),
+            _format("4bit", 16, 2, "absmax", uniform=tuple(range(-15, 16, 2)), normal=_NORMAL_16),
+            _format("8bit", 256, 1, "absmax", uniform=tuple(range(-128, 128))),
         )
     }
 )

@@ -11,6 +11,7 @@ import torch
 
 from quantized_lm.artifact import (
     GOLDEN_TOLERANCE,
+    GOLDEN_TOLERANCE_INT8,
     _manifest_hash,
     bundled_path,
     load_artifact,
@@ -128,10 +129,18 @@ def test_a_manifest_that_is_no_json_is_refused(artifact: Path) -> None:
             load_artifact(artifact)
 
 
-def test_a_model_that_misses_its_golden_scores_is_refused(artifact: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "tolerance"), [("reference", GOLDEN_TOLERANCE), ("cpu", GOLDEN_TOLERANCE_INT8)]
+)
+def test_a_model_that_misses_its_golden_scores_is_refused(
+    artifact: Path, backend: str, tolerance: float
+) -> None:
+    reason = BACKENDS[backend].why_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
     path = artifact / "golden.json"
     golden = json.loads(path.read_text())
-    golden["texts"][2]["log_prob"] *= 1 + 2 * GOLDEN_TOLERANCE
+    golden["texts"][2]["log_prob"] *= 1 + 2 * tolerance
     path.write_text(json.dumps(golden))
     content = path.read_bytes()
     files = json.loads((artifact / "manifest.json").read_text())["files"]
@@ -141,7 +150,7 @@ def test_a_model_that_misses_its_golden_scores_is_refused(artifact: Path) -> Non
     }
     edit_manifest(artifact, seal=True, files=files)
     with pytest.raises(ArtifactGoldenError, match="golden score is"):
-        load_artifact(artifact)
+        load_artifact(artifact, backend=backend)
 
 
 def test_an_unknown_backend_or_model_is_refused(artifact: Path) -> None:
@@ -163,7 +172,9 @@ def test_the_bundled_model_loads_and_is_small() -> None:
     )
 
 
-@pytest.mark.parametrize(("backend", "tolerance"), [("reference", 1e-5), ("cpu", 1e-3)])
+@pytest.mark.parametrize(
+    ("backend", "tolerance"), [("reference", 1e-5), ("cpu", GOLDEN_TOLERANCE_INT8)]
+)
 def test_the_bundled_model_scores_as_float32_of_its_unpacked_weights(
     backend: str, tolerance: float
 ) -> None:

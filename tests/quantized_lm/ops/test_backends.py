@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,16 @@ import pytest
 import torch
 
 from quantized_lm.errors import BackendError
-from quantized_lm.ops import BACKENDS, CPU_ISA_VARIABLE, select_backend
+from quantized_lm.ops import (
+    BACKENDS,
+    CPU_ISA_VARIABLE,
+    MAX_THREADS,
+    BackendOptions,
+    select_backend,
+    usable_cores,
+)
 from quantized_lm.ops import cpu as cpu_module
-from quantized_lm.ops.cpu import CpuBackend, instruction_sets
+from quantized_lm.ops.cpu import CpuBackend, Layout, instruction_sets, measure_peaks
 from quantized_lm.quant.tensor import QuantizedTensor
 
 
@@ -27,7 +34,7 @@ def _without_native(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_native_backend_is_preferred(cpu: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CPU_ISA_VARIABLE, raising=False)
     assert list(BACKENDS) == ["cpu", "reference"]
-    assert select_backend() == cpu
+    assert (select_backend().name, select_backend().variant) == ("cpu", cpu.variant)
     assert select_backend("reference").name == "reference"
 
 
@@ -36,16 +43,18 @@ def test_the_environment_forces_an_instruction_set(
 ) -> None:
     monkeypatch.setenv(CPU_ISA_VARIABLE, "scalar")
     assert select_backend("cpu").variant == "scalar"
-    assert select_backend("cpu", cpu_isa=cpu.variant) == cpu
+    assert select_backend("cpu", cpu_isa=cpu.variant, threads=1) == cpu
     monkeypatch.setenv(CPU_ISA_VARIABLE, "")
-    assert select_backend("cpu") == cpu
+    assert select_backend("cpu", threads=1) == cpu
 
 
 @pytest.mark.usefixtures("cpu")
 def test_an_instruction_set_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CPU_ISA_VARIABLE, "avx9000")
     for name in ("auto", "cpu"):
-        with pytest.raises(BackendError, match="'avx9000' was asked for"):
+        with pytest.raises(
+            BackendError, match="'avx9000' was asked for; this CPU and build have scalar"
+        ):
             select_backend(name)
 
 
@@ -62,11 +71,13 @@ def test_without_the_native_module_the_reference_serves() -> None:
     with pytest.raises(BackendError, match="build the package"):
         select_backend("cpu")
     assert instruction_sets() == []
+    assert measure_peaks(1, 1) == []
 
 
 def test_a_missing_native_module_is_found_out_at_import() -> None:
     program = (
         "import sys; sys.modules['quantized_lm.ops._cpu'] = None; "
+        "import quantized_lm.models; "
         "from quantized_lm.ops import select_backend; print(select_backend().name)"
     )
     answer = subprocess.run(
@@ -81,20 +92,63 @@ def test_a_forced_instruction_set_is_never_ignored() -> None:
         select_backend("auto", cpu_isa="avx2")
 
 
-def native_arguments(**changes: Any) -> dict[str, Any]:
-    arguments = {
-        "x": torch.zeros(2, 20),
-        "words": torch.zeros(1, 2, 64, dtype=torch.int32),
-        "scale": torch.zeros(1, 1, 64),
-        "levels": torch.zeros(16),
-        "layout": [5, 20, 20, 2],
-        "isa": "scalar",
-        "y": torch.zeros(2, 5),
-    }
-    return arguments | changes
+@pytest.mark.parametrize("threads", [0, -1, MAX_THREADS + 1])
+def test_a_number_of_threads_that_cannot_be_is_refused(threads: int) -> None:
+    with pytest.raises(BackendError, match=f"threads is {threads}; need 1 to 1024"):
+        select_backend(threads=threads)
 
 
 @pytest.mark.usefixtures("cpu")
+def test_without_a_number_of_threads_there_is_one_on_each_usable_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    backend = select_backend("cpu")
+    assert isinstance(backend, CpuBackend)
+    assert backend.threads == backend.pool.threads == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert usable_cores() == 2
+
+
+def native_weight(**changes: Any) -> Any:
+    parts = {
+        "words": torch.zeros(1, 2, 64, dtype=torch.int32),
+        "scale": torch.zeros(1, 1, 64),
+        "levels": torch.zeros(16, dtype=torch.int8),
+        "layout": [5, 20, 20, 2, Layout.DOT, 0],
+    }
+    return native_module().Weight(**(parts | changes))
+
+
+def native_module() -> Any:
+    return importlib.import_module("quantized_lm.ops._cpu")
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"words": torch.zeros(1, 1, 64, dtype=torch.int32)}, ValueError, "need \\(1, 2, 64\\)"),
+        ({"words": torch.zeros(1, 2, 64)}, TypeError, "incompatible"),
+        ({"scale": torch.zeros(1, 2, 64)}, ValueError, "scale is \\(1, 2, 64\\)"),
+        ({"scale": torch.zeros(1, 1, 128)[:, :, ::2]}, TypeError, "incompatible"),
+        ({"levels": torch.zeros(4, dtype=torch.int8)}, ValueError, "levels are \\(4\\)"),
+        ({"layout": [5, 20, 20, 3, 0, 0]}, ValueError, "bits are 3"),
+        ({"layout": [5, 20, 0, 2, 0, 0]}, ValueError, "group_size are 5, 20, 0"),
+        ({"layout": [5, 131073, 5, 2, 0, 0]}, ValueError, "131073"),
+        ({"layout": [5, 20, 20, 4, 1, 0]}, ValueError, "layout is 1"),
+        ({"layout": [5, 20, 20, 2, 0, 2]}, ValueError, "rule is 2"),
+    ],
+)
+def test_the_native_module_takes_no_weight_that_does_not_fit(
+    changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    native_weight()
+    with pytest.raises(error, match=message):
+        native_weight(**changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -103,21 +157,78 @@ def native_arguments(**changes: Any) -> dict[str, Any]:
         ({"y": torch.zeros(5, 2).T}, TypeError),
         ({"x": torch.zeros(2, 19)}, ValueError),
         ({"y": torch.zeros(2, 6)}, ValueError),
-        ({"words": torch.zeros(1, 1, 64, dtype=torch.int32)}, ValueError),
-        ({"scale": torch.zeros(1, 2, 64)}, ValueError),
-        ({"levels": torch.zeros(4)}, ValueError),
-        ({"layout": [5, 20, 20, 3]}, ValueError),
-        ({"layout": [5, 20, 0, 2]}, ValueError),
         ({"isa": "avx9000"}, ValueError),
+        ({"pool": 10**6}, ValueError),
     ],
 )
 def test_the_native_module_copies_nothing_and_refuses_what_does_not_fit(
-    changes: dict[str, Any], error: type[Exception]
+    cpu: CpuBackend, changes: dict[str, Any], error: type[Exception]
 ) -> None:
-    native = importlib.import_module("quantized_lm.ops._cpu")
-    native.linear(**native_arguments())
+    arguments = {
+        "x": torch.zeros(2, 20),
+        "weight": native_weight(),
+        "isa": "scalar",
+        "pool": cpu.pool_handle,
+        "y": torch.zeros(2, 5),
+    }
+    native_module().linear(**arguments)
     with pytest.raises(error):
-        native.linear(**native_arguments(**changes))
+        native_module().linear(**(arguments | changes))
+
+
+@pytest.mark.usefixtures("cpu")
+def test_a_weight_laid_out_for_look_up_is_refused_by_kernels_that_cannot() -> None:
+    weight = native_weight(layout=[5, 20, 20, 2, Layout.LOOKUP, 1])
+    with pytest.raises(ValueError, match="instruction set scalar needs dot products"):
+        native_module().time_linear(torch.zeros(1, 20), weight, "scalar", 1)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "levels", "layout"),
+    [
+        ("1bit", (-1, 1), Layout.LOOKUP),
+        ("1bit", (-64, 64), Layout.DOT),  # 128 is no int8
+        ("1bit", (-127,), Layout.LOOKUP),
+        ("ternary", (-1, 0, 1), Layout.LOOKUP),
+        ("2bit", (-3, -1, 1, 3), Layout.LOOKUP),
+        ("2bit", (-8, -1, 2, 8), Layout.DOT),  # 8 is not -1 + 2 + 8
+        ("4bit", tuple(range(16)), Layout.DOT),
+        ("8bit", (1, 2), Layout.DOT),
+    ],
+)
+def test_weights_are_laid_out_for_look_up_where_levels_are_sums(
+    format_name: str, levels: tuple[int, ...], layout: Layout
+) -> None:
+    tensor = QuantizedTensor.from_codes(
+        np.zeros((3, 5), np.uint8),
+        np.ones((3, 1), np.float16),
+        np.array(levels, np.int8),
+        format=format_name,
+    )
+    for isa in instruction_sets():
+        weight = CpuBackend.create(BackendOptions(isa)).prepare(tensor)
+        assert weight.layout[4] == (layout if isa == "avx512vbmi" else Layout.DOT)
+
+
+def test_a_weight_too_wide_for_exact_sums_is_refused(cpu: CpuBackend) -> None:
+    tensor = QuantizedTensor.from_codes(
+        np.zeros((1, 131073), np.uint8),
+        np.ones((1, 1), np.float16),
+        np.array([-1, 1], np.int8),
+        format="1bit",
+    )
+    with pytest.raises(BackendError, match="131073 columns; the cpu backend takes at most 131072"):
+        cpu.prepare(tensor)
+
+
+def test_a_product_can_be_timed(cpu: CpuBackend) -> None:
+    tensor = QuantizedTensor.from_codes(
+        np.zeros((64, 64), np.uint8),
+        np.ones((64, 1), np.float16),
+        np.array([-1, 1], np.int8),
+        format="1bit",
+    )
+    assert cpu.time_linear(torch.ones(40, 64), cpu.prepare(tensor), repeats=3) > 0
 
 
 @pytest.mark.parametrize(("format_name", "bits"), [("1bit", 1), ("ternary", 2), ("4bit", 4)])
@@ -130,20 +241,5 @@ def test_memory_stays_near_the_bits_of_the_format(
         np.array([-1, 1], np.int8),
         format=format_name,
     )
-    scales_and_levels = 256 * 4 + 16 * 4
+    scales_and_levels = 256 * 4 + 16
     assert cpu.prepare(tensor).size_bytes == 256 * 256 * bits // 8 + scales_and_levels
-
-
-@pytest.mark.usefixtures("cpu")
-def test_code_for_newer_cpus_leaks_no_shared_symbol() -> None:
-    # A weak symbol (an inline function, a template) emitted by the AVX-512 copy of the kernels may
-    # be the one the linker keeps for everybody, which is an illegal instruction on an older CPU.
-    objects = sorted(Path(__file__).parents[3].glob("build/**/kernels_*.dir/gemm.cpp.o"))
-    if not objects:
-        pytest.skip("the object files of the build are not kept in build/")
-    for path in objects:
-        listing = subprocess.run(
-            ["nm", "--defined-only", "-C", str(path)], check=True, capture_output=True, text=True
-        ).stdout
-        kinds = {line.split(maxsplit=2)[1] for line in listing.splitlines()}
-        assert not kinds & set("WVu"), f"{path.parent.name}: {listing}"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quantized_lm.errors import NonFiniteError, ShapeError
 from quantized_lm.ops import embed, gather_log_prob, linear
-from quantized_lm.ops.backend import Backend, PackedWeight
+from quantized_lm.ops.backend import Backend, BackendOptions, PackedWeight
 from quantized_lm.ops.cpu import (
     CpuBackend,
     embed_cpu,
@@ -23,7 +23,9 @@ from quantized_lm.ops.cpu import (
 from quantized_lm.ops.reference import (
     ReferenceBackend,
     embed_reference,
+    gather_log_prob_int8_reference,
     gather_log_prob_reference,
+    linear_int8_reference,
     linear_reference,
 )
 from quantized_lm.quant.formats import FORMATS, Grid
@@ -49,7 +51,8 @@ def test_a_row_gives_the_same_bits_alone_and_in_any_batch(format_name: str) -> N
     x = normal(23, 150)
     rows, tokens = torch.arange(23), torch.arange(23) * 3
     for isa in instruction_sets():
-        weight = packed(CpuBackend.create(isa), Grid.named(format_name, group_size=64), (70, 150))
+        backend = CpuBackend.create(BackendOptions(isa, threads=3))
+        weight = packed(backend, Grid.named(format_name, group_size=64), (70, 150))
         y, log_prob = linear(x, weight), gather_log_prob(x, weight, rows, tokens)
         for m in range(len(x)):
             row = x[m : m + 1]
@@ -192,16 +195,22 @@ def operator_calls(backend: Backend) -> list[tuple[Any, tuple[Any, ...]]]:
     x, rows, tokens = normal(2, 50), indices(0, 1), indices(5, 6)
     if isinstance(backend, ReferenceBackend):
         kind = ("2bit", 50)
+        if backend.activations == "int8":
+            return [
+                (linear_int8_reference, (x, weight.parts, *kind)),
+                (gather_log_prob_int8_reference, (x, rows, tokens, weight.parts, *kind)),
+            ]
         return [
             (linear_reference, (x, weight.parts, *kind)),
             (embed_reference, (tokens, weight.parts, "2bit", 50, 50)),
             (gather_log_prob_reference, (x, rows, tokens, weight.parts, *kind)),
         ]
-    layout = [70, 50, 50, 2]
+    assert isinstance(backend, CpuBackend)
+    arguments = (weight.parts, list(weight.layout), backend.variant, backend.pool_handle)
     return [
-        (linear_cpu, (x, weight.parts, layout, backend.variant)),
-        (embed_cpu, (tokens, weight.parts, layout, backend.variant)),
-        (gather_log_prob_cpu, (x, rows, tokens, weight.parts, layout, backend.variant)),
+        (linear_cpu, (x, *arguments)),
+        (embed_cpu, (tokens, *arguments)),
+        (gather_log_prob_cpu, (x, rows, tokens, *arguments)),
     ]
 
 

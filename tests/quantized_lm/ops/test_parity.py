@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from quantized_lm.errors import BackendError
-from quantized_lm.ops.backend import Backend, PackedWeight
+from quantized_lm.ops.backend import Activations, Backend, PackedWeight
 from quantized_lm.ops.parity import require_parity
-from quantized_lm.ops.reference import ReferenceBackend
+from quantized_lm.ops.reference import ReferenceBackend, multiply_codes
+from quantized_lm.quant.activations import QuantizedActivations, quantize_activations
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.quant.tensor import QuantizedTensor
 
@@ -81,39 +83,136 @@ def test_backend_survives_zero_groups_and_extreme_scales(
     require_parity(backend, tensor, torch.zeros(4, 90))
 
 
+def one_level_off(weight: PackedWeight) -> PackedWeight:
+    levels = weight.levels.clone()
+    levels[-1] -= 1
+    return replace(weight, levels=levels)
+
+
+def one_scale_off(weight: PackedWeight) -> PackedWeight:
+    scale = weight.scale.clone()
+    scale[-1, -1] *= 1.001
+    return replace(weight, scale=scale)
+
+
+def no_tail_column(weight: PackedWeight) -> PackedWeight:
+    """The 41st ternary code, the only one of the third word, becomes the middle level: zero."""
+    words = weight.words.clone()
+    words[:, -1] = 1
+    return replace(weight, words=words)
+
+
+FAULTS: dict[str, Callable[[PackedWeight], PackedWeight]] = {
+    "level": one_level_off,
+    "scale": one_scale_off,
+    "tail": no_tail_column,
+}
+
+
 @dataclass(frozen=True)
 class FaultyBackend(ReferenceBackend):
-    """The reference with one planted fault."""
+    """The reference, one of whose operations reads a spoiled weight."""
 
+    operation: str = ""
     fault: str = ""
 
+    def _seen_by(self, operation: str, weight: PackedWeight) -> PackedWeight:
+        return FAULTS[self.fault](weight) if operation == self.operation else weight
+
     def linear(self, x: Tensor, weight: PackedWeight) -> Tensor:
-        """Leave the last column of the weight out."""
-        y = super().linear(x, weight)
-        if self.fault == "linear":
-            y = y - x[:, -1:] * self.embed(weight, torch.arange(weight.shape[0]))[:, -1]
-        return y
+        """Multiply by what this operation sees."""
+        return super().linear(x, self._seen_by("linear", weight))
 
     def embed(self, weight: PackedWeight, tokens: Tensor) -> Tensor:
-        """Return a NaN."""
-        rows = super().embed(weight, tokens)
-        if self.fault == "embed":
-            rows[0, 0] = torch.nan
-        return rows
+        """Look up in what this operation sees."""
+        return super().embed(self._seen_by("embed", weight), tokens)
 
     def gather_log_prob(
         self, hidden: Tensor, weight: PackedWeight, rows: Tensor, tokens: Tensor
     ) -> Tensor:
-        """Count one padding row of logit 0 in the sum."""
-        log_prob = super().gather_log_prob(hidden, weight, rows, tokens)
-        if self.fault == "gather_log_prob":
-            log_prob = log_prob - log_prob.logsumexp(0).exp().log1p()
-        return log_prob
+        """Multiply by what this operation sees."""
+        seen = self._seen_by("gather_log_prob", weight)
+        return super().gather_log_prob(hidden, seen, rows, tokens)
 
 
-@pytest.mark.parametrize("fault", ["linear", "embed", "gather_log_prob"])
-def test_a_planted_fault_is_found(fault: str) -> None:
+@pytest.mark.parametrize("activations", ["float32", "int8"])
+@pytest.mark.parametrize("operation", ["linear", "embed", "gather_log_prob"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_weight_is_found(activations: Activations, operation: str, fault: str) -> None:
+    tensor = random_tensor("ternary", (-1, 0, 1), (30, 41), 20)
+    tensor.words[-1, -1] = 2  # so that every fault meets a level that is not zero
+    require_parity(FaultyBackend(activations=activations), tensor, normal(3, 41))
+    faulty = FaultyBackend(activations=activations, operation=operation, fault=fault)
+    with pytest.raises(BackendError, match=rf"^{operation} of reference .*{activations}"):
+        require_parity(faulty, tensor, normal(3, 41))
+
+
+@dataclass(frozen=True)
+class InexactBackend(ReferenceBackend):
+    """int8 activations with one planted fault in the arithmetic."""
+
+    fault: str = ""
+
+    def linear(self, x: Tensor, weight: PackedWeight) -> Tensor:
+        """Multiply, nearly right."""
+        activations = quantize_activations(x, FORMATS[weight.format].activation_rule)
+        codes, step = activations.codes.clone(), activations.step.clone()
+        if self.fault == "code":
+            codes[-1, -1] += 1
+        if self.fault == "step":
+            step[-1] = torch.nextafter(step[-1], torch.tensor(torch.inf))
+        spoiled = QuantizedActivations(codes, step)
+        y = multiply_codes(spoiled, weight.parts, weight.format, weight.group_size)
+        if self.fault == "order":
+            one = torch.ones_like(step)
+            unscaled = QuantizedActivations(codes, one)
+            scaled = weight.scale.float() * step[-1]
+            y[-1] = multiply_codes(
+                unscaled, [weight.words, scaled, weight.levels], weight.format, weight.group_size
+            )[-1]
+        return y
+
+
+@pytest.mark.parametrize("fault", ["code", "step", "order"])
+@pytest.mark.parametrize("format_name", ["1bit", "8bit"])
+def test_int8_products_are_held_to_the_last_bit(format_name: str, fault: str) -> None:
+    tensor = random_tensor(format_name, FORMATS[format_name].levels, (30, 40), 20)
+    require_parity(InexactBackend(activations="int8"), tensor, normal(3, 40))
+    with pytest.raises(BackendError, match=r"^linear of reference"):
+        require_parity(InexactBackend(activations="int8", fault=fault), tensor, normal(3, 40))
+
+
+@dataclass(frozen=True)
+class NanBackend(ReferenceBackend):
+    """Embeds a NaN."""
+
+    def embed(self, weight: PackedWeight, tokens: Tensor) -> Tensor:
+        """Return a NaN."""
+        rows = super().embed(weight, tokens)
+        rows[0, 0] = torch.nan
+        return rows
+
+
+def test_nan_is_no_answer() -> None:
     tensor = random_tensor("2bit", FORMATS["2bit"].levels, (30, 40), 40)
-    require_parity(FaultyBackend(), tensor, normal(3, 40))
-    with pytest.raises(BackendError, match=rf"^{fault} of reference"):
-        require_parity(FaultyBackend(fault=fault), tensor, normal(3, 40))
+    with pytest.raises(BackendError, match=r"^embed of reference"):
+        require_parity(NanBackend(), tensor, normal(3, 40))
+
+
+@dataclass(frozen=True)
+class PaddedBackend(ReferenceBackend):
+    """Counts one padding row of logit 0 in the log-sum-exp."""
+
+    def gather_log_prob(
+        self, hidden: Tensor, weight: PackedWeight, rows: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """Normalize by one too many."""
+        log_prob = super().gather_log_prob(hidden, weight, rows, tokens)
+        return log_prob - log_prob.logsumexp(0).exp().log1p()
+
+
+@pytest.mark.parametrize("activations", ["float32", "int8"])
+def test_a_row_too_many_in_the_softmax_is_found(activations: Activations) -> None:
+    tensor = random_tensor("2bit", FORMATS["2bit"].levels, (30, 40), 40)
+    with pytest.raises(BackendError, match=r"^gather_log_prob of reference"):
+        require_parity(PaddedBackend(activations=activations), tensor, normal(3, 40))

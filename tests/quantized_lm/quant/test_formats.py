@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from quantized_lm.errors import FormatError
+from quantized_lm.quant.activations import ACTIVATION_RULES
 from quantized_lm.quant.formats import FORMATS, Grid, get_format
 
 
@@ -33,6 +34,13 @@ def test_words_hold_as_many_codes_as_promised() -> None:
     assert widths == {"1bit": 32, "ternary": 20, "2bit": 16, "4bit": 8, "8bit": 4}
     assert FORMATS["ternary"].stored_bits == 1.6
     assert FORMATS["ternary"].words_per_row(21) == 2
+
+
+def test_activations_suit_the_kernel_of_the_format() -> None:
+    rules = {name: row_format.activation_rule for name, row_format in FORMATS.items()}
+    assert set(rules.values()) == set(ACTIVATION_RULES)
+    # Formats of few levels multiply by looking up sums of four activations.
+    assert [name for name, rule in rules.items() if rule == "quads"] == ["1bit", "ternary", "2bit"]
 
 
 def test_normal_levels_are_the_gaussian_optimum() -> None:

@@ -1,0 +1,90 @@
+// What becomes of a tile's integer sums. Needs a vec_NAME.h before it.
+#pragma once
+
+#include "tile.h"
+#include "vec_math.h"
+
+namespace secondpass {
+namespace {
+
+using Tile = SECONDPASS_ISA::TileArgs;
+
+// Where the sums of row r start in a group, in every lane.
+inline Ints first_sums(const Tile& a, std::size_t r, std::size_t group) {
+    return broadcast_int(static_cast<std::uint32_t>(a.start[r * a.groups + group]));
+}
+
+// The sum over groups up to `group`, of one vector of columns.
+//   partial (kLanes,) floats: the sum over the groups before, if there are any
+inline Vec scaled(Ints sums, Vec scale, std::size_t group, const float* partial) {
+    const Vec y = multiply(to_float(sums), scale);
+    return group == 0 ? y : add(load(partial), y);
+}
+
+template <Activation kActivation>
+inline Vec activate(Vec y) {
+    if (kActivation == Activation::kSquaredRelu) return squared_relu(y);
+    if (kActivation == Activation::kGeluTanh) return gelu_tanh(y);
+    return y;
+}
+
+// What takes the last group's sums into y: kVectors vectors from `column` on of a tile's rows.
+template <int kVectors, Activation kActivation>
+inline void finish_last(const Tile& a, int rows, std::size_t column, const std::uint32_t* sums,
+                        const float* partial, const Vec (&scales)[kVectors]) {
+    Vec biases[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+        biases[v] = a.bias == nullptr ? broadcast(0.0f) : load(a.bias + column + v * kLanes);
+    float* y = a.y + column;
+    for (int r = 0; r < rows; ++r, y += a.y_stride) {
+        const Vec step = broadcast(a.step[r]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v, sums += kLanes, partial += kLanes) {
+            const Vec sum = scaled(load(sums), scales[v], a.groups - 1, partial);
+            const Vec activated = activate<kActivation>(add(multiply(sum, step), biases[v]));
+            float* at = y + v * kLanes;
+            store(at, a.adds ? add(load(at), activated) : activated);
+        }
+    }
+}
+
+// Takes the sums over `group` of a tile's rows and of kVectors vectors from `column` on into y; after the
+// last group y is finished. Sums come through memory: where they stay in registers up to here, GCC
+// copies every one of them in every round of the loop before.
+//   sums, partial (rows, kVectors * kLanes); partial keeps sums between groups
+template <int kVectors>
+[[gnu::noinline]] void finish(const Tile& a, int rows, std::size_t column, std::size_t group,
+                              const std::uint32_t* sums, float* partial) {
+    const float* scale = a.weight->scale + (a.panel * a.groups + group) * kPanel + column;
+    Vec scales[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) scales[v] = load(scale + v * kLanes);
+    if (group + 1 < a.groups) {
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < kVectors; ++v, sums += kLanes, partial += kLanes)
+                store(partial, scaled(load(sums), scales[v], group, partial));
+        return;
+    }
+    switch (a.activation) {
+        case Activation::kNone:
+            return finish_last<kVectors, Activation::kNone>(a, rows, column, sums, partial, scales);
+        case Activation::kSquaredRelu:
+            return finish_last<kVectors, Activation::kSquaredRelu>(a, rows, column, sums, partial,
+                                                                   scales);
+        case Activation::kGeluTanh:
+            return finish_last<kVectors, Activation::kGeluTanh>(a, rows, column, sums, partial,
+                                                                scales);
+    }
+}
+
+// Vectors side by side in a tile of `rows` rows: as many as the accumulators allow, at most 4.
+constexpr int vectors_for(int rows) {
+    constexpr int kWidest = kPanel / kLanes < 4 ? static_cast<int>(kPanel / kLanes) : 4;
+    int vectors = kWidest;
+    while (vectors > 1 && rows * vectors > kAccumulators) vectors /= 2;
+    return vectors;
+}
+
+}  // namespace
+}  // namespace secondpass

@@ -1,0 +1,25 @@
+// Meters what this machine can do at most: the limits that kernels are held against. No Python here.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+namespace secondpass {
+
+// One limit.
+//   name        what is done
+//   unit        what is counted: "op" (a multiplication and an addition are two) or "byte" read
+//   per_second  of all threads together
+struct Peak {
+    const char* name;
+    const char* unit;
+    double per_second;
+};
+
+// Every limit of the instructions this CPU has, and of reading from each level of memory.
+//   threads  at work at the same time, at least 1
+//   bursts   of about a millisecond, each limit's best of which counts, at least 1: what else runs
+//            on the machine disturbs some of them
+std::vector<Peak> measure_peaks(std::size_t threads, std::size_t bursts);
+
+}  // namespace secondpass

@@ -1,0 +1,108 @@
+#include "tree.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace secondpass {
+namespace {
+
+constexpr std::size_t kMostSpareBytes = std::size_t{64} << 20;
+// A spare up to this many times too large is better than fresh memory.
+constexpr std::size_t kWaste = 2;
+// Each taking forgets this part of what was used lately.
+constexpr std::size_t kFading = 16;
+
+std::size_t whole_lines(std::size_t bytes) { return ceil_divide(bytes, kAlignment) * kAlignment; }
+
+}  // namespace
+
+Spares::Memory Spares::take(std::size_t bytes, std::size_t* taken) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    auto best = spares_.end();
+    for (auto spare = spares_.begin(); spare != spares_.end(); ++spare)
+        if (spare->bytes >= bytes && spare->bytes / kWaste <= bytes &&
+            (best == spares_.end() || spare->bytes < best->bytes))
+            best = spare;
+    Memory memory;
+    *taken = bytes;
+    if (best == spares_.end()) {
+        memory.reset(static_cast<std::byte*>(allocate(bytes)));
+    } else {
+        memory = std::move(best->memory);
+        *taken = best->bytes;
+        spare_bytes_ -= best->bytes;
+        spares_.erase(best);
+    }
+    used_bytes_ += *taken;
+    lately_used_bytes_ = std::max(used_bytes_, lately_used_bytes_ - lately_used_bytes_ / kFading);
+    return memory;
+}
+
+void Spares::give_back(Memory memory, std::size_t bytes) noexcept {
+    if (memory == nullptr) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    used_bytes_ -= bytes;
+    const std::size_t most = std::min(lately_used_bytes_, kMostSpareBytes);
+    if (bytes > most) return;
+    auto first_kept = spares_.begin();
+    for (; spare_bytes_ + bytes > most; ++first_kept) spare_bytes_ -= first_kept->bytes;
+    spares_.erase(spares_.begin(), first_kept);
+    try {
+        spares_.push_back({std::move(memory), bytes});
+        spare_bytes_ += bytes;
+    } catch (const std::bad_alloc&) {  // then it is not kept
+    }
+}
+
+Tree::Tree(const StoredSizes& sizes, std::shared_ptr<Spares> spares)
+    : sizes_(sizes), spares_(std::move(spares)) {}
+
+Tree::~Tree() { spares_->give_back(std::move(memory_), bytes_); }
+
+void Tree::append(std::int32_t parent, std::int32_t token) {
+    const std::int32_t depth =
+        parent < 0 ? 0 : nodes_[static_cast<std::size_t>(parent)].depth + 1;
+    nodes_.push_back({token, parent, depth, kNotRun});
+}
+
+void Tree::reserve(std::size_t more) {
+    const std::size_t needed = run_nodes_ + more;
+    if (needed <= capacity_) return;
+    // Half as much again, so that a tree that grows node by node is not copied each time; a first
+    // call gets what it asks for, because most trees see no second one.
+    const std::size_t capacity = std::max(needed, capacity_ + capacity_ / 2);
+    std::size_t bytes = 0;
+    Spares::Memory memory = spares_->take(bytes_for(capacity), &bytes);
+    move_into(memory.get(), capacity);
+    std::swap(memory, memory_);
+    std::swap(bytes, bytes_);
+    spares_->give_back(std::move(memory), bytes);
+}
+
+std::size_t Tree::bytes_for(std::size_t rows) const noexcept {
+    return whole_lines(sizes_.layers * rows * sizes_.row_floats * sizeof(float)) +
+           whole_lines(rows * sizes_.columns) + whole_lines(rows * sizeof(float)) * 2 +
+           whole_lines(rows * sizes_.groups * sizeof(std::int32_t));
+}
+
+void Tree::move_into(std::byte* memory, std::size_t capacity) noexcept {
+    // The next part of `memory`, for `count` items a row, with the rows there are.
+    const auto move = [&](auto*& from, std::size_t count, std::size_t layers) {
+        using Item = std::remove_reference_t<decltype(*from)>;
+        auto* to = reinterpret_cast<Item*>(memory);
+        for (std::size_t layer = 0; layer < layers && run_nodes_ > 0; ++layer)
+            std::memcpy(to + layer * capacity * count, from + layer * capacity_ * count,
+                        run_nodes_ * count * sizeof(Item));
+        memory += whole_lines(layers * capacity * count * sizeof(Item));
+        from = to;
+    };
+    move(stored_, sizes_.row_floats, sizes_.layers);
+    move(hidden_.codes, sizes_.columns, 1);
+    move(hidden_.step, 1, 1);
+    move(hidden_.start, sizes_.groups, 1);
+    move(log_sum_, 1, 1);
+    capacity_ = capacity;
+}
+
+}  // namespace secondpass

@@ -1,0 +1,106 @@
+// A growing tree of tokens, and what its nodes that were run left behind.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "buffer.h"
+#include "kernels.h"
+
+namespace secondpass {
+
+// Memory of trees, which is used again when they end: the system takes longer to hand out fresh
+// pages than kernels take to fill them. Keeps no more than was in use lately. May be used by
+// several threads.
+class Spares {
+public:
+    using Memory = std::unique_ptr<std::byte, Free>;
+
+    // At least `bytes`, how many it is in `taken`. Throws std::bad_alloc.
+    Memory take(std::size_t bytes, std::size_t* taken);
+    void give_back(Memory memory, std::size_t bytes) noexcept;
+
+private:
+    struct Spare {
+        Memory memory;
+        std::size_t bytes;
+    };
+
+    std::mutex mutex_;
+    std::vector<Spare> spares_;  // oldest first
+    std::size_t spare_bytes_ = 0;
+    std::size_t used_bytes_ = 0;
+    std::size_t lately_used_bytes_ = 0;  // the most, fading as memory is taken
+};
+
+// What one run node leaves behind. Once a node is run, a child's log-probability needs no more:
+//   per layer   row_floats floats, its keys and values as kernels.h's `split` writes them
+//   its hidden row, quantized for the output layer, and the log-sum-exp of its logits
+struct StoredSizes {
+    std::size_t layers;
+    std::size_t row_floats;
+    std::size_t columns;  // codes of a hidden row
+    std::size_t groups;
+};
+
+constexpr std::int32_t kNotRun = -1;
+
+struct Node {
+    std::int32_t token;
+    std::int32_t parent;  // -1 for the root
+    std::int32_t depth;   // 0 for the root
+    std::int32_t slot;    // index of what it stored, kNotRun if it was not run
+};
+
+class Tree {
+public:
+    Tree(const StoredSizes& sizes, std::shared_ptr<Spares> spares);
+    ~Tree();
+    Tree(const Tree&) = delete;
+    Tree& operator=(const Tree&) = delete;
+
+    // Whether its memory comes from there: trees of one model share their spares.
+    bool uses(const Spares& spares) const noexcept { return spares_.get() == &spares; }
+
+    std::size_t size() const noexcept { return nodes_.size(); }
+    std::size_t run_nodes() const noexcept { return run_nodes_; }
+    Node& node(std::size_t index) noexcept { return nodes_[index]; }
+    const Node& node(std::size_t index) const noexcept { return nodes_[index]; }
+
+    // The parent exists, or is -1 for the first node.
+    void append(std::int32_t parent, std::int32_t token);
+    // Forgets the nodes from `size` on, none of which was run.
+    void truncate(std::size_t size) noexcept { nodes_.resize(size); }
+
+    // Makes room for more run nodes. Moves what is stored, so pointers into it are lost.
+    void reserve(std::size_t more);
+    // Counts nodes whose slots were filled.
+    void add_run_nodes(std::size_t count) noexcept { run_nodes_ += count; }
+
+    float* layer(std::size_t layer) const noexcept {
+        return stored_ + layer * capacity_ * sizes_.row_floats;
+    }
+    const Rows& hidden() const noexcept { return hidden_; }
+    float* log_sum() const noexcept { return log_sum_; }
+
+private:
+    std::size_t bytes_for(std::size_t rows) const noexcept;
+    void move_into(std::byte* memory, std::size_t capacity) noexcept;
+
+    const StoredSizes sizes_;
+    const std::shared_ptr<Spares> spares_;
+    std::vector<Node> nodes_;
+    std::size_t run_nodes_ = 0;
+    std::size_t capacity_ = 0;  // rows there is room for
+    Spares::Memory memory_;
+    std::size_t bytes_ = 0;
+    // Into memory_:
+    float* stored_ = nullptr;  // (layers, capacity, row_floats)
+    float* log_sum_ = nullptr;
+    Rows hidden_{nullptr, nullptr, nullptr};
+};
+
+}  // namespace secondpass

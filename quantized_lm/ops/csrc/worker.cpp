@@ -1,0 +1,167 @@
+#include "worker.h"
+
+#include <cstring>
+
+namespace secondpass {
+
+// A row's ancestors come before it, so they are in its chunk or have gone through all layers already.
+void Worker::run() const noexcept {
+    const std::size_t rows = pass_.batch.rows.size();
+    const std::size_t chunk = kChunkRows * pass_.pool.threads();
+    for (std::size_t first = 0; first < rows; first += chunk)
+        run_chunk(first, std::min(chunk, rows - first));
+    answer_late();
+}
+
+// Attention reads what any thread may have stored in the same layer, hence a barrier before it. All
+// else that a row needs is its own, so a block goes from one attention to the next in one go.
+void Worker::run_chunk(std::size_t first, std::size_t count) const {
+    for_each_block(first, count, [&](Block block) {
+        embed(block);
+        project(block, 0);
+    });
+    const std::size_t layers = plan_.blocks.size();
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+        pass_.pool.barrier();
+        for_each_block(first, count, [&](Block block) {
+            attend(block, layer);
+            feed_forward(block, layer);
+            layer + 1 < layers ? project(block, layer + 1) : answer(block);
+        });
+    }
+}
+
+void Worker::embed(Block block) const {
+    const std::size_t dim = plan_.model_dim;
+    const Row* rows = pass_.batch.rows.data() + block.first;
+    std::int64_t tokens[kRowBlock];
+    for (std::size_t r = 0; r < block.count; ++r) tokens[r] = rows[r].token;
+    pass_.kernels.embed({plan_.embedding.weight, tokens, block.count, stream(block)});
+    if (plan_.normalizes_embedding) {
+        const Norm norm{nullptr, nullptr, plan_.norm_epsilon, false};
+        pass_.kernels.norm(
+            {stream(block), stream(block), block.count, dim, norm, scratch_.line.data()});
+    }
+    if (const float* positions = plan_.positions.data())
+        for (std::size_t r = 0; r < block.count; ++r) {
+            const std::size_t depth = static_cast<std::size_t>(rows[r].depth);
+            pass_.kernels.mix({stream(block) + r * dim, positions + depth * dim, dim, 1.0f, 1.0f});
+        }
+    if (scratch_.embedded.data() != nullptr)
+        std::memcpy(embedded(block), stream(block), block.count * dim * sizeof(float));
+}
+
+// From the stream to queries, and to keys and values, which become part of the trees.
+void Worker::project(Block block, std::size_t layer) const {
+    const BlockPlan& plan = plan_.blocks[layer];
+    if (mixes(plan))
+        pass_.kernels.mix({stream(block), embedded(block), block.count * plan_.model_dim,
+                           plan.mix_stream, plan.mix_embedding});
+    const Norm norm = plan.attention_norm.norm();
+    const Rows rows = quantize(plan.qkv.weight.weight, stream(block), block.count, &norm);
+    float* qkv = scratch_.wide.data();
+    multiply(plan.qkv, rows, block.count, Activation::kNone, false, qkv);
+    split(block, layer, qkv);
+}
+
+void Worker::split(Block block, std::size_t layer, const float* qkv) const {
+    const bool turns = plan_.cos.data() != nullptr;
+    const std::size_t half = turns ? pass_.heads.dim / 2 : 0;
+    const float* cos[kRowBlock];
+    const float* sin[kRowBlock];
+    float* stored[kRowBlock];
+    for (std::size_t r = 0; r < block.count; ++r) {
+        const Row& row = pass_.batch.rows[block.first + r];
+        const std::size_t depth = static_cast<std::size_t>(row.depth);
+        cos[r] = plan_.cos.data() + depth * half;
+        sin[r] = plan_.sin.data() + depth * half;
+        stored[r] = row.tree->layer(layer) +
+                    static_cast<std::size_t>(row.slot) * row_floats(pass_.heads);
+    }
+    const float epsilon = plan_.normalizes_qk ? plan_.norm_epsilon : -1.0f;
+    pass_.kernels.split({qkv, block.count, pass_.heads, turns ? cos : nullptr,
+                         turns ? sin : nullptr, epsilon, query(block), stored});
+}
+
+void Worker::attend(Block block, std::size_t layer) const {
+    const float* store[kRowBlock];
+    const std::int32_t* path[kRowBlock];
+    std::size_t length[kRowBlock];
+    for (std::size_t r = 0; r < block.count; ++r) {
+        const Row& row = pass_.batch.rows[block.first + r];
+        store[r] = row.tree->layer(layer);
+        path[r] = row.path;
+        length[r] = row.length;
+    }
+    float* mixed = scratch_.mixed.data();
+    pass_.kernels.attend({query(block), block.count, pass_.heads, store, path, length, mixed,
+                          scratch_.attention.data()});
+    const ProjectionPlan& out = plan_.blocks[layer].out;
+    const Rows rows = quantize(out.weight.weight, mixed, block.count, nullptr);
+    multiply(out, rows, block.count, Activation::kNone, true, stream(block));
+}
+
+void Worker::feed_forward(Block block, std::size_t layer) const {
+    const BlockPlan& plan = plan_.blocks[layer];
+    const Norm norm = plan.ffn_norm.norm();
+    float* inner = scratch_.wide.data();
+    Rows rows = quantize(plan.up.weight.weight, stream(block), block.count, &norm);
+    multiply(plan.up, rows, block.count, plan_.activation, false, inner);
+    rows = quantize(plan.down.weight.weight, inner, block.count, nullptr);
+    multiply(plan.down, rows, block.count, Activation::kNone, true, stream(block));
+}
+
+void Worker::answer(Block block) const {
+    const Weight& weight = plan_.embedding.weight;
+    const Norm norm = plan_.final_norm.norm();
+    const Rows rows = quantize(weight, stream(block), block.count, &norm);
+    float log_sum[kRowBlock];
+    const OutputScratch scratch{scratch_.tile.data(), scratch_.tables.data()};
+    pass_.batch.questions.answer(pass_.kernels, weight, rows, block.first, block.count, scratch,
+                                 pass_.log_prob, log_sum);
+    keep_hidden(block, rows, log_sum);
+}
+
+// For children that come later.
+void Worker::keep_hidden(Block block, const Rows& rows, const float* log_sum) const {
+    const std::size_t columns = padded_columns(plan_.embedding.weight);
+    const std::size_t groups = groups_of(plan_.embedding.weight);
+    for (std::size_t r = 0; r < block.count; ++r) {
+        const Row& row = pass_.batch.rows[block.first + r];
+        const std::size_t slot = static_cast<std::size_t>(row.slot);
+        const Rows& kept = row.tree->hidden();
+        std::memcpy(kept.codes + slot * columns, rows.codes + r * columns, columns);
+        std::memcpy(kept.start + slot * groups, rows.start + r * groups,
+                    groups * sizeof(std::int32_t));
+        kept.step[slot] = rows.step[r];
+        row.tree->log_sum()[slot] = log_sum[r];
+    }
+}
+
+void Worker::answer_late() const {
+    const auto [begin, end] = share(pass_.batch.late.size(), thread_, pass_.pool.threads());
+    for (std::size_t i = begin; i < end; ++i) {
+        const LateQuestion& question = pass_.batch.late[i];
+        const std::size_t slot = static_cast<std::size_t>(question.slot);
+        const float logit =
+            pass_.kernels.logit({plan_.embedding.weight, question.tree->hidden(), slot,
+                                 static_cast<std::size_t>(question.token)});
+        pass_.log_prob[question.answer] = logit - question.tree->log_sum()[slot];
+    }
+}
+
+Rows Worker::quantize(const Weight& weight, const float* x, std::size_t count,
+                      const Norm* norm) const {
+    const Rows rows{scratch_.codes.data(), scratch_.step.data(), scratch_.start.data()};
+    pass_.kernels.quantize({weight, x, count, norm, rows, scratch_.line.data()});
+    return rows;
+}
+
+void Worker::multiply(const ProjectionPlan& plan, const Rows& rows, std::size_t count,
+                      Activation activation, bool adds, float* y) const {
+    const Weight& weight = plan.weight.weight;
+    pass_.kernels.linear({weight, rows, count, plan.bias.data(), activation, adds, y, weight.N,
+                          scratch_.tables.data()});
+}
+
+}  // namespace secondpass

@@ -1,0 +1,94 @@
+"""The kernels alone, without Python: under sanitizers, emulated CPUs, and ARM."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[3] / "quantized_lm" / "ops" / "csrc"
+IS_X86 = platform.machine() in {"x86_64", "AMD64"}
+
+
+def build(folder: Path, *options: str) -> Path:
+    """Build tests/native/kernel_check.cpp with the kernels; the program's path."""
+    configure = ["cmake", "-S", str(CSRC), "-B", str(folder), "-DSECONDPASS_KERNEL_CHECK=ON"]
+    subprocess.run([*configure, *options], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", str(folder), "-j2"], check=True, capture_output=True)
+    return folder / "kernel_check"
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    arguments = [str(part) for part in command]
+    return subprocess.run(arguments, check=False, text=True, capture_output=True)
+
+
+def require(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed")
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require("cmake")
+    return build(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    require("cmake")
+    return build(tmp_path_factory.mktemp("sanitized"), "-DSECONDPASS_SANITIZE=ON")
+
+
+def test_every_kernel_is_right_under_sanitizers(sanitized: Path) -> None:
+    checked = run(sanitized)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "scalar: right" in checked.stdout
+
+
+@pytest.mark.parametrize("fault", ["scale", "level", "code", "column"])
+def test_a_planted_fault_is_found_in_every_instruction_set(plain: Path, fault: str) -> None:
+    checked = run(plain, "--fault", fault)
+    assert checked.returncode == 1
+    assert ": right" not in checked.stdout
+
+
+@pytest.mark.skipif(not IS_X86, reason="emulates other x86 CPUs")
+@pytest.mark.parametrize(
+    ("cpu", "expected"), [("max", ["scalar", "avx2"]), ("Nehalem", ["scalar"])]
+)
+def test_cpus_without_avx512_choose_and_run_what_they_have(
+    plain: Path, cpu: str, expected: list[str]
+) -> None:
+    checked = run(require("qemu-x86_64"), "-cpu", cpu, plain, "--rounds", "2")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.split("\n")[: len(expected)] == [f"{isa}: right" for isa in expected]
+    assert checked.stdout.count("right") == len(expected)
+
+
+@pytest.mark.skipif(not IS_X86, reason="cross-compiles")
+def test_arm_cpus_run_neon(tmp_path: Path) -> None:
+    emulator = require("qemu-aarch64")
+    program = build(
+        tmp_path,
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_CXX_COMPILER={require('aarch64-linux-gnu-g++')}",
+    )
+    checked = run(emulator, "-L", "/usr/aarch64-linux-gnu", program, "--rounds", "2")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "neon: right" in checked.stdout
+
+
+def test_no_instruction_set_leaks_a_symbol_that_another_could_link(plain: Path) -> None:
+    # A weak symbol compiled with AVX-512 may be what a CPU without it is given.
+    objects = sorted(plain.parent.glob("CMakeFiles/kernels_*.dir/*.o"))
+    assert objects
+    symbols = run(require("nm"), "-C", *objects).stdout.splitlines()
+    weak = [line for line in symbols if line[17:18] in {"W", "V", "u", "w", "v"}]
+    assert weak == []

@@ -1,0 +1,85 @@
+"""Claims about the native threads. What they compute is tested wherever a backend has several."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from quantized_lm.ops import BackendOptions, PackedWeight, linear
+from quantized_lm.ops.cpu import CpuBackend
+from quantized_lm.quant.formats import Grid
+from quantized_lm.quant.quantizers.rtn import round_to_nearest
+
+pytestmark = pytest.mark.usefixtures("cpu")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def threads_of_process() -> set[int]:
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+
+def small_weight(backend: CpuBackend) -> PackedWeight:
+    weight = np.random.default_rng(1).standard_normal((70, 50)).astype(np.float32)
+    return backend.prepare(round_to_nearest(weight, Grid.named("2bit")))
+
+
+def normal(num_rows: int) -> Tensor:
+    return torch.randn(num_rows, 50, generator=torch.Generator().manual_seed(0))
+
+
+@on_linux
+def test_a_pool_starts_threads_and_takes_them_along() -> None:
+    before = threads_of_process()
+    backend = CpuBackend.create(BackendOptions(threads=4))
+    linear(normal(200), small_weight(backend))
+    assert len(threads_of_process() - before) == 3
+    del backend
+    assert threads_of_process() <= before
+
+
+@on_linux
+def test_pinned_threads_stay_on_one_core_and_the_caller_is_free_again() -> None:
+    before, allowed = threads_of_process(), os.sched_getaffinity(0)
+    backend = CpuBackend.create(BackendOptions(threads=3, pins=True))
+    linear(normal(200), small_weight(backend))
+    workers = threads_of_process() - before
+    assert len(workers) == 2
+    cores = sorted(allowed)
+    expected = sorted([cores[thread % len(cores)]] for thread in (1, 2))
+    assert sorted(sorted(os.sched_getaffinity(worker)) for worker in workers) == expected
+    assert os.sched_getaffinity(0) == allowed
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+def test_any_number_of_threads_gives_the_same_bits(cpu: CpuBackend, threads: int) -> None:
+    x = normal(100)
+    weight = small_weight(CpuBackend.create(BackendOptions(threads=threads)))
+    assert torch.equal(linear(x, weight), linear(x, small_weight(cpu)))
+    assert torch.equal(linear(x[:1], weight), linear(x[:1], small_weight(cpu)))
+
+
+def test_callers_of_one_pool_wait_for_each_other(cpu: CpuBackend) -> None:
+    weight = small_weight(CpuBackend.create(BackendOptions(threads=3)))
+    expected = linear(normal(40), small_weight(cpu))
+    with ThreadPoolExecutor(8) as callers:
+        for y in callers.map(lambda _: linear(normal(40), weight), range(200)):
+            assert torch.equal(y, expected)
+
+
+def test_a_pool_that_has_ended_is_not_found() -> None:
+    backend: Any = CpuBackend.create(BackendOptions(threads=2))
+    weight, handle = small_weight(backend), backend.pool_handle
+    arguments = (normal(2), weight.parts, list(weight.layout), backend.variant)
+    operator = torch.ops.secondpass.linear_cpu
+    operator(*arguments, handle)
+    del backend, weight
+    with pytest.raises(ValueError, match=f"no pool has handle {handle}"):
+        operator(*arguments, handle)
