@@ -10,6 +10,9 @@ TORCH ?= torch==2.13.0
 HOST ?= 127.0.0.1
 PORT ?= 8080
 READY := $(VENV)/.ready
+# Real 100-best lists to time on, where they are; without any, lists are made up.
+LISTS ?= ../shared/data/nbest/*.pocketsphinx.jsonl.gz ../shared/data/nbest/*.sri_decipher.jsonl.gz
+BENCH ?=
 
 .PHONY: help install run test lint bench clean
 help:  ## Say what can be made.
@@ -37,8 +40,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## Time the packed kernels against torch, correctness first.
-	OMP_WAIT_POLICY=passive $(BIN)/python -m quantized_lm.ops.bench
+bench: $(READY)  ## Time this machine, our kernels and other systems; BENCH="--quick" for a trial of a minute.
+	$(BIN)/secondpass bench $(addprefix --lists ,$(wildcard $(LISTS))) $(BENCH)
 
 clean:  ## Remove everything `make` made.
 	rm -rf $(VENV) build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

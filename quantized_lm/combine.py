@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -78,12 +78,11 @@ class Weights:
 
     def _numbers(self) -> list[tuple[str, float]]:
         numbers = []
-        for spec in fields(self):
-            value = getattr(self, spec.name)
+        for name, value in vars(self).items():
             if isinstance(value, Mapping):
-                numbers += [(f"/{spec.name}/{escape(key)}", value[key]) for key in value]
+                numbers += [(f"/{name}/{escape(key)}", value[key]) for key in value]
             elif not isinstance(value, str):
-                numbers.append((f"/{spec.name}", value))
+                numbers.append((f"/{name}", value))
         return numbers
 
     def _require_shares(self) -> None:
@@ -161,15 +160,16 @@ def score_column(values: Sequence[float | None], field_name: str) -> Floats | No
     Raises:
         NonFiniteError: a value is NaN or +infinity; the pointer is like "/hypotheses/2/am_score".
     """
+    column = np.array(values, np.float64)  # None becomes NaN
+    if (column < np.inf).all():
+        return column if len(column) else None
     for position, value in enumerate(values):
         if value is not None and not value < math.inf:
             raise NonFiniteError(
                 f"{field_name} is {value}; need a number below infinity",
                 pointer=f"/hypotheses/{position}/{field_name}",
             )
-    if all(value is None for value in values):
-        return None
-    return np.array([math.nan if value is None else value for value in values], np.float64)
+    return None if np.isnan(column).all() else column
 
 
 def combine(components: Components, weights: Weights, *, posterior_scale: float = 1.0) -> Ranking:
@@ -189,12 +189,9 @@ def combine(components: Components, weights: Weights, *, posterior_scale: float 
             f"posterior_scale is {posterior_scale}; need a finite number of 0 or more",
             pointer="/posterior_scale",
         )
-    total = np.zeros(components.words.shape, np.float64)
-    for column in _columns(components, weights):
-        total = total + column.weight * column.values
-    total = total / divisor(components, weights)
-    if np.isnan(total).any() or (total == np.inf).any():
-        position = int(np.argmax(np.isnan(total) | (total == np.inf)))
+    total = totals(components, weights)
+    if not (total < np.inf).all():
+        position = int(np.argmin(total < np.inf))
         raise NonFiniteError(
             f"total of hypothesis {position} is {total[position]}; "
             "need scores and scales whose sum is a number",
@@ -202,6 +199,14 @@ def combine(components: Components, weights: Weights, *, posterior_scale: float 
         )
     order = np.argsort(-total, kind="stable").astype(np.int64)
     return Ranking(total, order, _softmax(total, posterior_scale))
+
+
+def totals(components: Components, weights: Weights) -> Floats:
+    """(H,) float64, what `combine` ranks by. Raises MissingScoreError and ShapeError as it does."""
+    total = np.zeros(components.words.shape, np.float64)
+    for source, values in _columns(components, weights):
+        total = total + source.weight * values
+    return total / divisor(components, weights)
 
 
 def terms(components: Components, weights: Weights, position: int) -> tuple[Term, ...]:
@@ -214,8 +219,8 @@ def terms(components: Components, weights: Weights, position: int) -> tuple[Term
         MissingScoreError, NonFiniteError, ShapeError: as `combine`.
     """
     return tuple(
-        Term(column.name, column.weight, float(column.values[position]))
-        for column in _columns(components, weights)
+        Term(source.name, source.weight, float(values[position]))
+        for source, values in _columns(components, weights)
     )
 
 
@@ -278,13 +283,6 @@ class _Source:
     read: Callable[[Components], Floats]
 
 
-@dataclass(frozen=True)
-class _Column:
-    name: str
-    weight: float
-    values: Floats
-
-
 def _sources(weights: Weights) -> list[_Source]:
     """Every term whose weight is not 0, in the order they are added; bias has no name."""
     sources = [_Source("am", weights.am_scale, lambda c: _given(c.am, c, "am_score"))]
@@ -309,7 +307,7 @@ def _sources(weights: Weights) -> list[_Source]:
     return [source for source in sources if source.weight != 0.0]
 
 
-def _columns(components: Components, weights: Weights) -> list[_Column]:
+def _columns(components: Components, weights: Weights) -> list[tuple[_Source, Floats]]:
     columns = []
     for source in _sources(weights):
         values = source.read(components)
@@ -318,7 +316,7 @@ def _columns(components: Components, weights: Weights) -> list[_Column]:
                 f"{source.name} is {values.shape}, words is {components.words.shape}; "
                 "need one shape"
             )
-        columns.append(_Column(source.name, source.weight, values))
+        columns.append((source, values))
     return columns
 
 

@@ -1,20 +1,22 @@
-"""From texts to scores: tokenize, build the tree, one forward pass, sums along the paths.
+"""From texts to scores: tokenize, build the tree, forward passes, sums along the paths.
 
 The service and the offline commands both call this; it knows nothing of HTTP or of other scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import TooLongError
-from quantized_lm.tokenizer import BOUNDARY_ID, Encoding
-from quantized_lm.tree import TokenTree, build_tree
+from quantized_lm.pruning import Search, TotalOf, search
+from quantized_lm.tokenizer import BOUNDARY_ID, EncodedTexts, Tokenizer
+from quantized_lm.tree import TokenTree, merge_prefixes, path_sums
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Usage:
         hypotheses: texts. tokens: log-probabilities asked for, `</s>` counted, repeats kept.
         tree_nodes: log-probabilities computed. forward_nodes: nodes run through the network.
         cache_hits: nodes found in a state kept from an earlier request.
+        skipped_nodes: log-probabilities not computed, as no text that needs them could win.
+        skipped_hypotheses: texts that were not scored to their end for that reason.
     """
 
     hypotheses: int
@@ -81,28 +85,79 @@ class Usage:
     tree_nodes: int
     forward_nodes: int
     cache_hits: int
-
-
-@dataclass(frozen=True)
-class ListScores:
-    """Scores of one request, in the order of its texts."""
-
-    scores: tuple[TextScore, ...]
-    usage: Usage
+    skipped_nodes: int = 0
+    skipped_hypotheses: int = 0
 
 
 @dataclass(frozen=True)
 class PreparedList:
-    """A request made ready for the network."""
+    """A request made ready for the network.
 
-    encodings: tuple[Encoding, ...]
+    Attributes:
+        texts: those of the request. encoded: their tokens. tree: the tokens merged.
+        final: whether `</s>` is scored.
+        tokenizer: the one that encoded them.
+        total_of: if given, only the text of the highest total is wanted.
+    """
+
+    texts: tuple[str, ...]
+    encoded: EncodedTexts
     tree: TokenTree
     final: bool
+    tokenizer: Tokenizer
+    total_of: TotalOf | None = None
 
     @property
     def cost_tokens(self) -> int:
         """Nodes to score or to run: what a batch's token budget is spent on."""
         return self.tree.num_nodes
+
+
+@dataclass(frozen=True)
+class ListScores:
+    """Scores of one request, in the order of its texts.
+
+    Attributes:
+        prepared: what was scored.
+        log_prob: (H,) float64, nats, of each text; -infinity where it is not complete.
+        is_complete: (H,) bool, False for texts that were given up, as they could not win.
+        path_log_prob: (P,) float32, nats, of each node of `prepared.tree.path_node`, as far as
+            its text was scored.
+        usage: what it cost.
+    """
+
+    prepared: PreparedList
+    log_prob: NDArray[np.float64]
+    is_complete: NDArray[np.bool_]
+    path_log_prob: NDArray[np.float32]
+    usage: Usage
+
+    @cached_property
+    def scores(self) -> tuple[TextScore, ...]:
+        """Every text in detail, which most callers do not need."""
+        return tuple(self.detail(position) for position in range(len(self.log_prob)))
+
+    def detail(self, position: int) -> TextScore:
+        """One text in detail."""
+        prepared = self.prepared
+        end = int(prepared.tree.path_length[: position + 1].sum())
+        encoding = prepared.tokenizer.encode(prepared.texts[position])
+        ending = (BOUNDARY_ID,) if prepared.final else ()
+        return TextScore(
+            log_prob=float(self.log_prob[position]),
+            token_ids=(*encoding.ids, *ending),
+            token_log_probs=self.path_log_prob[end - len(encoding.ids) - len(ending) : end],
+            word_starts=encoding.word_starts,
+            words=encoding.words,
+            oov=encoding.oov,
+        )
+
+    @cached_property
+    def oov(self) -> Mapping[int, tuple[str, ...]]:
+        """The words with an unknown token, in order, repeats kept, of each text that has some."""
+        prepared = self.prepared
+        positions = np.flatnonzero(prepared.encoded.num_oov).tolist()
+        return {at: prepared.tokenizer.encode(prepared.texts[at]).oov for at in positions}
 
 
 def prepare(request: ScoreRequest, loaded: LoadedModel) -> PreparedList:
@@ -111,30 +166,53 @@ def prepare(request: ScoreRequest, loaded: LoadedModel) -> PreparedList:
     Raises:
         TooLongError: a text alone exceeds the model's length; the pointer names it.
     """
-    encodings = tuple(loaded.tokenizer.encode(text) for text in request.texts)
+    return prepare_encoded(request, loaded.tokenizer.encode_all(request.texts), loaded)
+
+
+def prepare_encoded(
+    request: ScoreRequest, encoded: EncodedTexts, loaded: LoadedModel
+) -> PreparedList:
+    """`prepare` for texts that are tokenized already.
+
+    Raises:
+        TooLongError: as `prepare`.
+    """
     limit = loaded.model.max_tokens
-    for index, encoding in enumerate(encodings):
-        if len(encoding.ids) + 1 > limit:
-            raise TooLongError(
-                f"text has {len(encoding.ids)} tokens; {loaded.name} takes at most {limit - 1}",
-                pointer=f"/hypotheses/{index}/text",
-            )
-    longest = max((len(encoding.ids) for encoding in encodings), default=0)
+    longest = int(encoded.num_tokens.max(initial=0))
+    if longest + 1 > limit:
+        index = int(np.argmax(encoded.num_tokens + 1 > limit))
+        raise TooLongError(
+            f"text has {encoded.num_tokens[index]} tokens; {loaded.name} takes at most {limit - 1}",
+            pointer=f"/hypotheses/{index}/text",
+        )
     context = _context_ids(request.context, loaded, room=limit - longest - 1)
-    tree = build_tree([e.ids for e in encodings], context=context, final=request.final)
-    return PreparedList(encodings, tree, request.final)
+    tree = merge_prefixes(encoded.ids, encoded.num_tokens, context=context, final=request.final)
+    return PreparedList(request.texts, encoded, tree, request.final, loaded.tokenizer)
 
 
 def run_batch(prepared: Sequence[PreparedList], loaded: LoadedModel) -> list[ListScores]:
-    """Score several lists in one forward pass; each gets the numbers it would get alone."""
-    trees = [item.tree for item in prepared]
-    states = [loaded.model.new_state(tree.token[1 : tree.base + 1].tolist()) for tree in trees]
-    log_probs = loaded.model.extend(
-        states,
-        [tree.parent[tree.base + 1 :] for tree in trees],
-        [tree.token[tree.base + 1 :] for tree in trees],
-    )
-    return [_collect(item, part) for item, part in zip(prepared, log_probs, strict=True)]
+    """Score several lists together; each gets the numbers it would get alone.
+
+    One forward pass, and a few more for lists of which only the best text is wanted.
+    """
+    searches = [search(item.tree, item.total_of) for item in prepared]
+    states = [
+        loaded.model.new_state(item.tree.token[1 : item.tree.base + 1].tolist())
+        for item in prepared
+    ]
+    while waves := [
+        (one, state, wave)
+        for one, state in zip(searches, states, strict=True)
+        if (wave := one.next_wave()) is not None
+    ]:
+        answers = loaded.model.extend(
+            [state for _, state, _ in waves],
+            [wave.parents for _, _, wave in waves],
+            [wave.tokens for _, _, wave in waves],
+        )
+        for (one, _, _), log_prob in zip(waves, answers, strict=True):
+            one.learn(log_prob)
+    return [_collect(item, one) for item, one in zip(prepared, searches, strict=True)]
 
 
 def score_lists(requests: Sequence[ScoreRequest], loaded: LoadedModel) -> list[ListScores]:
@@ -154,27 +232,20 @@ def _context_ids(context: Sequence[str], loaded: LoadedModel, *, room: int) -> l
     return ids[max(0, len(ids) - room) :]
 
 
-def _collect(item: PreparedList, log_prob: NDArray[np.float32]) -> ListScores:
+def _collect(item: PreparedList, done: Search) -> ListScores:
     tree = item.tree
-    ending = (BOUNDARY_ID,) if item.final else ()
-    scores: list[TextScore] = []
-    for index, encoding in enumerate(item.encodings):
-        path_log_probs = log_prob[tree.path(index) - tree.base - 1]
-        scores.append(
-            TextScore(
-                log_prob=float(path_log_probs.astype(np.float64).sum()),
-                token_ids=(*encoding.ids, *ending),
-                token_log_probs=path_log_probs,
-                word_starts=encoding.word_starts,
-                words=encoding.words,
-                oov=encoding.oov,
-            )
-        )
+    path_log_prob = done.log_prob[tree.path_node]
+    is_complete = done.is_known[tree.leaf]
+    log_prob = path_sums(path_log_prob, tree.path_length)
+    tree_nodes = int(np.count_nonzero(done.is_known)) - tree.base - 1
     usage = Usage(
-        hypotheses=len(scores),
-        tokens=sum(len(score.token_ids) for score in scores),
-        tree_nodes=tree.num_scored,
-        forward_nodes=int(np.unique(tree.parent[1:]).size),
+        hypotheses=len(item.texts),
+        tokens=len(path_log_prob),
+        tree_nodes=tree_nodes,
+        forward_nodes=done.num_run,
         cache_hits=0,
+        skipped_nodes=tree.num_scored - tree_nodes,
+        skipped_hypotheses=int(np.count_nonzero(~is_complete)),
     )
-    return ListScores(tuple(scores), usage)
+    log_prob[~is_complete] = -np.inf
+    return ListScores(item, log_prob, is_complete, path_log_prob, usage)

@@ -2,16 +2,20 @@
 
 Knows nothing of scores or models. BPE itself is the `tokenizers` library's; words are encoded one
 by one, so that a word's pieces never depend on its neighbors and prefixes of texts stay prefixes
-of token sequences.
+of token sequences. For the same reason what stands between two spaces of a text can be looked up
+as a whole: no rule of `TextRules` sees past a space.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -24,6 +28,10 @@ UNK = "<unk>"
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u00b4`]")
 _PUNCTUATION = re.compile(r"[^\w\s']|_")
 _MEMO_WORDS = 1 << 16
+_MEMO_CHARS = 64  # of a chunk; a longer one is no word, and would fill memory under its own name
+_WORD_STARTS = 1 << 30  # flags of a token in the memo of chunks, far above any token id
+_WORD_IS_OOV = 1 << 29
+_ID = _WORD_IS_OOV - 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,22 @@ class Encoding:
     oov: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class EncodedTexts:
+    """H texts as tokens, text after text.
+
+    Attributes:
+        ids: (T,) int32, token ids of all texts, without the boundary symbol.
+        num_tokens, num_words: (H,) int64, of each text.
+        num_oov: (H,) int64, words of each text that hold an unknown token.
+    """
+
+    ids: NDArray[np.int32]
+    num_tokens: NDArray[np.int64]
+    num_words: NDArray[np.int64]
+    num_oov: NDArray[np.int64]
+
+
 class Tokenizer:
     """A BPE vocabulary plus the text rules of its model."""
 
@@ -76,6 +100,8 @@ class Tokenizer:
         self.bpe = bpe
         self.rules = rules
         self.encode_word = functools.lru_cache(maxsize=_MEMO_WORDS)(self._encode_word)
+        self._chunks = _ChunkMemo(self)
+        self._piece = functools.lru_cache(maxsize=_MEMO_WORDS)(bpe.id_to_token)
 
     @classmethod
     def from_json(cls, content: bytes, rules: TextRules, *, where: str) -> Tokenizer:
@@ -130,9 +156,55 @@ class Tokenizer:
                 oov.append(word)
         return Encoding(tuple(ids), tuple(starts), tuple(words), tuple(oov))
 
+    def encode_all(self, texts: Sequence[str]) -> EncodedTexts:
+        """Tokens of many texts at once: those of `encode`, ten times faster."""
+        look_up = self._chunks.__getitem__
+        of_text = [b"".join(map(look_up, text.split())) for text in texts]
+        flagged = np.frombuffer(b"".join(of_text), np.int32)
+        num_tokens = np.array([len(part) for part in of_text], np.int64) // flagged.itemsize
+        ends = np.cumsum(num_tokens)
+        return EncodedTexts(
+            ids=flagged & np.int32(_ID),
+            num_tokens=num_tokens,
+            num_words=_count(flagged, _WORD_STARTS, ends),
+            num_oov=_count(flagged, _WORD_IS_OOV, ends),
+        )
+
     def piece(self, token_id: int) -> str:
         """Spelling of one token; a leading U+2581 stands for the space before a word."""
-        return str(self.bpe.id_to_token(token_id))
+        return str(self._piece(token_id))
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        return tuple(self.bpe.encode(word, add_special_tokens=False).ids)
+        """A word has a token, if only the unknown one."""
+        return tuple(self.bpe.encode(word, add_special_tokens=False).ids) or (UNK_ID,)
+
+
+class _ChunkMemo(dict[str, bytes]):
+    """What stands between two spaces -> its tokens, int32, the first of each word flagged.
+
+    As bytes, so that the tokens of a text are one `join`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, chunk: str) -> bytes:
+        encoding = self._tokenizer.encode(chunk)
+        flagged = list(encoding.ids)
+        for start, end in itertools.pairwise((*encoding.word_starts, len(flagged))):
+            is_oov = UNK_ID in encoding.ids[start:end]
+            flagged[start] |= _WORD_STARTS | _WORD_IS_OOV * is_oov
+        packed = np.array(flagged, np.int32).tobytes()
+        if len(chunk) <= _MEMO_CHARS:
+            if len(self) >= _MEMO_WORDS:
+                self.clear()
+            self[chunk] = packed
+        return packed
+
+
+def _count(flagged: NDArray[np.int32], flag: int, ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(H,) int64, tokens with a flag in each text; `ends` are the texts' ends in `flagged`."""
+    count = np.searchsorted(np.flatnonzero(flagged & np.int32(flag)), ends)
+    count[1:] -= count[:-1].copy()
+    return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.tokenizer import BOUNDARY_ID
+
+_BEYOND_END = -1  # fills the rows of short hypotheses; no token id
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,16 @@ class TokenTree:
         parent: (n,) int32, parents first; the root's is -1.
         base: the node every hypothesis starts from.
         leaf: (H,) int32, the node at which each hypothesis ends, its `</s>` when final.
+        path_node: (P,) int32, the nodes of every hypothesis, first token to leaf, path after path.
+        path_length: (H,) int64, nodes of each path.
     """
 
     token: NDArray[np.int32]
     parent: NDArray[np.int32]
     base: int
     leaf: NDArray[np.int32]
+    path_node: NDArray[np.int32]
+    path_length: NDArray[np.int64]
 
     @property
     def num_nodes(self) -> int:
@@ -40,19 +47,12 @@ class TokenTree:
     @property
     def depth(self) -> int:
         """Tokens on the longest path, root excluded."""
-        depth = np.zeros(self.num_nodes, dtype=np.int64)
-        for node in range(1, self.num_nodes):
-            depth[node] = depth[self.parent[node]] + 1
-        return int(depth.max())
+        return self.base + int(self.path_length.max(initial=0))
 
     def path(self, hypothesis: int) -> NDArray[np.int32]:
         """Node ids of one hypothesis, first token to leaf; empty for an unfinished empty text."""
-        nodes: list[int] = []
-        node = int(self.leaf[hypothesis])
-        while node > self.base:
-            nodes.append(node)
-            node = int(self.parent[node])
-        return np.asarray(nodes[::-1], dtype=np.int32)
+        start = int(self.path_length[:hypothesis].sum())
+        return self.path_node[start : start + int(self.path_length[hypothesis])]
 
 
 def build_tree(
@@ -65,26 +65,74 @@ def build_tree(
         context: token ids before them, each earlier text ended by the boundary symbol.
         final: whether `</s>` is appended to each sequence.
     """
-    token = [BOUNDARY_ID, *context]
-    parent = list(range(-1, len(context)))
+    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+    ids = np.fromiter(itertools.chain.from_iterable(sequences), np.int32, int(lengths.sum()))
+    return merge_prefixes(ids, lengths, context=context, final=final)
+
+
+def merge_prefixes(
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    *,
+    context: Sequence[int] = (),
+    final: bool = True,
+) -> TokenTree:
+    """`build_tree` of H sequences that stand one after another.
+
+    Sorted, sequences that share a prefix are neighbors, so a token needs a new node exactly from
+    the first difference to the sequence above on. Nodes are numbered in that order: depth first.
+
+    Args:
+        ids: (sum of lengths,) int32, non-negative.
+        lengths: (H,) int64.
+        context, final: as `build_tree`.
+    """
     base = len(context)
-    children: dict[tuple[int, int], int] = {}
-    leaves: list[int] = []
-    ending = (BOUNDARY_ID,) if final else ()
-    for sequence in sequences:
-        node = base
-        for symbol in (*sequence, *ending):
-            child = children.get((node, symbol))
-            if child is None:
-                child = len(token)
-                children[node, symbol] = child
-                token.append(symbol)
-                parent.append(node)
-            node = child
-        leaves.append(node)
+    rows = _rows(ids, lengths, final=final)
+    order = _sorted_rows(rows)
+    rows = rows[order]
+    is_token = rows != _BEYOND_END
+    is_new = is_token.copy()
+    is_new[1:] &= np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
+    number = base + np.cumsum(is_new, dtype=np.int32).reshape(rows.shape)
+    # A token without a new node has the latest one above it: numbers grow from row to row.
+    node = np.maximum.accumulate(np.where(is_new, number, 0), axis=0, dtype=np.int32)
+    above = np.concatenate((np.full((len(rows), 1), base, np.int32), node), axis=1)
+    path_length = lengths + int(final)
+    unsorted = np.argsort(order)
     return TokenTree(
-        np.asarray(token, dtype=np.int32),
-        np.asarray(parent, dtype=np.int32),
-        base,
-        np.asarray(leaves, dtype=np.int32),
+        token=np.concatenate((np.array((BOUNDARY_ID, *context), np.int32), rows[is_new])),
+        parent=np.concatenate((np.arange(-1, base, dtype=np.int32), above[:, :-1][is_new])),
+        base=base,
+        leaf=above[unsorted, path_length],
+        path_node=node[unsorted][is_token[unsorted]],
+        path_length=path_length,
     )
+
+
+def _rows(ids: NDArray[np.int32], lengths: NDArray[np.int64], *, final: bool) -> NDArray[np.int32]:
+    """(H, longest) int32, a sequence a row, `</s>` at its end when final."""
+    width = int(lengths.max(initial=0)) + int(final)
+    rows = np.full((len(lengths), width), _BEYOND_END, np.int32)
+    rows[np.arange(width) < lengths[:, None]] = ids
+    if final:
+        rows[np.arange(len(lengths)), lengths] = BOUNDARY_ID
+    return rows
+
+
+def _sorted_rows(rows: NDArray[np.int32]) -> list[int]:
+    """An order in which rows that share a prefix are neighbors: that of their bytes."""
+    width = max(rows.shape[1] * rows.itemsize, 1)
+    content = rows.tobytes()
+    keys = [content[start : start + width] for start in range(0, len(content), width)]
+    return sorted(range(len(rows)), key=keys.__getitem__) if keys else list(range(len(rows)))
+
+
+def path_sums(values: NDArray[np.generic], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(H,) float64, sums of `lengths` consecutive values each; an empty path adds up to 0."""
+    sums = np.zeros(len(lengths), np.float64)
+    is_path = lengths > 0
+    starts = (np.cumsum(lengths) - lengths)[is_path]
+    if len(starts):
+        sums[is_path] = np.add.reduceat(values, starts, dtype=np.float64)
+    return sums

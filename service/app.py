@@ -34,7 +34,9 @@ def create_app(settings: Settings, *, load: LoadModel | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        core = await asyncio.to_thread(start_core, settings, metrics, draining, load or _load)
+        core = await asyncio.to_thread(
+            start_core, settings, metrics, draining, load or _loader(settings)
+        )
         app.state.core = core
         try:
             yield
@@ -58,5 +60,10 @@ def create_app(settings: Settings, *, load: LoadModel | None = None) -> FastAPI:
     return app
 
 
-def _load(folder: Path, backend: str) -> LoadedModel:
-    return load_artifact(folder, backend=backend)
+def _loader(settings: Settings) -> LoadModel:
+    def load(folder: Path, backend: str) -> LoadedModel:
+        return load_artifact(
+            folder, backend=backend, threads=settings.threads or None, pins=settings.pin_threads
+        )
+
+    return load

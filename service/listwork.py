@@ -1,10 +1,12 @@
 """One n-best list before and after the engine: checked and tokenized, then ranked.
 
-Runs on worker threads. Knows neither HTTP nor the queue.
+Knows neither HTTP nor the queue, nor which thread it runs on.
 """
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -14,14 +16,24 @@ from numpy.typing import NDArray
 
 from quantized_lm import scoring
 from quantized_lm.artifact import LoadedModel
-from quantized_lm.combine import Components, Ranking, Weights, combine, escape, score_column
+from quantized_lm.combine import (
+    Components,
+    Ranking,
+    Weights,
+    combine,
+    escape,
+    score_column,
+    totals,
+)
 from quantized_lm.errors import InputError, OovError
+from quantized_lm.pruning import TotalOf
+from quantized_lm.tokenizer import EncodedTexts
 from service.errors import OverBudgetError, relocated
 from service.schemas import Utterance
 
-Trees = list[scoring.PreparedList]
 Args = ParamSpec("Args")
 Done = TypeVar("Done")
+INLINE_CHARS = 24_576
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,7 @@ class ListRules:
         models: the LMs, in the order the request names them.
         weights: what each term counts for.
         posterior_scale: factor of the totals under the softmax.
+        wants_best_only: whether the best hypothesis is all that the reply needs.
         forbids_oov: whether a word outside the vocabulary is an error.
         budget_tokens: most tree nodes of one list.
     """
@@ -39,8 +52,22 @@ class ListRules:
     models: Sequence[LoadedModel]
     weights: Weights
     posterior_scale: float
+    wants_best_only: bool
     forbids_oov: bool
     budget_tokens: int
+
+
+@dataclass(frozen=True)
+class CheckedList:
+    """One list ready for the engine.
+
+    Attributes:
+        components: its scores and lengths; those of the LMs are 0 until they are known.
+        trees: its texts, for each LM.
+    """
+
+    components: Components
+    trees: Sequence[scoring.PreparedList]
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,23 @@ class RankedList:
     ranking: Ranking
 
 
-def prepare_lists(utterances: Sequence[Utterance], rules: ListRules) -> list[Trees | InputError]:
+async def run_step(
+    texts: Iterable[str], step: Callable[Args, Done], *args: Args.args, **kwargs: Args.kwargs
+) -> Done:
+    """Run a step of a request here if the texts it is about are short, else on a thread.
+
+    Two lists of 100 sentences take half a millisecond a step. To hand that to a thread costs a
+    third as much again, and the thread would hold the interpreter just the same; beyond it the
+    event loop had better stay free.
+    """
+    if sum(map(len, texts)) <= INLINE_CHARS:
+        return step(*args, **kwargs)
+    return await asyncio.to_thread(step, *args, **kwargs)
+
+
+def prepare_lists(
+    utterances: Sequence[Utterance], rules: ListRules
+) -> list[CheckedList | InputError]:
     """Prepare every list; one that cannot be ranked leaves its error, pointing into the request."""
     return [
         _or_error(position, prepare_list, utterance, rules)
@@ -61,51 +104,56 @@ def prepare_lists(utterances: Sequence[Utterance], rules: ListRules) -> list[Tre
 
 
 def rank_lists(
-    utterances: Sequence[Utterance],
-    prepared: Sequence[Trees | InputError],
+    prepared: Sequence[CheckedList | InputError],
     results: Iterable[scoring.ListScores],
     rules: ListRules,
 ) -> list[RankedList | InputError]:
     """Rank every list that was prepared; the others keep their error.
 
     Args:
-        utterances: the lists as they came.
-        prepared: what `prepare_lists` made of them.
+        prepared: what `prepare_lists` made of the request.
         results: of every tree, list by list.
         rules: those of the request.
     """
     in_order = iter(results)
     ranked: list[RankedList | InputError] = []
-    for position, (utterance, trees) in enumerate(zip(utterances, prepared, strict=True)):
-        if isinstance(trees, InputError):
-            ranked.append(trees)
+    for position, checked in enumerate(prepared):
+        if isinstance(checked, InputError):
+            ranked.append(checked)
             continue
         scores = {model.name: next(in_order) for model in rules.models}
-        ranked.append(_or_error(position, rank_list, utterance, scores, rules))
+        ranked.append(_or_error(position, rank_list, checked, scores, rules))
     return ranked
 
 
-def prepare_list(utterance: Utterance, rules: ListRules) -> Trees:
+def prepare_list(utterance: Utterance, rules: ListRules) -> CheckedList:
     """Check one list and turn it into one token tree per LM.
 
     Raises:
         InputError: it cannot be ranked; the pointer is relative to the utterance.
     """
-    count = len(utterance.hypotheses)
-    nothing = {model.name: np.zeros(count) for model in rules.models}
-    no_lengths = np.zeros(count, np.int64)
-    # Ranking by the first pass alone refuses a missing score before any work is spent on it.
-    combine(_components(utterance, nothing, no_lengths, no_lengths), rules.weights)
+    components = _components(utterance, rules.models)
+    # Totals of the first pass alone refuse a missing score before any work is spent on it.
+    totals(components, rules.weights)
     texts = tuple(hypothesis.text for hypothesis in utterance.hypotheses)
-    if rules.forbids_oov:
-        for model in rules.models:
-            _refuse_oov(texts, model)
     request = scoring.ScoreRequest(texts, tuple(utterance.context.text), utterance.final)
-    return [prepare_texts(request, model, rules.budget_tokens) for model in rules.models]
+    encoded = [model.tokenizer.encode_all(texts) for model in rules.models]
+    if rules.forbids_oov:
+        for model, tokens in zip(rules.models, encoded, strict=True):
+            _refuse_oov(texts, tokens, model)
+    trees = [
+        prepare_texts(request, tokens, model, rules.budget_tokens)
+        for model, tokens in zip(rules.models, encoded, strict=True)
+    ]
+    first = encoded[0]
+    components = dataclasses.replace(components, words=first.num_words, tokens=first.num_tokens)
+    if rules.wants_best_only and len(trees) == 1 and _rises_with_lms(rules.weights):
+        trees = [dataclasses.replace(trees[0], total_of=_total_of(components, rules))]
+    return CheckedList(components, trees)
 
 
 def prepare_texts(
-    request: scoring.ScoreRequest, model: LoadedModel, budget_tokens: int
+    request: scoring.ScoreRequest, encoded: EncodedTexts, model: LoadedModel, budget_tokens: int
 ) -> scoring.PreparedList:
     """One token tree that fits one forward pass.
 
@@ -113,7 +161,7 @@ def prepare_texts(
         TooLongError: a text has more tokens than the model takes.
         OverBudgetError: the tree has more nodes than the budget.
     """
-    prepared = scoring.prepare(request, model)
+    prepared = scoring.prepare_encoded(request, encoded, model)
     if prepared.cost_tokens > budget_tokens:
         raise OverBudgetError(
             f"the texts need {prepared.cost_tokens} tree nodes; need {budget_tokens} or fewer, "
@@ -124,50 +172,59 @@ def prepare_texts(
 
 
 def rank_list(
-    utterance: Utterance, scores: Mapping[str, scoring.ListScores], rules: ListRules
+    checked: CheckedList, scores: Mapping[str, scoring.ListScores], rules: ListRules
 ) -> RankedList:
     """Combine the LMs' scores with the decoder's.
 
     Args:
-        utterance: the list as it came.
+        checked: the list as it was prepared.
         scores: LM name -> its scores of the list.
         rules: those of the request.
 
     Raises:
         InputError: a total is not a number; the pointer is relative to the utterance.
     """
-    lm = {
-        name: np.array([score.log_prob for score in of_list.scores], np.float64)
-        for name, of_list in scores.items()
-    }
-    first = scores[rules.models[0].name].scores
-    words = np.array([len(score.words) for score in first], np.int64)
-    tokens = np.array([score.num_tokens for score in first], np.int64)
-    components = _components(utterance, lm, words, tokens)
+    lm = {name: of_list.log_prob for name, of_list in scores.items()}
+    components = dataclasses.replace(checked.components, lm=lm)
     ranking = combine(components, rules.weights, posterior_scale=rules.posterior_scale)
     return RankedList(scores, components, ranking)
 
 
-def _components(
-    utterance: Utterance,
-    lm: Mapping[str, NDArray[np.float64]],
-    words: NDArray[np.int64],
-    tokens: NDArray[np.int64],
-) -> Components:
+def _components(utterance: Utterance, models: Sequence[LoadedModel]) -> Components:
+    """What is known of a list as it comes; the LMs' scores and the lengths are 0."""
     hypotheses = utterance.hypotheses
     names = dict.fromkeys(name for hypothesis in hypotheses for name in hypothesis.extra)
+    unknown = np.zeros(len(hypotheses))
+    no_lengths = np.zeros(len(hypotheses), np.int64)
     return Components(
         am=score_column([hypothesis.am_score for hypothesis in hypotheses], "am_score"),
         graph=score_column([hypothesis.graph_score for hypothesis in hypotheses], "graph_score"),
-        lm=lm,
+        lm={model.name: unknown for model in models},
         extra={
             name: score_column([h.extra.get(name) for h in hypotheses], f"extra/{escape(name)}")
             for name in names
         },
-        words=words,
-        tokens=tokens,
+        words=no_lengths,
+        tokens=no_lengths,
         chars=np.array([len(hypothesis.text) for hypothesis in hypotheses], np.int64),
     )
+
+
+def _rises_with_lms(weights: Weights) -> bool:
+    """Whether no total can fall, by a single bit, where the score of an LM rises.
+
+    Products and sums round monotonically; the logarithm of mode "linear" need not.
+    """
+    return weights.mode == "log-linear" and min(weights.lm_scales.values()) >= 0.0
+
+
+def _total_of(components: Components, rules: ListRules) -> TotalOf:
+    (model,) = rules.models
+
+    def total_of(log_prob: NDArray[np.float64]) -> NDArray[np.float64]:
+        return totals(dataclasses.replace(components, lm={model.name: log_prob}), rules.weights)
+
+    return total_of
 
 
 def _or_error(
@@ -179,11 +236,13 @@ def _or_error(
         return relocated(error, f"/utterances/{position}")
 
 
-def _refuse_oov(texts: Sequence[str], model: LoadedModel) -> None:
-    for position, text in enumerate(texts):
-        if oov := model.tokenizer.encode(text).oov:
-            raise OovError(
-                f"{oov[0]!r} is outside the vocabulary of {model.name}; "
-                'need words it can spell, or options.oov "score-unk"',
-                pointer=f"/hypotheses/{position}/text",
-            )
+def _refuse_oov(texts: Sequence[str], encoded: EncodedTexts, model: LoadedModel) -> None:
+    if not encoded.num_oov.any():
+        return
+    position = int(np.argmax(encoded.num_oov > 0))
+    word = model.tokenizer.encode(texts[position]).oov[0]
+    raise OovError(
+        f"{word!r} is outside the vocabulary of {model.name}; "
+        'need words it can spell, or options.oov "score-unk"',
+        pointer=f"/hypotheses/{position}/text",
+    )

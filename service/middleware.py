@@ -16,6 +16,7 @@ from service.metrics import OTHER_MODEL, Metrics
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _JSON = "application/json"
+_IDENTITY = "identity"
 UNKNOWN_ROUTE = "unknown"
 
 
@@ -97,17 +98,30 @@ def _request_id(given: str) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
+def is_plain_json(headers: Headers) -> bool:
+    """Whether the headers say that the body is plain JSON."""
+    return _media_type(headers) == _JSON and _encoding(headers) == _IDENTITY
+
+
 async def require_json(request: Request) -> None:
     """Refuse a body that is not plain JSON before it is looked at.
 
     Raises:
         UnsupportedMediaTypeError: Content-Type or Content-Encoding says so.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(request.headers)
     if media_type != _JSON:
         raise UnsupportedMediaTypeError(
             f"Content-Type is {media_type or 'absent'!r}; need application/json"
         )
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
+    encoding = _encoding(request.headers)
+    if encoding != _IDENTITY:
         raise UnsupportedMediaTypeError(f"Content-Encoding is {encoding!r}; need identity")
+
+
+def _media_type(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _encoding(headers: Headers) -> str:
+    return headers.get("content-encoding", _IDENTITY).strip().lower()

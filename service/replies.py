@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.combine import Weights
 from quantized_lm.errors import InputError
-from quantized_lm.scoring import TextScore, Usage
+from quantized_lm.scoring import ListScores, TextScore, Usage
 from service.errors import describe
 from service.listwork import RankedList
 from service.schemas import (
@@ -19,7 +20,6 @@ from service.schemas import (
     RankedHypothesis,
     RescoredUtterance,
     RescoreRequest,
-    ScoreComponents,
     ScoredText,
     ScoreRequest,
     TokenScore,
@@ -47,52 +47,82 @@ def rescored_utterance(
     utterance: Utterance, ranked: RankedList, models: Sequence[LoadedModel], options: Options
 ) -> RescoredUtterance:
     """One list in its new order, cut to `options.n_best`."""
-    order = ranked.ranking.order.tolist()
-    return RescoredUtterance(
-        id=utterance.id,
-        changed=order[0] != 0,
-        degraded=[],
-        hypotheses=[
-            _ranked_hypothesis(utterance, ranked, models, options, rank)
-            for rank in range(1, 1 + min(options.n_best or len(order), len(order)))
-        ],
-    )
+    for of_lm in ranked.scores.values():
+        require_finite(of_lm)
+    best_first = ranked.ranking.order[: options.n_best].tolist()
+    hypotheses = _ranked_hypotheses(utterance, ranked, models, best_first)
+    if not options.return_posterior:
+        for hypothesis in hypotheses:
+            del hypothesis["posterior"]
+    if options.return_tokens or options.return_words:
+        for position, hypothesis in zip(best_first, hypotheses, strict=True):
+            scores = [(model, ranked.scores[model.name].detail(position)) for model in models]
+            if options.return_tokens:
+                hypothesis["tokens"] = {m.name: token_scores(score, m) for m, score in scores}
+            if options.return_words:
+                hypothesis["words"] = {m.name: word_scores(score) for m, score in scores}
+    return {
+        "id": utterance.id,
+        "changed": best_first[0] != 0,
+        "degraded": [],
+        "hypotheses": hypotheses,
+    }
 
 
-def _ranked_hypothesis(
+def _ranked_hypotheses(
     utterance: Utterance,
     ranked: RankedList,
     models: Sequence[LoadedModel],
-    options: Options,
-    rank: int,
-) -> RankedHypothesis:
-    position = int(ranked.ranking.order[rank - 1])
-    hypothesis = utterance.hypotheses[position]
+    best_first: Sequence[int],
+) -> list[RankedHypothesis]:
+    """The hypotheses at these positions; columns become lists, as single numbers are slow."""
     components = ranked.components
-    scores = {model.name: ranked.scores[model.name].scores[position] for model in models}
-    return RankedHypothesis(
-        rank=rank,
-        input_rank=position + 1,
-        text=hypothesis.text,
-        score=float(ranked.ranking.total[position]),
-        posterior=float(ranked.ranking.posterior[position]),
-        components=ScoreComponents(
-            am=hypothesis.am_score,
-            graph=hypothesis.graph_score,
-            lm={name: float(column[position]) for name, column in components.lm.items()},
-            extra=hypothesis.extra,
-        ),
-        num_words=int(components.words[position]),
-        num_tokens=int(components.tokens[position]),
-        num_chars=int(components.chars[position]),
-        oov=list(scores[models[0].name].oov),
-        tokens={m.name: token_scores(scores[m.name], m) for m in models}
-        if options.return_tokens
-        else None,
-        words={m.name: word_scores(scores[m.name]) for m in models}
-        if options.return_words
-        else None,
-    )
+    total, posterior = ranked.ranking.total.tolist(), ranked.ranking.posterior.tolist()
+    lm = {name: column.tolist() for name, column in components.lm.items()}
+    words, tokens = components.words.tolist(), components.tokens.tolist()
+    chars, oov = components.chars.tolist(), ranked.scores[models[0].name].oov
+    hypotheses: list[RankedHypothesis] = []
+    for rank, position in enumerate(best_first, start=1):
+        hypothesis = utterance.hypotheses[position]
+        hypotheses.append(
+            {
+                "rank": rank,
+                "input_rank": position + 1,
+                "text": hypothesis.text,
+                "score": total[position],
+                "posterior": posterior[position],
+                "components": {
+                    "am": hypothesis.am_score,
+                    "graph": hypothesis.graph_score,
+                    "lm": {name: column[position] for name, column in lm.items()},
+                    "extra": hypothesis.extra,
+                },
+                "num_words": words[position],
+                "num_tokens": tokens[position],
+                "num_chars": chars[position],
+                "oov": list(oov.get(position, ())),
+            }
+        )
+    return hypotheses
+
+
+def require_finite(scores: ListScores) -> None:
+    """Pass scores that JSON has numbers for.
+
+    Raises:
+        ValueError: a log-probability is not finite: the model is broken, not the request.
+    """
+    if not np.isfinite(scores.log_prob[scores.is_complete]).all():
+        raise ValueError("a model scored a text with NaN or infinity; this is a bug")
+
+
+def scored_texts(request: ScoreRequest, scores: ListScores, model: LoadedModel) -> list[ScoredText]:
+    """The `results` of a reply, in the order of the request's texts."""
+    require_finite(scores)
+    return [
+        scored_text(text, score, model, request)
+        for text, score in zip(request.texts, scores.scores, strict=True)
+    ]
 
 
 def scored_text(
@@ -100,23 +130,26 @@ def scored_text(
 ) -> ScoredText:
     """Probability of one text, with the details that were asked for."""
     ends = int(request.final)
-    return ScoredText(
-        text=text,
-        log_prob=score.log_prob,
-        num_tokens=score.num_tokens,
-        num_words=len(score.words),
-        perplexity_per_token=perplexity(score.log_prob, score.num_tokens + ends),
-        perplexity_per_word=perplexity(score.log_prob, len(score.words) + ends),
-        oov=list(score.oov),
-        tokens=token_scores(score, model) if request.return_tokens else None,
-        words=word_scores(score) if request.return_words else None,
-    )
+    scored: ScoredText = {
+        "text": text,
+        "log_prob": score.log_prob,
+        "num_tokens": score.num_tokens,
+        "num_words": len(score.words),
+        "perplexity_per_token": perplexity(score.log_prob, score.num_tokens + ends),
+        "perplexity_per_word": perplexity(score.log_prob, len(score.words) + ends),
+        "oov": list(score.oov),
+    }
+    if request.return_tokens:
+        scored["tokens"] = token_scores(score, model)
+    if request.return_words:
+        scored["words"] = word_scores(score)
+    return scored
 
 
 def token_scores(score: TextScore, model: LoadedModel) -> list[TokenScore]:
     """Every scored token of one text."""
     return [
-        TokenScore(piece=model.tokenizer.piece(token), id=token, log_prob=log_prob)
+        {"piece": model.tokenizer.piece(token), "id": token, "log_prob": log_prob}
         for token, log_prob in zip(score.token_ids, score.token_log_probs.tolist(), strict=True)
     ]
 
@@ -124,7 +157,7 @@ def token_scores(score: TextScore, model: LoadedModel) -> list[TokenScore]:
 def word_scores(score: TextScore) -> list[WordScore]:
     """Every word of one text as the LM reads it."""
     return [
-        WordScore(word=word, log_prob=log_prob)
+        {"word": word, "log_prob": log_prob}
         for word, log_prob in zip(score.words, score.word_log_probs(), strict=True)
     ]
 
@@ -141,7 +174,20 @@ def perplexity(log_prob: float, count: int) -> float | None:
 
 def effective_weights(weights: Weights) -> EffectiveWeights:
     """The weights that were used."""
-    return EffectiveWeights(**dataclasses.asdict(weights))
+    return {
+        "am_scale": weights.am_scale,
+        "graph_scale": weights.graph_scale,
+        "lm_scales": dict(weights.lm_scales),
+        "word_bonus": weights.word_bonus,
+        "token_bonus": weights.token_bonus,
+        "char_bonus": weights.char_bonus,
+        "bias": weights.bias,
+        "extra": dict(weights.extra),
+        "length_norm": weights.length_norm,
+        "gnmt_alpha": weights.gnmt_alpha,
+        "length_offset": weights.length_offset,
+        "mode": weights.mode,
+    }
 
 
 def total_usage(usages: Iterable[Usage]) -> UsageCounts:
@@ -149,10 +195,12 @@ def total_usage(usages: Iterable[Usage]) -> UsageCounts:
     listed = list(usages)
     tokens = sum(usage.tokens for usage in listed)
     tree_nodes = sum(usage.tree_nodes for usage in listed)
-    return UsageCounts(
-        hypotheses=sum(usage.hypotheses for usage in listed),
-        tokens=tokens,
-        tree_nodes=tree_nodes,
-        cache_hits=sum(usage.cache_hits for usage in listed),
-        sharing=tokens / tree_nodes if tree_nodes else 1.0,
-    )
+    return {
+        "hypotheses": sum(usage.hypotheses for usage in listed),
+        "tokens": tokens,
+        "tree_nodes": tree_nodes,
+        "cache_hits": sum(usage.cache_hits for usage in listed),
+        "sharing": tokens / tree_nodes if tree_nodes else 1.0,
+        "skipped_nodes": sum(usage.skipped_nodes for usage in listed),
+        "skipped_hypotheses": sum(usage.skipped_hypotheses for usage in listed),
+    }

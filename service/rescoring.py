@@ -5,14 +5,20 @@ An utterance that cannot be ranked fails alone. If it is the only one, the reque
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 
 from quantized_lm.combine import formula
 from quantized_lm.errors import InputError
 from quantized_lm.scoring import ListScores, PreparedList
-from service.listwork import ListRules, RankedList, Trees, prepare_lists, rank_lists
+from service.listwork import (
+    CheckedList,
+    ListRules,
+    RankedList,
+    prepare_lists,
+    rank_lists,
+    run_step,
+)
 from service.metrics import Metrics
 from service.registry import Registry, joint_label, joint_name, joint_revision
 from service.replies import effective_weights, reply_lists, total_usage
@@ -25,7 +31,7 @@ Engine = Scheduler[PreparedList, ListScores]
 
 
 class Rescorer:
-    """Ranks n-best lists. Runs nothing itself: threads tokenize and combine, the engine scores."""
+    """Ranks n-best lists. Runs no model itself: the engine does."""
 
     def __init__(
         self,
@@ -49,30 +55,29 @@ class Rescorer:
         """
         watch = Stopwatch(self._clock)
         rules = self._rules(request)
+        texts = [h.text for utterance in request.utterances for h in utterance.hypotheses]
         with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
-            prepared = await asyncio.to_thread(prepare_lists, request.utterances, rules)
+            prepared = await run_step(texts, prepare_lists, request.utterances, rules)
             _refuse_if_alone(prepared)
             watch.lap("tokenize")
             completed = await self._engine.scored(_jobs(prepared, rules))
             watch.lap_engine(completed)
             scores = [done.result for done in completed]
-            ranked = await asyncio.to_thread(
-                rank_lists, request.utterances, prepared, scores, rules
-            )
+            ranked = await run_step(texts, rank_lists, prepared, scores, rules)
             _refuse_if_alone(ranked)
-            results = await asyncio.to_thread(reply_lists, request, ranked, rules.models)
+            results = await run_step(texts, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
         self._count(ranked, rules)
-        return RescoreResponse(
-            id=request_id,
-            model=joint_name(rules.models),
-            revision=joint_revision(rules.models),
-            formula=formula(rules.weights),
-            weights=effective_weights(rules.weights),
-            results=results,
-            timing=watch.finish(self._metrics),
-            usage=total_usage(of_list.usage for of_list in scores),
-        )
+        return {
+            "id": request_id,
+            "model": joint_name(rules.models),
+            "revision": joint_revision(rules.models),
+            "formula": formula(rules.weights),
+            "weights": effective_weights(rules.weights),
+            "results": results,
+            "timing": watch.finish(self._metrics),
+            "usage": total_usage(of_list.usage for of_list in scores),
+        }
 
     def _rules(self, request: RescoreRequest) -> ListRules:
         models = self._registry.choose(request.model, request.lms)
@@ -80,6 +85,7 @@ class Rescorer:
             models=models,
             weights=resolve_weights(request, models),
             posterior_scale=request.options.posterior_scale,
+            wants_best_only=request.options.n_best == 1 and not request.options.return_posterior,
             forbids_oov=request.options.oov == "error",
             budget_tokens=self._engine.budget_tokens,
         )
@@ -101,10 +107,12 @@ def _refuse_if_alone(lists: Sequence[object]) -> None:
         raise lists[0]
 
 
-def _jobs(prepared: Sequence[Trees | InputError], rules: ListRules) -> list[Job[PreparedList]]:
+def _jobs(
+    prepared: Sequence[CheckedList | InputError], rules: ListRules
+) -> list[Job[PreparedList]]:
     return [
         Job(model.name, tree, tree.cost_tokens)
-        for trees in prepared
-        if not isinstance(trees, InputError)
-        for model, tree in zip(rules.models, trees, strict=True)
+        for checked in prepared
+        if not isinstance(checked, InputError)
+        for model, tree in zip(rules.models, checked.trees, strict=True)
     ]

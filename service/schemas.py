@@ -1,14 +1,15 @@
 """The wire contract on one page. Every limit is a Field, every unknown field is refused.
 
-Numbers are finite, natural logs, higher is better; strings are not turned into numbers.
+Numbers are finite, natural logs, higher is better; strings are not turned into numbers. What is
+sent in bulk is a typed dict: checked by mypy, and not by pydantic once per hypothesis.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator, with_config
+from typing_extensions import NotRequired, TypedDict
 
 MAX_UTTERANCES = 64
 MAX_HYPOTHESES = 1000
@@ -24,28 +25,27 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Score = Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE)]
 Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
-Absent = SkipJsonSchema[None]
-
-
-def _if_asked_for() -> Any:
-    return Field(default=None, exclude_if=lambda value: value is None)
+Perplexity = Annotated[float | None, Field(description="exp(-log_prob / n); null beyond float64.")]
 
 
 class Wire(BaseModel):
-    """Base of every message: immutable, exact types, no unknown fields."""
+    """Base of messages: immutable, exact types, no unknown fields."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False
     )
 
 
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class Sent(TypedDict):
+    """Base of the bulk of replies: the same rules, for whoever validates them."""
+
+
 class Hypothesis(Wire):
     """One candidate text with the scores its decoder gave it."""
 
     text: Text = Field(description="As the decoder wrote it; empty means silence.")
-    am_score: Score | None = Field(
-        default=None, description="Acoustic score, or the whole first-pass score if there is one."
-    )
+    am_score: Score | None = Field(default=None, description="Acoustic, or all of the first pass.")
     graph_score: Score | None = Field(
         default=None,
         validation_alias=AliasChoices("graph_score", "lm_score"),
@@ -81,9 +81,7 @@ class LmChoice(Wire):
     """One of several LMs, and what its score counts for."""
 
     model: Name
-    lm_scale: Weight | None = Field(
-        default=None, description="If absent: `weights.lm_scale`, then the model's own default."
-    )
+    lm_scale: Weight | None = Field(default=None, description="Else `weights.lm_scale` or its own.")
 
 
 class WeightChoice(Wire):
@@ -132,6 +130,10 @@ class Options(Wire):
     )
     return_tokens: bool = False
     return_words: bool = False
+    return_posterior: bool = Field(
+        default=True,
+        description="If false and n_best is 1, hypotheses that cannot win are not scored fully.",
+    )
     posterior_scale: Annotated[float, Field(ge=0.0, le=MAX_WEIGHT)] = Field(
         default=1.0, description="posterior = softmax(posterior_scale * score) over the whole list"
     )
@@ -196,7 +198,7 @@ class RequestProblem(Problem):
     request_id: str
 
 
-class TokenScore(Wire):
+class TokenScore(Sent):
     """One scored token; the last one is the end of sentence if the text is final."""
 
     piece: str
@@ -204,14 +206,14 @@ class TokenScore(Wire):
     log_prob: float
 
 
-class WordScore(Wire):
+class WordScore(Sent):
     """One word as the LM reads it: the sum of its tokens."""
 
     word: str
     log_prob: float
 
 
-class ScoreComponents(Wire):
+class ScoreComponents(Sent):
     """Each term before weighting."""
 
     am: float | None
@@ -220,7 +222,7 @@ class ScoreComponents(Wire):
     extra: dict[str, float]
 
 
-class RankedHypothesis(Wire):
+class RankedHypothesis(Sent):
     """One hypothesis in its new place.
 
     score = (sum of `weights` * `components`, + word_bonus * num_words + token_bonus * num_tokens
@@ -231,21 +233,21 @@ class RankedHypothesis(Wire):
     input_rank: int
     text: str
     score: float
-    posterior: float
+    posterior: NotRequired[float]
     components: ScoreComponents
     num_words: int
-    num_tokens: int = Field(description="Tokens of the first LM, end of sentence excluded.")
+    num_tokens: Annotated[int, Field(description="Of the first LM, end of sentence excluded.")]
     num_chars: int
     oov: list[str]
-    tokens: dict[str, list[TokenScore]] | Absent = _if_asked_for()
-    words: dict[str, list[WordScore]] | Absent = _if_asked_for()
+    tokens: NotRequired[dict[str, list[TokenScore]]]
+    words: NotRequired[dict[str, list[WordScore]]]
 
 
-class RescoredUtterance(Wire):
+class RescoredUtterance(Sent):
     """One list in its new order."""
 
     id: str | None
-    changed: bool = Field(description="Whether another hypothesis is now the best.")
+    changed: Annotated[bool, Field(description="Whether another hypothesis is now the best.")]
     degraded: list[str]
     hypotheses: list[RankedHypothesis]
 
@@ -257,7 +259,7 @@ class FailedUtterance(Wire):
     error: Problem
 
 
-class Timing(Wire):
+class Timing(Sent):
     """Wall-clock time of each stage, milliseconds."""
 
     queue_ms: float
@@ -267,17 +269,19 @@ class Timing(Wire):
     total_ms: float
 
 
-class UsageCounts(Wire):
+class UsageCounts(Sent):
     """Work asked for and work done, over all LMs."""
 
     hypotheses: int
-    tokens: int = Field(description="Token log-probabilities asked for.")
-    tree_nodes: int = Field(description="Token log-probabilities computed.")
+    tokens: Annotated[int, Field(description="Token log-probabilities asked for.")]
+    tree_nodes: Annotated[int, Field(description="Token log-probabilities computed.")]
     cache_hits: int
-    sharing: float = Field(description="tokens / tree_nodes; 1 if nothing was computed.")
+    sharing: Annotated[float, Field(description="tokens / tree_nodes; 1 if nothing was computed.")]
+    skipped_nodes: Annotated[int, Field(description="Not computed, as they could not matter.")]
+    skipped_hypotheses: Annotated[int, Field(description="Not scored fully: they cannot win.")]
 
 
-class EffectiveWeights(Wire):
+class EffectiveWeights(Sent):
     """The weights that were used."""
 
     am_scale: float
@@ -294,11 +298,11 @@ class EffectiveWeights(Wire):
     mode: str
 
 
-class RescoreResponse(Wire):
+class RescoreResponse(Sent):
     """The lists in their new order, in the request's order of utterances."""
 
     id: str
-    model: str = Field(description="Names separated by commas if there are several.")
+    model: Annotated[str, Field(description="Names separated by commas if there are several.")]
     revision: str
     formula: str
     weights: EffectiveWeights
@@ -307,25 +311,21 @@ class RescoreResponse(Wire):
     usage: UsageCounts
 
 
-class ScoredText(Wire):
-    """Probability of one text, end of sentence included if it is final."""
+class ScoredText(Sent):
+    """Probability of one text. If it is final, its end of sentence is scored and counts in n."""
 
     text: str
     log_prob: float
-    num_tokens: int = Field(description="End of sentence excluded.")
+    num_tokens: Annotated[int, Field(description="End of sentence excluded.")]
     num_words: int
-    perplexity_per_token: float | None = Field(
-        description="exp(-log_prob / n), n = num_tokens, + 1 if final; null beyond float64."
-    )
-    perplexity_per_word: float | None = Field(
-        description="exp(-log_prob / n), n = num_words, + 1 if final; null beyond float64."
-    )
+    perplexity_per_token: Perplexity
+    perplexity_per_word: Perplexity
     oov: list[str]
-    tokens: list[TokenScore] | Absent = _if_asked_for()
-    words: list[WordScore] | Absent = _if_asked_for()
+    tokens: NotRequired[list[TokenScore]]
+    words: NotRequired[list[WordScore]]
 
 
-class ScoreResponse(Wire):
+class ScoreResponse(Sent):
     """The texts' probabilities, in the request's order."""
 
     id: str

@@ -31,6 +31,15 @@ class Settings(BaseSettings):
     backend: str = Field(
         default="auto", description="Kernels of the packed layers: `auto` or a backend's name."
     )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of the cpu backend; 0: one on each core this process may use.",
+    )
+    pin_threads: bool = Field(
+        default=False, description="Whether each of those threads stays on one core."
+    )
     budget_tokens: int = Field(
         default=16_384,
         ge=1,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
 from quantized_lm import scoring
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import InputError
-from service.listwork import prepare_texts
+from service.listwork import prepare_texts, run_step
 from service.metrics import Metrics
 from service.registry import Registry
-from service.replies import scored_text, total_usage
+from service.replies import scored_texts, total_usage
 from service.rescoring import Engine
 from service.scheduler import Job
-from service.schemas import ScoredText, ScoreRequest, ScoreResponse
+from service.schemas import ScoreRequest, ScoreResponse
 from service.timing import Stopwatch
 
 
@@ -45,38 +44,30 @@ class TextScorer:
         watch = Stopwatch(self._clock)
         (model,) = self._registry.choose(request.model)
         with self._metrics.inflight.labels(model.name).track_inprogress():
-            tree = await asyncio.to_thread(self._prepare, request, model)
+            tree = await run_step(request.texts, self._prepare, request, model)
             watch.lap("tokenize")
             completed = await self._engine.scored([Job(model.name, tree, tree.cost_tokens)])
             watch.lap_engine(completed)
             scores = completed[0].result
-            results = await asyncio.to_thread(_reply, request, scores, model)
+            results = await run_step(request.texts, scored_texts, request, scores, model)
             watch.lap("combine")
         self._metrics.count_scores(model.name, scores)
-        return ScoreResponse(
-            id=request_id,
-            model=model.name,
-            revision=model.revision,
-            results=results,
-            timing=watch.finish(self._metrics),
-            usage=total_usage([scores.usage]),
-        )
+        return {
+            "id": request_id,
+            "model": model.name,
+            "revision": model.revision,
+            "results": results,
+            "timing": watch.finish(self._metrics),
+            "usage": total_usage([scores.usage]),
+        }
 
     def _prepare(self, request: ScoreRequest, model: LoadedModel) -> scoring.PreparedList:
         texts = scoring.ScoreRequest(
             tuple(request.texts), tuple(request.context.text), request.final
         )
         try:
-            return prepare_texts(texts, model, self._engine.budget_tokens)
+            encoded = model.tokenizer.encode_all(texts.texts)
+            return prepare_texts(texts, encoded, model, self._engine.budget_tokens)
         except InputError as error:
             at = error.pointer.replace("/hypotheses", "/texts").removesuffix("/text")
             raise type(error)(str(error), pointer=at) from None
-
-
-def _reply(
-    request: ScoreRequest, scores: scoring.ListScores, model: LoadedModel
-) -> list[ScoredText]:
-    return [
-        scored_text(text, score, model, request)
-        for text, score in zip(request.texts, scores.scores, strict=True)
-    ]

@@ -44,15 +44,19 @@ class Stopwatch:
     def finish(self, metrics: Metrics) -> Timing:
         """Observe every stage and report it."""
         for stage, seconds in self._seconds.items():
-            metrics.stage_duration.labels(stage).observe(seconds)
-        stages_ms = {f"{stage}_ms": _ms(seconds) for stage, seconds in self._seconds.items()}
-        return Timing(**stages_ms, total_ms=_ms(self._clock() - self._started_s))
+            metrics.observe_stage(stage, seconds)
+        return {
+            "queue_ms": _ms(self._seconds["queue"]),
+            "tokenize_ms": _ms(self._seconds["tokenize"]),
+            "forward_ms": _ms(self._seconds["forward"]),
+            "combine_ms": _ms(self._seconds["combine"]),
+            "total_ms": _ms(self._clock() - self._started_s),
+        }
 
 
 def server_timing(timing: Timing) -> str:
     """The stages as a Server-Timing header."""
-    stages = timing.model_dump()
-    return ", ".join(f"{name.removesuffix('_ms')};dur={ms}" for name, ms in stages.items())
+    return ", ".join(f"{name.removesuffix('_ms')};dur={ms}" for name, ms in timing.items())
 
 
 def _ms(seconds: float) -> float:

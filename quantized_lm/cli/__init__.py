@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from quantized_lm.cli import (
+    bench,
     evaluate,
     export,
     inspect,
@@ -29,4 +30,5 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("quantize", quantize.run),
     ("export", export.run),
     ("perplexity", perplexity.run),
+    ("bench", bench.run),
 )

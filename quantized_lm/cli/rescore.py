@@ -20,7 +20,7 @@ from quantized_lm.combine import Weights, combine, formula
 from quantized_lm.errors import DataError, InputError
 from quantized_lm.nbest import DEFAULT_FIRST_PASS, Utterance, open_replace, read_utterances
 from quantized_lm.scored import LmColumn, components_of, join, result_record
-from quantized_lm.scoring import PreparedList, ScoreRequest, TextScore, prepare, run_batch
+from quantized_lm.scoring import ListScores, PreparedList, ScoreRequest, prepare, run_batch
 
 Json = dict[str, object]
 DEFAULT_MODEL = "en-small"
@@ -101,20 +101,20 @@ def rescore_local(
     for batch in _batches(utterances, loaded):
         lists = run_batch([prepared for _, prepared in batch], loaded)
         for (utterance, _), scores in zip(batch, lists, strict=True):
-            column = lm_column(loaded.name, scores.scores)
+            column = lm_column(loaded.name, scores)
             with _named(utterance):
                 ranking = combine(components_of(join(utterance, column)), weights)
             yield result_record(utterance, column, ranking)
 
 
-def lm_column(name: str, scores: Iterable[TextScore]) -> LmColumn:
+def lm_column(name: str, scores: ListScores) -> LmColumn:
     """Scores of one list under one LM."""
-    scores = list(scores)
+    encoded = scores.prepared.encoded
     return LmColumn(
-        scores={name: [score.log_prob for score in scores]},
-        num_words=[len(score.words) for score in scores],
-        num_tokens=[score.num_tokens for score in scores],
-        oov=[score.oov for score in scores],
+        scores={name: scores.log_prob.tolist()},
+        num_words=encoded.num_words.tolist(),
+        num_tokens=encoded.num_tokens.tolist(),
+        oov=[scores.oov.get(position, ()) for position in range(len(scores.log_prob))],
     )
 
 

@@ -1,43 +1,82 @@
-"""What routes are given: the running core, and the headers of one request and its reply."""
+"""What routes are given: the running core, one request and its reply, and how its body is read."""
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+import time
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, get_type_hints
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 
 from service.core import Core
 from service.metrics import SEVERAL_MODELS
+from service.middleware import is_plain_json
 from service.schemas import RescoreResponse, ScoreResponse
 from service.timing import server_timing
 
-Reply = TypeVar("Reply", RescoreResponse, ScoreResponse)
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class Exchange:
-    """One request and the response that FastAPI is going to send."""
+class BodyRoute(APIRoute):
+    """A route whose function takes the body and the request, and makes the response itself.
 
-    def __init__(self, request: Request, response: Response) -> None:
-        self._request = request
-        self._response = response
+    pydantic reads the body straight from its bytes. Whatever it refuses goes the way of FastAPI,
+    which has the last word: Python's JSON reader accepts more (UTF-16, NaN), and the errors and
+    their pointers are made from what that one read.
+    """
 
-    @property
-    def request_id(self) -> str:
-        """The client's X-Request-ID, or ours."""
-        return str(self._request.state.request_id)
+    def get_route_handler(self) -> Handler:
+        """The function that answers one request."""
+        fastapi_answer = super().get_route_handler()
+        read = TypeAdapter(get_type_hints(self.endpoint)["body"]).validate_json
 
-    def annotated(self, reply: Reply) -> Reply:
-        """The reply, its revision and times also in the headers and its model in the metrics."""
-        self._response.headers["X-Model-Revision"] = reply.revision
-        self._response.headers["Server-Timing"] = server_timing(reply.timing)
-        self._request.state.model = SEVERAL_MODELS if "," in reply.model else reply.model
-        return reply
+        async def answer(request: Request) -> Response:
+            if not is_plain_json(request.headers):
+                return await fastapi_answer(request)
+            try:
+                content = await request.body()
+                started_s = time.perf_counter()
+                body = read(content)
+            except (ClientDisconnect, ValidationError):
+                return await fastapi_answer(request)
+            core_of(request).metrics.observe_stage("parse", time.perf_counter() - started_s)
+            response: Response = await self.endpoint(body, request)
+            return response
+
+        return answer
 
 
-async def _core(request: Request) -> Core:
+def core_of(request: Request) -> Core:
+    """What answers requests."""
     core: Core = request.app.state.core
     return core
 
 
+def request_id_of(request: Request) -> str:
+    """The client's X-Request-ID, or ours."""
+    return str(request.state.request_id)
+
+
+def respond(request: Request, reply: RescoreResponse | ScoreResponse) -> Response:
+    """The reply as JSON; revision and times also in the headers, the model in the metrics."""
+    started_s = time.perf_counter()
+    content = to_json(reply)
+    core_of(request).metrics.observe_stage("serialize", time.perf_counter() - started_s)
+    request.state.model = SEVERAL_MODELS if "," in reply["model"] else reply["model"]
+    headers = {
+        "X-Model-Revision": reply["revision"],
+        "Server-Timing": server_timing(reply["timing"]),
+    }
+    return Response(content, headers=headers, media_type="application/json")
+
+
+async def _core(request: Request) -> Core:
+    return core_of(request)
+
+
 CoreDep = Annotated[Core, Depends(_core)]
-ExchangeDep = Annotated[Exchange, Depends()]

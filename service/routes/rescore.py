@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body, Depends, Request, Response
 
 from service.middleware import require_json
 from service.openapi import PROBLEMS
-from service.routes.exchange import CoreDep, ExchangeDep
+from service.routes.exchange import BodyRoute, core_of, request_id_of, respond
 from service.schemas import RescoreRequest, RescoreResponse
 
-router = APIRouter(tags=["scoring"], responses=PROBLEMS, dependencies=[Depends(require_json)])
+router = APIRouter(
+    route_class=BodyRoute,
+    tags=["scoring"],
+    responses=PROBLEMS,
+    dependencies=[Depends(require_json)],
+)
 
 EXAMPLE = {
     "utterances": [
@@ -27,7 +32,7 @@ EXAMPLE = {
 RescoreBody = Annotated[RescoreRequest, Body(examples=[EXAMPLE])]
 
 
-@router.post("/v1/rescore")
-async def rescore(body: RescoreBody, core: CoreDep, exchange: ExchangeDep) -> RescoreResponse:
+@router.post("/v1/rescore", response_model=RescoreResponse)
+async def rescore(body: RescoreBody, request: Request) -> Response:
     """Rank the n-best lists of 1 to 64 utterances."""
-    return exchange.annotated(await core.rescorer.rescore(body, exchange.request_id))
+    return respond(request, await core_of(request).rescorer.rescore(body, request_id_of(request)))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Body, Depends, Request, Response
 
 from service.middleware import require_json
 from service.openapi import PROBLEMS
-from service.routes.exchange import CoreDep, ExchangeDep
+from service.routes.exchange import BodyRoute, core_of, request_id_of, respond
 from service.schemas import ScoreRequest, ScoreResponse
 
-router = APIRouter(tags=["scoring"], responses=PROBLEMS, dependencies=[Depends(require_json)])
+router = APIRouter(
+    route_class=BodyRoute,
+    tags=["scoring"],
+    responses=PROBLEMS,
+    dependencies=[Depends(require_json)],
+)
 
 EXAMPLE = {"texts": ["the weather is nice today", "the whether is nice today"]}
 ScoreBody = Annotated[ScoreRequest, Body(examples=[EXAMPLE])]
 
 
-@router.post("/v1/score")
-async def score(body: ScoreBody, core: CoreDep, exchange: ExchangeDep) -> ScoreResponse:
+@router.post("/v1/score", response_model=ScoreResponse)
+async def score(body: ScoreBody, request: Request) -> Response:
     """Log-probability and perplexity of texts, per token and per word."""
-    return exchange.annotated(await core.text_scorer.score(body, exchange.request_id))
+    return respond(request, await core_of(request).text_scorer.score(body, request_id_of(request)))

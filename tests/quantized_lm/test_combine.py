@@ -15,6 +15,7 @@ from quantized_lm.combine import (
     formula,
     score_column,
     terms,
+    totals,
 )
 from quantized_lm.errors import InputError, MissingScoreError, NonFiniteError, ShapeError
 
@@ -119,6 +120,25 @@ def test_scale_0_removes_a_term_even_where_it_is_missing_or_minus_infinity() -> 
     some = components(am=None, graph=np.array([-math.inf, np.nan]), extra={})
     ranking = combine(some, Weights(am_scale=0.0, lm_scales={"en": 1.0}, extra={"ctc": 0.0}))
     assert ranking.total.tolist() == [-9.0, -3.0]
+
+
+def test_totals_refuse_what_combine_refuses() -> None:
+    weights = Weights(graph_scale=0.5, lm_scales={"en": 1.0})
+    with pytest.raises(MissingScoreError) as caught:
+        totals(components(lm={"en": np.zeros(2)}, graph=None), weights)
+    assert caught.value.pointer == "/hypotheses/0/graph_score"
+
+
+@pytest.mark.parametrize("length_norm", ["none", "tokens", "words", "gnmt"])
+def test_no_total_falls_where_the_score_of_an_lm_rises(length_norm: str) -> None:
+    generator = np.random.default_rng(5)
+    weights = Weights(am_scale=0.3, lm_scales={"en": 0.7}, word_bonus=-1.1, length_norm=length_norm)
+    low = generator.normal(-40.0, 13.0, 1000)
+    counts = generator.integers(0, 30, 1000)
+    some = components(am=low, lm={"en": low}, words=counts, tokens=counts, chars=counts)
+    high = components(am=low, lm={"en": np.nextafter(low, 0.0)}, words=counts, tokens=counts)
+    assert (totals(high, weights) >= totals(some, weights)).all()
+    assert totals(some, weights).tolist() == combine(some, weights).total.tolist()
 
 
 def test_ties_keep_the_decoders_order() -> None:

@@ -50,6 +50,16 @@ def test_tokens_and_words_add_up_to_the_text(loaded: LoadedModel) -> None:
     assert len(silence.token_log_probs) == 1
 
 
+def test_details_of_a_text_are_those_of_its_list(loaded: LoadedModel) -> None:
+    (result,) = score_lists([ScoreRequest((*TEXTS, "the cat 77"))], loaded)
+    for position, score in enumerate(result.scores):
+        detail = result.detail(position)
+        assert detail.token_log_probs.tolist() == score.token_log_probs.tolist()
+        assert result.log_prob[position] == detail.token_log_probs.astype(np.float64).sum()
+        assert result.oov.get(position, ()) == detail.oov
+    assert dict(result.oov) == {4: ("77",)}
+
+
 def test_shared_prefixes_are_paid_once(loaded: LoadedModel) -> None:
     (result,) = score_lists([ScoreRequest(TEXTS)], loaded)
     usage = result.usage

@@ -26,6 +26,19 @@ def test_a_tree_has_one_node_per_distinct_prefix(sequences: list[list[int]]) -> 
     assert (tree.parent[1:] < range(1, tree.num_nodes)).all()
 
 
+@given(SEQUENCES, st.lists(st.integers(0, 4), max_size=4), st.booleans())
+def test_the_paths_of_all_hypotheses_stand_one_after_another(
+    sequences: list[list[int]], context: list[int], final: bool
+) -> None:
+    tree = build_tree(sequences, context=context, final=final)
+    paths = [tree.path(index).tolist() for index in range(len(sequences))]
+    assert tree.path_node.tolist() == [node for path in paths for node in path]
+    assert tree.path_length.tolist() == [len(path) for path in paths]
+    assert tree.leaf.tolist() == [path[-1] if path else tree.base for path in paths]
+    for path in paths:
+        assert tree.parent[path].tolist() == [tree.base, *path][:-1]
+
+
 def test_equal_texts_end_in_one_leaf() -> None:
     tree = build_tree([[5, 6], [5, 7], [5, 6]])
     assert tree.leaf[0] == tree.leaf[2] != tree.leaf[1]

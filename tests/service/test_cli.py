@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from quantized_lm.cli import COMMANDS
 from quantized_lm.cli.rescore import DEFAULT_MODEL
+from quantized_lm.ops import BACKENDS, CPU_ISA_VARIABLE
 from service import cli, server
 from service.settings import Settings
 from tests.conftest import TinyRun
@@ -88,6 +89,22 @@ def test_a_damaged_model_is_refused_in_one_line(tiny_run: TinyRun, tmp_path: Pat
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "weights.safetensors has 7 bytes" in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not BACKENDS["cpu"].is_available, reason="the native module is missing")
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--port", "0", "--model"], ["score", "a", "--model"]]
+)
+def test_an_instruction_set_this_cpu_lacks_is_refused_in_one_line(
+    tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv(CPU_ISA_VARIABLE, "avx9000")
+    result = CliRunner().invoke(cli.build_cli(), [*arguments, str(tiny_run.artifact)])
+    assert result.exit_code == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "instruction set 'avx9000' was asked for; this CPU and build have scalar" in errors[0]
     assert "Traceback" not in result.stderr
 
 

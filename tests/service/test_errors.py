@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
 
 from quantized_lm.errors import InputError, SecondpassError
 from service.core import Core
@@ -112,6 +113,30 @@ async def test_a_body_that_is_not_json_is_400(content: bytes) -> None:
     async with running() as (client, _):
         response = await client.post("/v1/rescore", content=content, headers=JSON)
     check_problem(response, 400, "malformed_json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+async def test_json_is_read_in_every_encoding_that_python_reads(encoding: str) -> None:
+    content = json.dumps(request(utterance("caf\u00e9")), ensure_ascii=False).encode(encoding)
+    async with running() as (client, _):
+        response = await client.post("/v1/rescore", content=content, headers=JSON)
+    assert response.json()["results"][0]["hypotheses"][0]["text"] == "caf\u00e9"
+
+
+async def test_a_client_that_leaves_before_its_body_came_is_answered_as_malformed() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with running() as (_, app):
+        scope = {"type": "http", "method": "POST", "path": "/v1/rescore", "query_string": b""}
+        scope["headers"] = [(b"content-type", b"application/json")]
+        await app(scope, receive, send)
+    assert sent[0]["status"] == 400
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff"])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 
 import pytest
+from pydantic import TypeAdapter
 
+from quantized_lm import pruning
 from quantized_lm.scoring import ScoreRequest, TextScore, score_lists
 from service.errors import ERRORS
+from service.listwork import INLINE_CHARS, run_step
+from service.schemas import RescoreResponse, ScoreResponse
 from tests.fakes import TableModel, fake_loaded
 from tests.service.serving import Json, request, running, utterance
 
@@ -70,6 +75,34 @@ async def test_a_reply_has_every_field_of_the_contract() -> None:
     usage = reply["usage"]
     assert usage["hypotheses"] == 2
     assert usage["sharing"] == usage["tokens"] / usage["tree_nodes"]
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+async def test_what_is_sent_is_what_the_schema_says(is_asked: bool) -> None:
+    asked = {"return_tokens": is_asked, "return_words": is_asked}
+    lists = utterance("the cat", "zzz", "", id="u1"), {"hypotheses": [{"text": "unscored"}]}
+    async with running() as (client, _):
+        ranked = await client.post("/v1/rescore", json=request(*lists, options=asked))
+        scored = await client.post("/v1/score", json={"texts": ["the cat", "zzz", ""], **asked})
+    assert (ranked.status_code, scored.status_code) == (200, 200)
+    TypeAdapter(RescoreResponse).validate_json(ranked.content)
+    TypeAdapter(ScoreResponse).validate_json(scored.content)
+
+
+async def test_only_the_work_of_a_long_request_leaves_the_event_loop() -> None:
+    here = threading.get_ident()
+    assert await run_step(["x" * INLINE_CHARS], threading.get_ident) == here
+    assert await run_step(["x" * INLINE_CHARS, "x"], threading.get_ident) != here
+
+
+async def test_a_long_request_is_answered_like_a_short_one() -> None:
+    many = [utterance("the cat sat", f"a cat sat {'on a mat ' * 6}") for _ in range(64)]
+    long = [utterance(*["the cat sat on a mat and saw an old dog"] * 100) for _ in range(16)]
+    async with running() as (client, _):
+        short = (await client.post("/v1/rescore", json=request(many[0]))).json()["results"]
+        replies = [await client.post("/v1/rescore", json=request(*lists)) for lists in (many, long)]
+    assert replies[0].json()["results"] == short * 64
+    assert [len(result["hypotheses"]) for result in replies[1].json()["results"]] == [100] * 16
 
 
 async def test_headers_say_revision_times_and_request() -> None:
@@ -144,6 +177,60 @@ async def test_n_best_cuts_the_reply_but_not_the_posterior() -> None:
         body = request(utterance(*texts), options={"n_best": 1})
         cut = (await client.post("/v1/rescore", json=body)).json()
     assert cut["results"][0]["hypotheses"] == whole["results"][0]["hypotheses"][:1]
+
+
+@pytest.mark.parametrize("weights", [{}, {"lm_scale": 4.0, "length_norm": "words"}])
+async def test_without_a_posterior_only_what_can_win_is_scored(
+    weights: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "FEWEST_NODES", 0)
+    lists = [
+        utterance(*(f"the {animal} {'sat on a mat and ' * n}ran" for n in range(4)), id=animal)
+        for animal in ("cat", "dog")
+    ]
+    body = request(*lists, weights=weights)
+    options = {"n_best": 1, "return_tokens": True}
+    async with running() as (client, app):
+        whole = (await client.post("/v1/rescore", json=body | {"options": options})).json()
+        asked = body | {"options": options | {"return_posterior": False}}
+        pruned = (await client.post("/v1/rescore", json=asked)).json()
+        value = app.state.core.metrics.registry.get_sample_value
+        kinds = {"model": "tiny", "kind": "skipped"}
+        assert value("rescore_tokens_total", kinds) == pruned["usage"]["skipped_nodes"]
+        assert value("rescore_score_margin_count", {"model": "tiny"}) == 2.0
+    for result in whole["results"]:
+        del result["hypotheses"][0]["posterior"]
+    assert pruned["results"] == whole["results"]
+    assert whole["usage"]["skipped_nodes"] == whole["usage"]["skipped_hypotheses"] == 0
+    assert pruned["usage"]["skipped_hypotheses"] > 0
+    assert (
+        pruned["usage"]["skipped_nodes"] + pruned["usage"]["tree_nodes"]
+        == whole["usage"]["tree_nodes"]
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"weights": {"lm_scale": -0.5}},
+        {"weights": {"mode": "linear", "graph_scale": 1.0, "lm_scale": 0.5}},
+        {"lms": [{"model": "one"}, {"model": "two"}]},
+        {"options": {"n_best": 2, "return_posterior": False}},
+        {"options": {"n_best": 1}},
+    ],
+)
+async def test_all_is_scored_where_the_best_could_not_be_known_otherwise(
+    fields: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "FEWEST_NODES", 0)
+    hypotheses = [
+        {"text": f"the cat {'sat ' * n}", "am_score": -n, "graph_score": -9.0 * n} for n in range(4)
+    ]
+    body = request({"hypotheses": hypotheses}, options={"n_best": 1, "return_posterior": False})
+    body |= {} if "lms" in fields else {"model": "one"}
+    async with running(fake_loaded("one"), fake_loaded("two")) as (client, _):
+        reply = (await client.post("/v1/rescore", json=body | fields)).json()
+    assert reply["usage"]["skipped_hypotheses"] == 0
 
 
 async def test_tokens_and_words_come_back_when_asked_for() -> None:

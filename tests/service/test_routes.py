@@ -80,6 +80,15 @@ async def test_metrics_count_what_happened() -> None:
     assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text")
 
 
+async def test_every_stage_of_a_request_is_measured_once() -> None:
+    async with running() as (client, app):
+        await client.post("/v1/rescore", json=request())
+        await client.post("/v1/score", json={"texts": ["a"]})
+        value = app.state.core.metrics.registry.get_sample_value
+    for stage in ("parse", "queue", "tokenize", "forward", "combine", "serialize"):
+        assert value("rescore_stage_duration_seconds_count", {"stage": stage}) == 2.0
+
+
 async def test_tokens_asked_for_are_computed_or_shared() -> None:
     async with running() as (client, app):
         usage = (await client.post("/v1/rescore", json=request())).json()["usage"]

@@ -18,7 +18,7 @@ import httpx
 import pytest
 import uvicorn
 
-from service.server import DrainingServer
+from service.server import GC_OBJECTS, DrainingServer
 from tests.service.serving import request
 
 ROOT = Path(__file__).parents[2]
@@ -129,21 +129,29 @@ async def test_without_a_drain_the_first_signal_stops() -> None:
     assert await server.on_tick(1)
 
 
+@pytest.fixture
+def _collector() -> Iterator[None]:
+    """Leaves the garbage collector as it was."""
+    threshold = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*threshold)
+
+
 @pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
 async def test_a_port_that_is_taken_leaves_no_engine_behind() -> None:
     app = Stub()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config = uvicorn.Config(app, port=taken.getsockname()[1])  # type: ignore[arg-type]
         server = DrainingServer(config, drain_s=0.0)
-        try:
-            with pytest.raises(SystemExit):
-                await server.serve()
-        finally:
-            gc.unfreeze()
+        with pytest.raises(SystemExit):
+            await server.serve()
     assert not app.is_running
 
 
 @pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
 async def test_what_is_loaded_is_not_walked_by_the_garbage_collector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -155,10 +163,8 @@ async def test_what_is_loaded_is_not_walked_by_the_garbage_collector(
     monkeypatch.setattr(uvicorn.Server, "startup", ignore)
     monkeypatch.setattr(uvicorn.Server, "shutdown", ignore)
     server = DrainingServer(uvicorn.Config(app), drain_s=0.0)  # type: ignore[arg-type]
-    try:
-        await server.startup()
-        assert gc.get_freeze_count() > frozen
-    finally:
-        gc.unfreeze()
+    await server.startup()
+    assert gc.get_freeze_count() > frozen
+    assert gc.get_threshold()[0] == GC_OBJECTS
     await server.shutdown()
     assert not app.is_running

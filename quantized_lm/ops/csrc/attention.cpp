@@ -192,11 +192,19 @@ void SECONDPASS_ISA::split(const SplitArgs& a) {
     }
 }
 
+// What a block of rows reads is asked for while the block before it is computed.
 void SECONDPASS_ISA::attend(const AttendArgs& a) {
-    for (std::size_t r = 0; r < a.R; ++r) prefetch_path(a, r);
-    for (std::size_t i = 0; i < a.heads.count; ++i)
-        for (std::size_t r = 0; r < a.R; r += kAttendedRows)
-            attend_rows(a, r, a.R - r < kAttendedRows ? a.R - r : kAttendedRows, i);
+    const auto end_of = [&](std::size_t first) {
+        return a.R - first < kRowBlock ? a.R : first + kRowBlock;
+    };
+    for (std::size_t r = 0; r < end_of(0); ++r) prefetch_path(a, r);
+    for (std::size_t first = 0; first < a.R; first += kRowBlock) {
+        const std::size_t end = end_of(first);
+        for (std::size_t r = end; r < a.R && r < end + kRowBlock; ++r) prefetch_path(a, r);
+        for (std::size_t i = 0; i < a.heads.count; ++i)
+            for (std::size_t r = first; r < end; r += kAttendedRows)
+                attend_rows(a, r, end - r < kAttendedRows ? end - r : kAttendedRows, i);
+    }
 }
 
 }  // namespace secondpass

@@ -32,20 +32,30 @@ inline Vec activate(Vec y) {
 template <int kVectors, Activation kActivation>
 inline void finish_last(const Tile& a, int rows, std::size_t column, const std::uint32_t* sums,
                         const float* partial, const Vec (&scales)[kVectors]) {
-    Vec biases[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-        biases[v] = a.bias == nullptr ? broadcast(0.0f) : load(a.bias + column + v * kLanes);
     float* y = a.y + column;
     for (int r = 0; r < rows; ++r, y += a.y_stride) {
         const Vec step = broadcast(a.step[r]);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v, sums += kLanes, partial += kLanes) {
-            const Vec sum = scaled(load(sums), scales[v], a.groups - 1, partial);
-            const Vec activated = activate<kActivation>(add(multiply(sum, step), biases[v]));
-            float* at = y + v * kLanes;
-            store(at, a.adds ? add(load(at), activated) : activated);
+            Vec sum = multiply(scaled(load(sums), scales[v], a.groups - 1, partial), step);
+            if (a.bias != nullptr) sum = add(sum, load(a.bias + column + v * kLanes));
+            sum = activate<kActivation>(sum);
+            if (a.adds) sum = add(load(y + v * kLanes), sum);
+            store(y + v * kLanes, sum);
         }
+    }
+}
+
+// The usual case: one group and nothing to add.
+template <int kVectors>
+inline void finish_plain(const Tile& a, int rows, std::size_t column, const std::uint32_t* sums,
+                         const Vec (&scales)[kVectors]) {
+    float* y = a.y + column;
+    for (int r = 0; r < rows; ++r, y += a.y_stride) {
+        const Vec step = broadcast(a.step[r]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v, sums += kLanes)
+            store(y + v * kLanes, multiply(multiply(to_float(load(sums)), scales[v]), step));
     }
 }
 
@@ -66,6 +76,9 @@ template <int kVectors>
                 store(partial, scaled(load(sums), scales[v], group, partial));
         return;
     }
+    const bool is_plain = a.groups == 1 && a.bias == nullptr && !a.adds;
+    if (is_plain && a.activation == Activation::kNone)
+        return finish_plain<kVectors>(a, rows, column, sums, scales);
     switch (a.activation) {
         case Activation::kNone:
             return finish_last<kVectors, Activation::kNone>(a, rows, column, sums, partial, scales);

@@ -1,7 +1,8 @@
 // What every instruction set provides, and the arguments it is given. Layouts stand here once.
 //
-// Everything is row-major. Rows of x come in blocks of at most kRowBlock; a caller gives each thread
-// its own block and its own scratch, and gets the same bits however rows are cut into blocks.
+// Everything is row-major. Rows of x come in blocks of at most kRowBlock, for `attend` in any number; a
+// caller gives each thread its own rows and its own scratch, and gets the same bits however rows are
+// cut into blocks.
 #pragma once
 
 #include <cstddef>

@@ -107,7 +107,7 @@ void Transformer::require_scratch(const Batch& batch) {
         scratch.query.require(rows * heads_.count * heads_.stride);
         if (has_mix) scratch.embedded.require(rows * plan_.model_dim);
         scratch.wide.require(kRowBlock * std::max(3 * plan_.model_dim, plan_.ffn_dim));
-        scratch.mixed.require(kRowBlock * plan_.model_dim);
+        scratch.mixed.require(rows * plan_.model_dim);
         scratch.codes.require(kRowBlock * largest(plan_, padded_columns));
         scratch.step.require(kRowBlock);
         scratch.start.require(kRowBlock * largest(plan_, groups_of));

@@ -23,8 +23,8 @@ void Worker::run_chunk(std::size_t first, std::size_t count) const {
     const std::size_t layers = plan_.blocks.size();
     for (std::size_t layer = 0; layer < layers; ++layer) {
         pass_.pool.barrier();
+        attend(first, count, layer);
         for_each_block(first, count, [&](Block block) {
-            attend(block, layer);
             feed_forward(block, layer);
             layer + 1 < layers ? project(block, layer + 1) : answer(block);
         });
@@ -83,29 +83,30 @@ void Worker::split(Block block, std::size_t layer, const float* qkv) const {
                          turns ? sin : nullptr, epsilon, query(block), stored});
 }
 
-void Worker::attend(Block block, std::size_t layer) const {
-    const float* store[kRowBlock];
-    const std::int32_t* path[kRowBlock];
-    std::size_t length[kRowBlock];
-    for (std::size_t r = 0; r < block.count; ++r) {
-        const Row& row = pass_.batch.rows[block.first + r];
-        store[r] = row.tree->layer(layer);
-        path[r] = row.path;
-        length[r] = row.length;
+// The thread's rows of a chunk at once: nothing comes between that would drive stored rows out of the
+// caches.
+void Worker::attend(std::size_t first, std::size_t count, std::size_t layer) const {
+    const auto [begin, end] = share(count, thread_, pass_.pool.threads());
+    const float* store[kChunkRows];
+    const std::int32_t* path[kChunkRows];
+    std::size_t length[kChunkRows];
+    for (std::size_t r = begin; r < end; ++r) {
+        const Row& row = pass_.batch.rows[first + r];
+        store[r - begin] = row.tree->layer(layer);
+        path[r - begin] = row.path;
+        length[r - begin] = row.length;
     }
-    float* mixed = scratch_.mixed.data();
-    pass_.kernels.attend({query(block), block.count, pass_.heads, store, path, length, mixed,
-                          scratch_.attention.data()});
-    const ProjectionPlan& out = plan_.blocks[layer].out;
-    const Rows rows = quantize(out.weight.weight, mixed, block.count, nullptr);
-    multiply(out, rows, block.count, Activation::kNone, true, stream(block));
+    pass_.kernels.attend({scratch_.query.data(), end - begin, pass_.heads, store, path, length,
+                          scratch_.mixed.data(), scratch_.attention.data()});
 }
 
 void Worker::feed_forward(Block block, std::size_t layer) const {
     const BlockPlan& plan = plan_.blocks[layer];
+    Rows rows = quantize(plan.out.weight.weight, mixed(block), block.count, nullptr);
+    multiply(plan.out, rows, block.count, Activation::kNone, true, stream(block));
     const Norm norm = plan.ffn_norm.norm();
     float* inner = scratch_.wide.data();
-    Rows rows = quantize(plan.up.weight.weight, stream(block), block.count, &norm);
+    rows = quantize(plan.up.weight.weight, stream(block), block.count, &norm);
     multiply(plan.up, rows, block.count, plan_.activation, false, inner);
     rows = quantize(plan.down.weight.weight, inner, block.count, nullptr);
     multiply(plan.down, rows, block.count, Activation::kNone, true, stream(block));

@@ -22,8 +22,8 @@ struct WorkerScratch {
     Buffer<float> stream;       // (chunk, model_dim): the residual stream
     Buffer<float> embedded;     // (chunk, model_dim): what blocks mix back in; empty if none does
     Buffer<float> query;        // (chunk, count * stride)
+    Buffer<float> mixed;        // (chunk, model_dim): what attention read
     Buffer<float> wide;         // (block, widest): qkv, and what lies between up and down
-    Buffer<float> mixed;        // (block, model_dim)
     Buffer<std::int8_t> codes;  // Rows
     Buffer<float> step;
     Buffer<std::int32_t> start;
@@ -77,7 +77,7 @@ private:
     void embed(Block block) const;
     void project(Block block, std::size_t layer) const;
     void split(Block block, std::size_t layer, const float* qkv) const;
-    void attend(Block block, std::size_t layer) const;
+    void attend(std::size_t first, std::size_t count, std::size_t layer) const;
     void feed_forward(Block block, std::size_t layer) const;
     void answer(Block block) const;
     void keep_hidden(Block block, const Rows& rows, const float* log_sum) const;
@@ -92,6 +92,9 @@ private:
     }
     float* embedded(Block block) const {
         return scratch_.embedded.data() + block.place * plan_.model_dim;
+    }
+    float* mixed(Block block) const {
+        return scratch_.mixed.data() + block.place * plan_.model_dim;
     }
     float* query(Block block) const {
         return scratch_.query.data() + block.place * pass_.heads.count * pass_.heads.stride;
