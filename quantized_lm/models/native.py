@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantized_lm.errors import NonFiniteError, ShapeError
+from quantized_lm.errors import BackendError, ShapeError
 from quantized_lm.models.plan import BlockPlan, NormPlan, ProjectionPlan, TransformerPlan
 from quantized_lm.ops import PackedWeight
 from quantized_lm.ops.cpu import CpuBackend
@@ -66,7 +66,7 @@ class NativeModel:
         Raises:
             ShapeError: the arrays do not fit together, a parent does not exist, a token is out of
                 range or a path too long, or a tree is given twice; the trees are as before.
-            NonFiniteError: the model computes something that is no number.
+            BackendError: the model computes something that is no number.
         """
         for array in (*parents, *tokens):
             if array.dtype != np.int32 or array.ndim != 1:
@@ -83,7 +83,7 @@ class NativeModel:
         except ValueError as error:
             raise ShapeError(str(error)) from None
         if not np.isfinite(log_prob).all():
-            raise NonFiniteError("log-probabilities hold NaN or infinity; need finite weights")
+            raise BackendError("log-probabilities hold NaN or infinity; need finite weights")
         ends = itertools.accumulate(sizes)
         return [log_prob[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 

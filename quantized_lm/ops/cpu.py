@@ -26,6 +26,7 @@ from torch import Tensor
 from quantized_lm.errors import BackendError
 from quantized_lm.ops.backend import Activations, BackendOptions, PackedWeight
 from quantized_lm.ops.checks import require_below, require_finite
+from quantized_lm.quant.activations import QUAD
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.quant.tensor import QuantizedTensor
 
@@ -209,7 +210,9 @@ class CpuBackend:
             stored = tensor.levels[stored].view(np.uint8)
         else:
             levels[: len(tensor.levels)] = tensor.levels
-        layout = self._layout_for(bits, levels, len(tensor.levels))
+        layout = Layout.DOT
+        if bits <= 2 and _cpu.looks_up(self.variant) and _keeps_fours(tensor):
+            layout = Layout.LOOKUP if _is_additive(levels, len(tensor.levels)) else Layout.DOT
         words = _into_words(_pad_groups(stored, tensor.group_size, bits), bits, layout)
         rule = _ACTIVATION_RULES.index(tensor.packed_format.activation_rule)
         return PackedWeight(
@@ -254,11 +257,6 @@ class CpuBackend:
     def _arguments(self, weight: PackedWeight) -> tuple[list[Tensor], list[int], str, int]:
         return weight.parts, list(weight.layout), self.variant, self.pool_handle
 
-    def _layout_for(self, bits: int, levels: NDArray[np.int8], num_levels: int) -> Layout:
-        """Look-up where there are kernels for it and the level table allows it."""
-        is_possible = bits <= 2 and _cpu.looks_up(self.variant)
-        return Layout.LOOKUP if is_possible and _is_additive(levels, num_levels) else Layout.DOT
-
 
 def _native_weight(parts: Sequence[Tensor], layout: Sequence[int]) -> _cpu.Weight:
     words, scale, levels = parts
@@ -269,6 +267,11 @@ def _bits_in_memory(format_name: str) -> int:
     """Bits of one code in the kernels' layout: the smallest of 1, 2, 4, 8 that holds it."""
     needed = (FORMATS[format_name].num_levels - 1).bit_length()
     return next(bits for bits in (1, 2, 4, 8) if bits >= needed)
+
+
+def _keeps_fours(tensor: QuantizedTensor) -> bool:
+    """Whether columns looked up together are four of one group, as activation rule "quads" has them."""
+    return tensor.group_size % QUAD == 0 or tensor.num_groups == 1
 
 
 def _is_additive(levels: NDArray[np.int8], num_levels: int) -> bool:

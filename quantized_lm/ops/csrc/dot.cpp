@@ -23,7 +23,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
         a.weight->words + (a.panel * a.groups + group) * count * kPanel + column;
     const std::int8_t* codes = a.codes + group * count * 4 * kPositions;
     Ints sums[kSets][kRows][kVectors];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
@@ -44,7 +44,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v)
                 levels[v] = unpack<kBits>(packed[v], position, table);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int r = 0; r < kRows; ++r) {
                 const Codes x = broadcast_codes(codes + r * a.columns + 4 * position);
 #pragma GCC unroll 4
@@ -55,7 +55,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
         }
     }
     alignas(64) std::uint32_t stored[kRows * kVectors * kLanes];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {

@@ -12,8 +12,8 @@ namespace secondpass {
 
 // Weight rows side by side in memory: the width of what is multiplied at a time.
 constexpr std::size_t kPanel = 64;
-// Rows of x that share one pass over a weight in the caches.
-constexpr std::size_t kRowBlock = 32;
+// Rows of x that share one pass over a weight in the caches: a multiple of every tile's rows.
+constexpr std::size_t kRowBlock = 48;
 // Rows of x whose look-up tables are made together.
 constexpr std::size_t kTableRows = 8;
 // Rows whose attention is computed together.

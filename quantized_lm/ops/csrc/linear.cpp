@@ -11,37 +11,7 @@ namespace {
 
 using SECONDPASS_ISA::TileArgs;
 
-// Calls visit(panel, first row, rows) for every tile. What is costly to bring in stays longest: a
-// panel of the weight where that is multiplied directly, the tables of rows where they are looked up.
-template <typename Visit>
-inline void for_each_tile(const TileArgs& first, std::size_t R, std::uint8_t* tables, Visit visit) {
-    const std::size_t panels = panels_of(*first.weight);
-#if defined(SECONDPASS_LOOKUP)
-    if (first.weight->layout == Layout::kLookup) {
-        for (std::size_t r = 0; r < R; r += kTableRows) {
-            const std::size_t rows = R - r < kTableRows ? R - r : kTableRows;
-            SECONDPASS_ISA::build_tables(first.codes + r * first.columns, rows, first.columns,
-                                         tables);
-            for (std::size_t panel = 0; panel < panels; ++panel) visit(panel, r, rows);
-        }
-        return;
-    }
-#else
-    (void)tables;
-#endif
-    for (std::size_t panel = 0; panel < panels; ++panel)
-        for (std::size_t r = 0; r < R; r += kTableRows)
-            visit(panel, r, R - r < kTableRows ? R - r : kTableRows);
-}
-
-inline void multiply(const TileArgs& args) {
-#if defined(SECONDPASS_LOOKUP)
-    if (args.weight->layout == Layout::kLookup) return SECONDPASS_ISA::lookup_tile(args);
-#endif
-    SECONDPASS_ISA::dot_tile(args);
-}
-
-// The tile at the beginning of x and of panel 0; `at` moves it.
+// The tile at the beginning of x and of panel 0.
 inline TileArgs first_tile(const Weight& w, const Rows& x, std::uint8_t* tables) {
     TileArgs tile{};
     tile.weight = &w;
@@ -55,18 +25,58 @@ inline TileArgs first_tile(const Weight& w, const Rows& x, std::uint8_t* tables)
     return tile;
 }
 
-inline TileArgs at(TileArgs tile, std::size_t panel, std::size_t r, std::size_t rows) {
-    tile.panel = panel;
+inline TileArgs from_row(TileArgs tile, std::size_t r, std::size_t rows) {
     tile.rows = rows;
+    tile.table_rows = rows;
     tile.codes += r * tile.columns;
     tile.step += r;
     tile.start += r * tile.groups;
     return tile;
 }
 
+#if defined(SECONDPASS_LOOKUP)
+// Tables take 4 bytes per column and row; those of one tile shall stay in the first cache.
+inline std::size_t rows_of_tables(std::size_t columns) {
+    constexpr std::size_t kBytes = 32 * 1024;
+    std::size_t rows = kTableRows;
+    while (rows > 1 && rows * columns * 4 > kBytes) rows /= 2;
+    return rows;
+}
+#endif
+
+// Calls visit(tile, first row) for every tile. What is costly to bring in stays longest: a panel of the
+// weight where that is multiplied directly, the tables of rows where they are looked up.
+template <typename Visit>
+inline void for_each_tile(const TileArgs& first, std::size_t R, std::uint8_t* tables, Visit visit) {
+    const std::size_t panels = panels_of(*first.weight);
+#if defined(SECONDPASS_LOOKUP)
+    if (first.weight->layout == Layout::kLookup) {
+        const std::size_t most = rows_of_tables(first.columns);
+        for (std::size_t r = 0; r < R; r += most) {
+            const std::size_t rows = R - r < most ? R - r : most;
+            TileArgs tile = from_row(first, r, rows);
+            SECONDPASS_ISA::build_tables(tile.codes, rows, tile.columns, tables);
+            for (tile.panel = 0; tile.panel < panels; ++tile.panel) visit(tile, r);
+        }
+        return;
+    }
+#else
+    (void)tables;
+#endif
+    TileArgs tile = from_row(first, 0, R);
+    for (tile.panel = 0; tile.panel < panels; ++tile.panel) visit(tile, 0);
+}
+
+inline void multiply(const TileArgs& args) {
+#if defined(SECONDPASS_LOOKUP)
+    if (args.weight->layout == Layout::kLookup) return SECONDPASS_ISA::lookup_tile(args);
+#endif
+    SECONDPASS_ISA::dot_tile(args);
+}
+
 // Columns of a last panel narrower than 64 go through a tile of their own.
 void finish_narrow(const LinearArgs& a, TileArgs tile, std::size_t r) {
-    alignas(64) float y[kTableRows * kPanel];
+    alignas(64) float y[kRowBlock * kPanel];
     const std::size_t first = tile.panel * kPanel;
     tile.y = y;
     tile.y_stride = kPanel;
@@ -105,16 +115,16 @@ inline void accumulate(const float* logits, RunningSum& running) {
     store(running.sum, add(load(running.sum), total));
 }
 
-// Answers the questions about the tile's rows in this panel.
-//   first the first question of this panel or a later one
-void answer(const OutputArgs& a, std::size_t first, std::size_t panel, std::size_t r,
-            std::size_t rows) {
-    const std::size_t end = (panel + 1) * kPanel;
-    for (std::size_t i = first; i < a.Q; ++i) {
+// Answers the questions about the tile's rows in its panel.
+//   question the first one of this panel or a later one
+//   r        the tile's first row
+void answer(const OutputArgs& a, std::size_t question, const TileArgs& tile, std::size_t r) {
+    const std::size_t end = (tile.panel + 1) * kPanel;
+    for (std::size_t i = question; i < a.Q; ++i) {
         const Question& q = a.questions[i];
         if (static_cast<std::size_t>(q.token) >= end) break;
         const std::size_t row = static_cast<std::size_t>(q.row);
-        if (row < r || row >= r + rows) continue;
+        if (row < r || row >= r + tile.rows) continue;
         a.logit[q.answer] = a.tile[row * kPanel + static_cast<std::size_t>(q.token) % kPanel];
     }
 }
@@ -127,11 +137,10 @@ void SECONDPASS_ISA::linear(const LinearArgs& a) {
     first.activation = a.activation;
     first.adds = a.adds;
     first.y_stride = a.y_stride;
-    for_each_tile(first, a.R, a.tables, [&](std::size_t panel, std::size_t r, std::size_t rows) {
-        TileArgs tile = at(first, panel, r, rows);
-        tile.y = a.y + r * a.y_stride + panel * kPanel;
-        tile.bias = a.bias == nullptr ? nullptr : a.bias + panel * kPanel;
-        panel < whole ? multiply(tile) : finish_narrow(a, tile, r);
+    for_each_tile(first, a.R, a.tables, [&](TileArgs tile, std::size_t r) {
+        tile.y = a.y + r * a.y_stride + tile.panel * kPanel;
+        tile.bias = a.bias == nullptr ? nullptr : a.bias + tile.panel * kPanel;
+        tile.panel < whole ? multiply(tile) : finish_narrow(a, tile, r);
     });
 }
 
@@ -144,16 +153,15 @@ void SECONDPASS_ISA::output(const OutputArgs& a) {
     TileArgs first = first_tile(a.weight, a.rows, a.tables);
     first.y_stride = kPanel;
     std::size_t question = 0;
-    for_each_tile(first, a.R, a.tables, [&](std::size_t panel, std::size_t r, std::size_t rows) {
-        const std::size_t begin = panel * kPanel;
-        if (panel == 0) question = 0;
+    for_each_tile(first, a.R, a.tables, [&](TileArgs tile, std::size_t r) {
+        const std::size_t begin = tile.panel * kPanel;
+        if (tile.panel == 0) question = 0;
         while (question < a.Q && static_cast<std::size_t>(a.questions[question].token) < begin)
             ++question;
-        TileArgs tile = at(first, panel, r, rows);
         tile.y = a.tile + r * kPanel;
         multiply(tile);
-        answer(a, question, panel, r, rows);
-        for (std::size_t i = r; i < r + rows; ++i) {
+        answer(a, question, tile, r);
+        for (std::size_t i = r; i < r + tile.rows; ++i) {
             float* logits = a.tile + i * kPanel;
             // Rows that only fill the last panel add at most 63 * 1.2e-38, nothing beside a 1.
             for (std::size_t n = a.weight.N - begin; n < kPanel; ++n) logits[n] = kLowest;

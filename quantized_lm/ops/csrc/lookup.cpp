@@ -39,7 +39,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
     const std::size_t count = a.words_per_group;
     const std::uint32_t* words = w.words + (a.panel * a.groups + group) * count * kPanel + column;
     const std::uint8_t* tables =
-        a.tables + group * count * kTablesPerWord * kTableRows * kTableBytes;
+        a.tables + group * count * kTablesPerWord * a.table_rows * kTableBytes;
     const Ints factors[kNibbles] = {
         _mm512_set1_epi8(static_cast<char>(w.levels[1] - w.levels[0])),
         _mm512_set1_epi8(static_cast<char>(w.levels[kBits] - w.levels[0]))};
@@ -73,7 +73,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
                 for (int v = 0; v < kVectors; ++v)
                     sums[r][v] = look_up_add(sums[r][v], index[1][v], table, factors[1]);
             }
-            tables += kTableRows * kTableBytes;
+            tables += a.table_rows * kTableBytes;
         }
     }
     alignas(64) std::uint32_t stored[kRows * kVectors * kLanes];
@@ -152,7 +152,7 @@ void SECONDPASS_ISA::build_tables(const std::int8_t* codes, std::size_t rows, st
                 _mm512_inserti64x4(_mm512_castsi256_si512(positive), negative, 1);
             const __m512i sums =
                 _mm512_add_epi8(shuffle(kShuffles.even, parts), shuffle(kShuffles.odd, parts));
-            for (std::size_t half = 0; half < 2; ++half, to += kTableRows * kTableBytes) {
+            for (std::size_t half = 0; half < 2; ++half, to += rows * kTableBytes) {
                 if (k + half * kTableColumns >= columns) break;
                 _mm512_store_si512(to, _mm512_add_epi8(shuffle(kShuffles.low[half], sums),
                                                        shuffle(kShuffles.high[half], sums)));
@@ -162,8 +162,9 @@ void SECONDPASS_ISA::build_tables(const std::int8_t* codes, std::size_t rows, st
 }
 
 void SECONDPASS_ISA::lookup_tile(const TileArgs& args) {
-    if (args.weight->bits == 1) return multiply_remainder<1, kTableRows>(args);
-    multiply_remainder<2, kTableRows>(args);
+    constexpr int kMost = static_cast<int>(kTableRows);
+    if (args.weight->bits == 1) return multiply_remainder<1, kMost>(args);
+    multiply_remainder<2, kMost>(args);
 }
 
 }  // namespace secondpass

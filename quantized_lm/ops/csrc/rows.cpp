@@ -90,8 +90,15 @@ void encode(const float* line, std::size_t length, float step, std::int8_t* code
         return;
     }
     const Vec inverse = broadcast(1.0f / step);
-    for (std::size_t k = 0; k < length; k += kLanes)
-        store_codes(codes + k, multiply(load(line + k), inverse));
+    std::size_t k = 0;
+    for (; k + kCodeVectors * kLanes <= length; k += kCodeVectors * kLanes) {
+        Vec scaled[kCodeVectors];
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < kCodeVectors; ++v)
+            scaled[v] = multiply(load(line + k + v * kLanes), inverse);
+        store_codes(codes + k, scaled);
+    }
+    for (; k < length; k += kLanes) store_codes(codes + k, multiply(load(line + k), inverse));
 }
 
 // Where the sum over a group starts: minus what unsigned levels or table entries add too much.
@@ -103,12 +110,23 @@ std::int32_t start_of(const Weight& w, const std::int8_t* codes, std::size_t cou
     return w.levels[0] * sums.all + factors * sums.negative;
 }
 
-// Lays the codes of a row out in groups padded to whole words.
-void place(const Weight& w, const std::int8_t* line, std::int8_t* codes, std::int32_t* start) {
+// Codes of one row, in groups padded to whole words, and where their sums start. One group is written in
+// place: what goes past it is where the next row will be written, or slack.
+void place(const Weight& w, float* line, const float* x, float step, std::int8_t* codes,
+           std::int32_t* start) {
+    const std::size_t length = line_length(w.K);
     const std::size_t padded = words_per_group(w) * codes_per_word(w);
+    if (w.group_size >= w.K) {
+        encode(x, length, step, codes);
+        if (length < padded) __builtin_memset(codes + length, 0, padded - length);
+        *start = start_of(w, codes, padded);
+        return;
+    }
+    std::int8_t* together = reinterpret_cast<std::int8_t*>(line);
+    encode(x, length, step, together);
     for (std::size_t k = 0; k < w.K; k += w.group_size, codes += padded, ++start) {
         const std::size_t count = w.K - k < w.group_size ? w.K - k : w.group_size;
-        __builtin_memcpy(codes, line + k, count);
+        __builtin_memcpy(codes, together + k, count);
         __builtin_memset(codes + count, 0, padded - count);
         *start = start_of(w, codes, count);
     }
@@ -127,17 +145,17 @@ void SECONDPASS_ISA::norm(const NormArgs& a) {
 void SECONDPASS_ISA::quantize(const QuantizeArgs& a) {
     const Weight& w = a.weight;
     const std::size_t length = line_length(w.K);
+    const std::size_t columns = padded_columns(w);
+    const std::size_t groups = groups_of(w);
     for (std::size_t r = 0; r < a.R; ++r) {
-        const float* line = a.x + r * w.K;
+        const float* x = a.x + r * w.K;
         if (a.norm != nullptr || w.K != length) {
-            copy_to_line(line, w.K, a.line);
-            line = a.line;
+            copy_to_line(x, w.K, a.line);
+            x = a.line;
         }
         if (a.norm != nullptr) norm_line(*a.norm, w.K, a.line);
-        a.rows.step[r] = step_of(line, length, w.rule);
-        std::int8_t* codes = reinterpret_cast<std::int8_t*>(a.line);
-        encode(line, length, a.rows.step[r], codes);
-        place(w, codes, a.rows.codes + r * padded_columns(w), a.rows.start + r * groups_of(w));
+        a.rows.step[r] = step_of(x, length, w.rule);
+        place(w, a.line, x, a.rows.step[r], a.rows.codes + r * columns, a.rows.start + r * groups);
     }
 }
 

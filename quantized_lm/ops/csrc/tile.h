@@ -1,5 +1,5 @@
-// A tile: up to kTableRows rows of x against one panel of a weight. What dot.cpp and lookup.cpp compute
-// and linear.cpp asks for. Compiled per instruction set.
+// A tile: some rows of x against one panel of a weight. What dot.cpp and lookup.cpp compute and linear.cpp
+// asks for. Compiled per instruction set.
 #pragma once
 
 #include "kernels.h"
@@ -9,7 +9,8 @@ namespace SECONDPASS_ISA {
 
 // y[r, 64 * panel + n] for `rows` rows and the 64 rows n of the panel, as LinearArgs describes.
 //   codes  (rows, padded_columns) int8; step (rows,); start (rows, G)
-//   tables (K / 16, kTableRows, 64) uint8, made of `codes` by build_tables; layout kLookup only
+//   tables (columns / 16, table_rows, 64) uint8, made of `codes` by build_tables; layout kLookup only, and
+//          then rows is at most table_rows
 //   bias   (64,) or null, y (rows, 64), both at the panel's first column
 struct TileArgs {
     const Weight* weight;
@@ -20,6 +21,7 @@ struct TileArgs {
     std::size_t rows;
     const std::int8_t* codes;
     const std::uint8_t* tables;
+    std::size_t table_rows;
     const float* step;
     const std::int32_t* start;
     const float* bias;
@@ -34,7 +36,7 @@ void dot_tile(const TileArgs& args);
 #if defined(SECONDPASS_LOOKUP)
 // For each row and each 4 codes a in it, the 16 sums over subsets of a, moved up to begin at 0.
 //   codes  (rows, columns) int8, columns a multiple of 16; 16 more bytes may be read
-//   tables (columns / 16, kTableRows, 64) uint8
+//   tables (columns / 16, rows, 64) uint8
 void build_tables(const std::int8_t* codes, std::size_t rows, std::size_t columns,
                   std::uint8_t* tables);
 

@@ -104,6 +104,9 @@ inline void store_codes(std::int8_t* to, Vec v) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(shorts, shorts));
 }
 
+constexpr std::size_t kCodeVectors = 1;
+inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
+
 struct CodeSums {
     std::int32_t all;
     std::int32_t negative;

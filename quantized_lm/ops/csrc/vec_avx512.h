@@ -90,6 +90,16 @@ inline void store_codes(std::int8_t* to, Vec v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
+constexpr std::size_t kCodeVectors = 4;
+inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) {
+    const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+    const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+    // Packing works within quarters: quarter i now holds the fours i of all vectors.
+    const __m512i fours =
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(fours, _mm512_packs_epi16(low, high)));
+}
+
 struct CodeSums {
     std::int32_t all;
     std::int32_t negative;
@@ -109,8 +119,8 @@ inline CodeSums sum_codes(const std::int8_t* codes, std::size_t count) {
     return {_mm512_reduce_add_epi32(all), _mm512_reduce_add_epi32(negative)};
 }
 
-constexpr int kTileRows = 8;
-constexpr int kAccumulators = 16;
+constexpr int kTileRows = 12;
+constexpr int kAccumulators = 24;
 
 // vpdpbusd multiplies unsigned by signed bytes, so levels are moved up to 0..255.
 using Levels = __m512i;

@@ -70,6 +70,9 @@ inline void store_codes(std::int8_t* to, Vec v) {
     vst1_lane_u32(reinterpret_cast<std::uint32_t*>(to), vreinterpret_u32_s8(bytes), 0);
 }
 
+constexpr std::size_t kCodeVectors = 1;
+inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
+
 struct CodeSums {
     std::int32_t all;
     std::int32_t negative;

@@ -80,6 +80,10 @@ inline void store_codes(std::int8_t* to, Vec v) {
     *to = static_cast<std::int8_t>(nearest_integer(v));
 }
 
+// As many vectors as are worth storing together: their codes, one after another.
+constexpr std::size_t kCodeVectors = 1;
+inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
+
 // Sum of all codes, and of those below 0.
 struct CodeSums {
     std::int32_t all;

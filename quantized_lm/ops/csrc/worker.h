@@ -15,7 +15,7 @@ namespace secondpass {
 
 // Rows of a thread that go through all layers before it takes more. What these rows store, and what they
 // look back to, stays in the caches from layer to layer; it is a multiple of kRowBlock.
-constexpr std::size_t kChunkRows = 128;
+constexpr std::size_t kChunkRows = 144;
 
 // What a thread works with: first for a chunk of its rows, then for one block of them.
 struct WorkerScratch {

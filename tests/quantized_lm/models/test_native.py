@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from quantized_lm.errors import NonFiniteError, ShapeError
+from quantized_lm.errors import BackendError, ShapeError
 from quantized_lm.models import ARCHITECTURES
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.models.layers import load_packed, matrix_names
@@ -293,5 +293,5 @@ def test_weights_that_give_no_number_are_reported(model: TreeTransformer) -> Non
     broken = copy.deepcopy(model)
     next(p for p in broken.parameters() if p.ndim == 1)[:] = torch.inf
     native = load(broken, select_backend("cpu", threads=2))
-    with pytest.raises(NonFiniteError, match="need finite weights"):
+    with pytest.raises(BackendError, match="need finite weights"):
         native.extend([native.new_state()], [int32(0, 1)], [int32(1, 2)])

@@ -68,6 +68,17 @@ def test_backend_equals_the_formula(
     require_parity(backend, tensor, normal(num_rows, num_inputs))
 
 
+@pytest.mark.parametrize("group_size", [10, 12])
+@pytest.mark.parametrize("format_name", ["1bit", "ternary", "2bit"])
+def test_groups_that_cut_a_four_of_columns_do_not_overflow_look_up(
+    backend: Backend, format_name: str, group_size: int
+) -> None:
+    # Each aligned four of columns holds two large numbers, one that begins at column 10 holds four.
+    x = torch.tensor([[0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0] * 5])
+    tensor = random_tensor(format_name, FORMATS[format_name].levels, (70, 40), group_size)
+    require_parity(backend, tensor, x)
+
+
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_backend_survives_zero_groups_and_extreme_scales(
     backend: Backend, format_name: str
