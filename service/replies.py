@@ -51,7 +51,7 @@ def rescored_utterance(
         require_finite(of_lm)
     best_first = ranked.ranking.order[: options.n_best].tolist()
     hypotheses = _ranked_hypotheses(utterance, ranked, models, best_first)
-    if not options.return_posterior:
+    if not gives_posterior(options):
         for hypothesis in hypotheses:
             del hypothesis["posterior"]
     if options.return_tokens or options.return_words:
@@ -67,6 +67,11 @@ def rescored_utterance(
         "degraded": [],
         "hypotheses": hypotheses,
     }
+
+
+def gives_posterior(options: Options) -> bool:
+    """Whether hypotheses come with their share of the whole list, which then is scored whole."""
+    return options.n_best != 1 if options.return_posterior is None else options.return_posterior
 
 
 def _ranked_hypotheses(

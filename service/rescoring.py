@@ -21,7 +21,7 @@ from service.listwork import (
 )
 from service.metrics import Metrics
 from service.registry import Registry, joint_label, joint_name, joint_revision
-from service.replies import effective_weights, reply_lists, total_usage
+from service.replies import effective_weights, gives_posterior, reply_lists, total_usage
 from service.scheduler import Job, Scheduler
 from service.schemas import RescoreRequest, RescoreResponse
 from service.timing import Stopwatch
@@ -85,7 +85,7 @@ class Rescorer:
             models=models,
             weights=resolve_weights(request, models),
             posterior_scale=request.options.posterior_scale,
-            wants_best_only=request.options.n_best == 1 and not request.options.return_posterior,
+            wants_best_only=request.options.n_best == 1 and not gives_posterior(request.options),
             forbids_oov=request.options.oov == "error",
             budget_tokens=self._engine.budget_tokens,
         )

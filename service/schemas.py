@@ -130,9 +130,8 @@ class Options(Wire):
     )
     return_tokens: bool = False
     return_words: bool = False
-    return_posterior: bool = Field(
-        default=True,
-        description="If false and n_best is 1, hypotheses that cannot win are not scored fully.",
+    return_posterior: bool | None = Field(
+        default=None, description="Null: unless n_best is 1, which then scores only what can win."
     )
     posterior_scale: Annotated[float, Field(ge=0.0, le=MAX_WEIGHT)] = Field(
         default=1.0, description="posterior = softmax(posterior_scale * score) over the whole list"

@@ -53,7 +53,7 @@ OPTIONS = st.fixed_dictionaries(
         "n_best": st.none() | st.integers(0, 3),
         "return_tokens": st.booleans(),
         "return_words": st.booleans(),
-        "return_posterior": st.booleans(),
+        "return_posterior": st.none() | st.booleans(),
         "posterior_scale": st.floats(0.0, MAX_WEIGHT),
         "oov": st.sampled_from(["score-unk", "error"]),
     },

@@ -174,7 +174,7 @@ async def test_n_best_cuts_the_reply_but_not_the_posterior() -> None:
     texts = ("the cat", "a cat", "an old cat")
     async with running() as (client, _):
         whole = (await client.post("/v1/rescore", json=request(utterance(*texts)))).json()
-        body = request(utterance(*texts), options={"n_best": 1})
+        body = request(utterance(*texts), options={"n_best": 1, "return_posterior": True})
         cut = (await client.post("/v1/rescore", json=body)).json()
     assert cut["results"][0]["hypotheses"] == whole["results"][0]["hypotheses"][:1]
 
@@ -191,9 +191,9 @@ async def test_without_a_posterior_only_what_can_win_is_scored(
     body = request(*lists, weights=weights)
     options = {"n_best": 1, "return_tokens": True}
     async with running() as (client, app):
-        whole = (await client.post("/v1/rescore", json=body | {"options": options})).json()
-        asked = body | {"options": options | {"return_posterior": False}}
-        pruned = (await client.post("/v1/rescore", json=asked)).json()
+        asked = body | {"options": options | {"return_posterior": True}}
+        whole = (await client.post("/v1/rescore", json=asked)).json()
+        pruned = (await client.post("/v1/rescore", json=body | {"options": options})).json()
         value = app.state.core.metrics.registry.get_sample_value
         kinds = {"model": "tiny", "kind": "skipped"}
         assert value("rescore_tokens_total", kinds) == pruned["usage"]["skipped_nodes"]
@@ -216,7 +216,7 @@ async def test_without_a_posterior_only_what_can_win_is_scored(
         {"weights": {"mode": "linear", "graph_scale": 1.0, "lm_scale": 0.5}},
         {"lms": [{"model": "one"}, {"model": "two"}]},
         {"options": {"n_best": 2, "return_posterior": False}},
-        {"options": {"n_best": 1}},
+        {"options": {"n_best": 1, "return_posterior": True}},
     ],
 )
 async def test_all_is_scored_where_the_best_could_not_be_known_otherwise(
@@ -226,7 +226,7 @@ async def test_all_is_scored_where_the_best_could_not_be_known_otherwise(
     hypotheses = [
         {"text": f"the cat {'sat ' * n}", "am_score": -n, "graph_score": -9.0 * n} for n in range(4)
     ]
-    body = request({"hypotheses": hypotheses}, options={"n_best": 1, "return_posterior": False})
+    body = request({"hypotheses": hypotheses}, options={"n_best": 1})
     body |= {} if "lms" in fields else {"model": "one"}
     async with running(fake_loaded("one"), fake_loaded("two")) as (client, _):
         reply = (await client.post("/v1/rescore", json=body | fields)).json()
