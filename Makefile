@@ -44,4 +44,4 @@ bench: $(READY)  ## Time this machine, our kernels and other systems; BENCH="--q
 	$(BIN)/secondpass bench $(addprefix --lists ,$(wildcard $(LISTS))) $(BENCH)
 
 clean:  ## Remove everything `make` made.
-	rm -rf $(VENV) build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .bench build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

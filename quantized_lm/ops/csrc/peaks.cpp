@@ -67,8 +67,9 @@ TARGET("avx2") void maddubs_256(std::size_t count, const std::byte*, std::size_t
     TOUCH("x", a); TOUCH("x", b); TOUCH("x", ones);
     TWELVE(ZERO)
     for (; count > 0; --count) {
-        // The product is touched too, or it would be computed once for all.
-#define STEP(i) { __m256i product = _mm256_maddubs_epi16(a, b); TOUCH("x", product); \
+        // The factor is touched too: a product that never changes would be computed before the loop.
+#define STEP(i) { TOUCH("x", a); \
+        __m256i product = _mm256_maddubs_epi16(a, b); TOUCH("x", product); \
         sum##i = _mm256_add_epi32(sum##i, _mm256_madd_epi16(product, ones)); TOUCH("x", sum##i); }
         TWELVE(STEP)
 #undef STEP
@@ -121,7 +122,8 @@ void vpermb_dpbusd_512(std::size_t count, const std::byte*, std::size_t) {
     SIXTEEN(ZERO)
     for (; count > 0; --count) {
 // Codes are touched too: a look-up that never changes would be done once, before the loop.
-#define STEP(i) { TOUCH("v", codes); __m512i found = _mm512_permutexvar_epi8(codes, table); TOUCH("v", found); \
+#define STEP(i) { TOUCH("v", codes); \
+        __m512i found = _mm512_permutexvar_epi8(codes, table); TOUCH("v", found); \
         sum##i = _mm512_dpbusd_epi32(sum##i, found, ones); TOUCH("v", sum##i); }
         SIXTEEN(STEP)
 #undef STEP

@@ -1,0 +1,41 @@
+"""The machine's limits, from the native module that the kernels are in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quantized_lm.ops import cpu
+
+INT8_DOT = "int8 dpbusd, 512 bits"
+
+
+@dataclass(frozen=True)
+class PeakRate:
+    """One limit.
+
+    Attributes:
+        unit: "op" or "byte".
+        per_second: number of threads -> units a second, of all threads together.
+    """
+
+    name: str
+    unit: str
+    per_second: dict[int, float]
+
+
+def measure(threads: tuple[int, ...], bursts: int) -> list[PeakRate]:
+    """Meter every limit at each number of threads; nothing where the native module is missing.
+
+    Args:
+        bursts: of about a millisecond; the best one of each limit counts.
+    """
+    measured = {count: cpu.measure_peaks(count, bursts) for count in threads}
+    return [
+        PeakRate(name, unit, {count: measured[count][place][2] for count in threads})
+        for place, (name, unit, _) in enumerate(measured[threads[0]])
+    ]
+
+
+def int8_peak_gops(peaks: list[PeakRate]) -> float | None:
+    """Billions of int8 operations a second by dot products on one thread; None without them."""
+    return next((peak.per_second[1] / 1e9 for peak in peaks if peak.name == INT8_DOT), None)
