@@ -270,7 +270,7 @@ def _bits_in_memory(format_name: str) -> int:
 
 
 def _keeps_fours(tensor: QuantizedTensor) -> bool:
-    """Whether columns looked up together are four of one group, as activation rule "quads" has them."""
+    """Whether what is looked up together is four columns of one group, as rule "quads" has them."""
     return tensor.group_size % QUAD == 0 or tensor.num_groups == 1
 
 

@@ -37,7 +37,10 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
     for (std::size_t word = 0; word < count; ++word, words += kPanel, codes += 4 * kPositions) {
         Ints packed[kVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) packed[v] = load(words + v * kLanes);
+        for (int v = 0; v < kVectors; ++v) {
+            packed[v] = load(words + v * kLanes);
+            prefetch_next(a, words + v * kLanes);
+        }
 #pragma GCC unroll 8
         for (unsigned position = 0; position < kPositions; ++position) {
             Levels levels[kVectors];

@@ -1,4 +1,5 @@
-// What becomes of a tile's integer sums. Needs a vec_NAME.h before it.
+// What tiles of both layouts share: what is read ahead, and what becomes of integer sums. Needs a vec_NAME.h
+// before it.
 #pragma once
 
 #include "tile.h"
@@ -12,6 +13,13 @@ using Tile = SECONDPASS_ISA::TileArgs;
 // Where the sums of row r start in a group, in every lane.
 inline Ints first_sums(const Tile& a, std::size_t r, std::size_t group) {
     return broadcast_int(static_cast<std::uint32_t>(a.start[r * a.groups + group]));
+}
+
+// Asks for what the next panel will need at the place of these words. A panel is read by halves, two cache
+// lines here, two skipped: no pattern that a CPU follows well, and a model has more weights than caches
+// hold. Without it the products of a 14 MB model run at 62 % of what the instructions allow, with it at 81 %.
+inline void prefetch_next(const Tile& a, const std::uint32_t* words) {
+    __builtin_prefetch(words + a.groups * a.words_per_group * kPanel, 0, 2);
 }
 
 // The sum over groups up to `group`, of one vector of columns.

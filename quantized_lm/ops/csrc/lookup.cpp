@@ -58,6 +58,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
 #pragma GCC unroll 4
             for (int v = 0; v < kVectors; ++v) {
                 const Ints packed = load(words + v * kLanes);
+                if (half == 0) prefetch_next(a, words + v * kLanes);
                 index[0][v] = indices(packed, static_cast<int>(half));
                 if (kBits == 2) index[1][v] = indices(packed, 1);
             }
