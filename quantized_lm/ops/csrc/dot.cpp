@@ -39,7 +39,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
             packed[v] = load(words + v * kLanes);
-            prefetch_next(a, words + v * kLanes);
+            if (kRows > 2) prefetch_next(a, words + v * kLanes);  // fewer only wait for memory
         }
 #pragma GCC unroll 8
         for (unsigned position = 0; position < kPositions; ++position) {

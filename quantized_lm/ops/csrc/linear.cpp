@@ -35,9 +35,9 @@ inline TileArgs from_row(TileArgs tile, std::size_t r, std::size_t rows) {
 }
 
 #if defined(SECONDPASS_LOOKUP)
-// Tables take 4 bytes per column and row; those of one tile shall stay in the first cache.
+// Tables take 4 bytes per column and row; those of one tile shall all but fit a first cache of 48 KiB.
 inline std::size_t rows_of_tables(std::size_t columns) {
-    constexpr std::size_t kBytes = 32 * 1024;
+    constexpr std::size_t kBytes = 50 * 1024;
     std::size_t rows = kTableRows;
     while (rows > 1 && rows * columns * 4 > kBytes) rows /= 2;
     return rows;
