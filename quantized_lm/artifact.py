@@ -324,7 +324,7 @@ def _unflatten(
 
 
 def _golden(parts: ArtifactParts) -> bytes:
-    """Scores of the golden texts by the reference backend, one text at a time."""
+    """The reference backend's scores of the golden texts that fit the model, one text at a time."""
     config_class, model_class = ARCHITECTURES[parts.manifest.architecture]
     floats = model_class(
         build(config_class, parts.manifest.config, where="config", error=ArtifactError)
@@ -333,6 +333,7 @@ def _golden(parts: ArtifactParts) -> bytes:
     texts = [
         {"text": text, "log_prob": _score_text(model, parts.tokenizer, text)}
         for text in parts.golden_texts
+        if len(parts.tokenizer.encode(text).ids) < model.max_tokens
     ]
     return json.dumps({"tolerance": GOLDEN_TOLERANCE, "texts": texts}, indent=1).encode()
 
