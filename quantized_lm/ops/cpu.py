@@ -210,9 +210,13 @@ class CpuBackend:
             stored = tensor.levels[stored].view(np.uint8)
         else:
             levels[: len(tensor.levels)] = tensor.levels
-        layout = Layout.DOT
-        if bits <= 2 and _cpu.looks_up(self.variant) and _keeps_fours(tensor):
-            layout = Layout.LOOKUP if _is_additive(levels, len(tensor.levels)) else Layout.DOT
+        looks_up = (
+            bits <= 2
+            and _cpu.looks_up(self.variant)
+            and _keeps_fours(tensor)
+            and _is_additive(levels, len(tensor.levels))
+        )
+        layout = Layout.LOOKUP if looks_up else Layout.DOT
         words = _into_words(_pad_groups(stored, tensor.group_size, bits), bits, layout)
         rule = _ACTIVATION_RULES.index(tensor.packed_format.activation_rule)
         return PackedWeight(

@@ -30,18 +30,13 @@ class Buffer {
 
 public:
     Item* data() const noexcept { return memory_.get(); }
-    std::size_t bytes() const noexcept { return count_ * sizeof(Item); }
 
     void require(std::size_t count) {
         if (count <= count_ && memory_ != nullptr) return;
-        release();
+        memory_.reset();  // first, so that both are never there at once
+        count_ = 0;
         memory_.reset(static_cast<Item*>(allocate(count * sizeof(Item))));
         count_ = count;
-    }
-
-    void release() noexcept {
-        memory_.reset();
-        count_ = 0;
     }
 
 private:

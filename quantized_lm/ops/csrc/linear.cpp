@@ -27,7 +27,6 @@ inline TileArgs first_tile(const Weight& w, const Rows& x, std::uint8_t* tables)
 
 inline TileArgs from_row(TileArgs tile, std::size_t r, std::size_t rows) {
     tile.rows = rows;
-    tile.table_rows = rows;
     tile.codes += r * tile.columns;
     tile.step += r;
     tile.start += r * tile.groups;

@@ -39,7 +39,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
     const std::size_t count = a.words_per_group;
     const std::uint32_t* words = w.words + (a.panel * a.groups + group) * count * kPanel + column;
     const std::uint8_t* tables =
-        a.tables + group * count * kTablesPerWord * a.table_rows * kTableBytes;
+        a.tables + group * count * kTablesPerWord * kRows * kTableBytes;
     const Ints factors[kNibbles] = {
         _mm512_set1_epi8(static_cast<char>(w.levels[1] - w.levels[0])),
         _mm512_set1_epi8(static_cast<char>(w.levels[kBits] - w.levels[0]))};
@@ -74,7 +74,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
                 for (int v = 0; v < kVectors; ++v)
                     sums[r][v] = look_up_add(sums[r][v], index[1][v], table, factors[1]);
             }
-            tables += a.table_rows * kTableBytes;
+            tables += kRows * kTableBytes;
         }
     }
     alignas(64) std::uint32_t stored[kRows * kVectors * kLanes];

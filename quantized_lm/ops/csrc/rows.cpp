@@ -38,10 +38,9 @@ inline float sum_of(std::size_t length, Term term) {
 void norm_line(const Norm& norm, std::size_t K, float* line) {
     const std::size_t length = line_length(K);
     const float count = static_cast<float>(K);
-    float mean = 0.0f;
     if (norm.subtracts_mean) {
-        mean = sum_of(length, [&](std::size_t k) { return load(line + k); }) / count;
-        const Vec offset = broadcast(mean);
+        const Vec offset = broadcast(
+            sum_of(length, [&](std::size_t k) { return load(line + k); }) / count);
         for (std::size_t k = 0; k < length; k += kLanes)
             store(line + k, subtract(load(line + k), offset));
         for (std::size_t k = K; k < length; ++k) line[k] = 0.0f;

@@ -9,8 +9,7 @@ namespace SECONDPASS_ISA {
 
 // y[r, 64 * panel + n] for `rows` rows and the 64 rows n of the panel, as LinearArgs describes.
 //   codes  (rows, padded_columns) int8; step (rows,); start (rows, G)
-//   tables (columns / 16, table_rows, 64) uint8, made of `codes` by build_tables; layout kLookup only, and
-//          then rows is at most table_rows
+//   tables (columns / 16, rows, 64) uint8, made of `codes` by build_tables; layout kLookup only
 //   bias   (64,) or null, y (rows, 64), both at the panel's first column
 struct TileArgs {
     const Weight* weight;
@@ -21,7 +20,6 @@ struct TileArgs {
     std::size_t rows;
     const std::int8_t* codes;
     const std::uint8_t* tables;
-    std::size_t table_rows;
     const float* step;
     const std::int32_t* start;
     const float* bias;

@@ -104,23 +104,6 @@ inline void store_codes(std::int8_t* to, Vec v) {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(shorts, shorts));
 }
 
-constexpr std::size_t kCodeVectors = 1;
-inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
-
-struct CodeSums {
-    std::int32_t all;
-    std::int32_t negative;
-};
-
-inline CodeSums sum_codes(const std::int8_t* codes, std::size_t count) {
-    CodeSums sums{0, 0};
-    for (std::size_t k = 0; k < count; ++k) {
-        sums.all += codes[k];
-        sums.negative += codes[k] < 0 ? codes[k] : 0;
-    }
-    return sums;
-}
-
 constexpr int kTileRows = 4;
 constexpr int kAccumulators = 8;
 
@@ -178,3 +161,5 @@ inline Levels unpack(Ints word, unsigned position, const LevelTable& table) {
 
 }  // namespace
 }  // namespace secondpass
+
+#include "vec_codes.h"

@@ -70,23 +70,6 @@ inline void store_codes(std::int8_t* to, Vec v) {
     vst1_lane_u32(reinterpret_cast<std::uint32_t*>(to), vreinterpret_u32_s8(bytes), 0);
 }
 
-constexpr std::size_t kCodeVectors = 1;
-inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
-
-struct CodeSums {
-    std::int32_t all;
-    std::int32_t negative;
-};
-
-inline CodeSums sum_codes(const std::int8_t* codes, std::size_t count) {
-    CodeSums sums{0, 0};
-    for (std::size_t k = 0; k < count; ++k) {
-        sums.all += codes[k];
-        sums.negative += codes[k] < 0 ? codes[k] : 0;
-    }
-    return sums;
-}
-
 constexpr int kTileRows = 4;
 constexpr int kAccumulators = 16;
 
@@ -123,3 +106,5 @@ inline Ints dot_add(Ints sums, Levels levels, Codes codes) {
 
 }  // namespace
 }  // namespace secondpass
+
+#include "vec_codes.h"

@@ -1,5 +1,6 @@
 // One lane, plain C++: the definition that the SIMD headers are tested against. This header also
-// documents the interface: a vec_NAME.h defines exactly these names, with more lanes.
+// documents the interface: a vec_NAME.h defines exactly these names, with more lanes, and those of
+// vec_codes.h.
 // Everything is in an unnamed namespace, so that no two instruction sets share a symbol.
 #pragma once
 
@@ -80,25 +81,6 @@ inline void store_codes(std::int8_t* to, Vec v) {
     *to = static_cast<std::int8_t>(nearest_integer(v));
 }
 
-// As many vectors as are worth storing together: their codes, one after another.
-constexpr std::size_t kCodeVectors = 1;
-inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
-
-// Sum of all codes, and of those below 0.
-struct CodeSums {
-    std::int32_t all;
-    std::int32_t negative;
-};
-
-inline CodeSums sum_codes(const std::int8_t* codes, std::size_t count) {
-    CodeSums sums{0, 0};
-    for (std::size_t k = 0; k < count; ++k) {
-        sums.all += codes[k];
-        sums.negative += codes[k] < 0 ? codes[k] : 0;
-    }
-    return sums;
-}
-
 // --- dot products of int8: four columns per lane ---
 
 // Rows of x in the largest tile, and how many accumulators the registers hold.
@@ -152,3 +134,5 @@ inline Ints dot_add(Ints sums, Levels levels, Codes codes) {
 
 }  // namespace
 }  // namespace secondpass
+
+#include "vec_codes.h"

@@ -1,0 +1,31 @@
+// Int8 codes where an instruction set has nothing better than plain loops. Needs the Vec and the
+// store_codes of one vector before it, so the vec_NAME.h that wants it includes it last.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace secondpass {
+namespace {
+
+// As many vectors as are worth storing together: their codes, one after another.
+constexpr std::size_t kCodeVectors = 1;
+inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
+
+// Sum of all codes, and of those below 0.
+struct CodeSums {
+    std::int32_t all;
+    std::int32_t negative;
+};
+
+inline CodeSums sum_codes(const std::int8_t* codes, std::size_t count) {
+    CodeSums sums{0, 0};
+    for (std::size_t k = 0; k < count; ++k) {
+        sums.all += codes[k];
+        sums.negative += codes[k] < 0 ? codes[k] : 0;
+    }
+    return sums;
+}
+
+}  // namespace
+}  // namespace secondpass
