@@ -6,7 +6,6 @@ The quantizer is ONNX Runtime's own with one scale per output channel; one graph
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,15 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from . import gpt2_graph, protocol, shapes
-
-_CHUNKS = (10, 20, 50, 100)
+from .list_runner import ListRunner
 
 
 class OnnxRuntime:
     """One session; `variant` is "padded" or "tree"."""
 
     def __init__(self, task: protocol.Task) -> None:
-        self._lists = task.read_lists()
-        path = _int8_file(task, self._lists[0])
+        lists = task.read_lists()
+        path = _int8_file(task, lists[0])
         self._size = path.stat().st_size
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = task.threads
@@ -34,29 +32,17 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-        self._is_tree = task.variant == "tree"
-        self._chunk = 0
-        if not self._is_tree:
-            self._chunk = protocol.fastest(_CHUNKS, lambda size: self._padded(self._lists[0], size))
+        self._lists = ListRunner(self._run, lists, task.variant)
 
     def describe(self) -> protocol.Description:
         """The version, the ONNX file's size and the batch."""
-        batch = "prefixes shared" if self._is_tree else f"{self._chunk} hypotheses at a time"
-        return protocol.Description(f"ONNX Runtime {onnxruntime.__version__}", self._size, batch)
+        return protocol.Description(
+            f"ONNX Runtime {onnxruntime.__version__}", self._size, self._lists.setting
+        )
 
     def score(self, index: int) -> list[float]:
         """Pad or merge, run, sum."""
-        if not self._is_tree:
-            return self._padded(self._lists[index], self._chunk)
-        tree = shapes.tree(self._lists[index])
-        return tree.scores(self._run(tree.graph))
-
-    def _padded(self, hypotheses: Sequence[Sequence[int]], size: int) -> list[float]:
-        scores = np.zeros(len(hypotheses))
-        for chosen in shapes.chunks(hypotheses, size):
-            graph, owner = shapes.padded_graph([hypotheses[place] for place in chosen])
-            np.add.at(scores, chosen[owner], self._run(graph))
-        return scores.tolist()
+        return self._lists.score(index)
 
     def _run(self, graph: shapes.Graph) -> NDArray[np.float32]:
         arguments = {name: getattr(graph, name) for name in shapes.ARGUMENTS}

@@ -5,7 +5,6 @@ NNCF calibrates on three of the lists that are timed, in the form in which they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import nncf
@@ -15,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from . import gpt2_graph, protocol, shapes
+from .list_runner import ListRunner
 
-_CHUNKS = (10, 20, 50, 100)
 _CALIBRATION_LISTS = 3
 
 
@@ -24,9 +23,8 @@ class OpenVino:
     """One compiled model; `variant` is "padded" or "tree"."""
 
     def __init__(self, task: protocol.Task) -> None:
-        self._lists = task.read_lists()
-        self._is_tree = task.variant == "tree"
-        path = _int8_file(task, self._lists)
+        lists = task.read_lists()
+        path = _int8_file(task, lists)
         self._size = path.with_suffix(".bin").stat().st_size
         core = openvino.Core()
         compiled = core.compile_model(
@@ -35,29 +33,16 @@ class OpenVino:
             {"INFERENCE_NUM_THREADS": task.threads, "PERFORMANCE_HINT": "LATENCY"},
         )
         self._request = compiled.create_infer_request()
-        self._chunk = 0
-        if not self._is_tree:
-            self._chunk = protocol.fastest(_CHUNKS, lambda size: self._padded(self._lists[0], size))
+        self._lists = ListRunner(self._run, lists, task.variant)
 
     def describe(self) -> protocol.Description:
         """The version, the weights file's size and the batch."""
-        batch = "prefixes shared" if self._is_tree else f"{self._chunk} hypotheses at a time"
         version = f"OpenVINO {openvino.__version__.split('-')[0]}, NNCF {nncf.__version__}"
-        return protocol.Description(version, self._size, batch)
+        return protocol.Description(version, self._size, self._lists.setting)
 
     def score(self, index: int) -> list[float]:
         """Pad or merge, run, sum."""
-        if not self._is_tree:
-            return self._padded(self._lists[index], self._chunk)
-        tree = shapes.tree(self._lists[index])
-        return tree.scores(self._run(tree.graph))
-
-    def _padded(self, hypotheses: Sequence[Sequence[int]], size: int) -> list[float]:
-        scores = np.zeros(len(hypotheses))
-        for chosen in shapes.chunks(hypotheses, size):
-            graph, owner = shapes.padded_graph([hypotheses[place] for place in chosen])
-            np.add.at(scores, chosen[owner], self._run(graph))
-        return scores.tolist()
+        return self._lists.score(index)
 
     def _run(self, graph: shapes.Graph) -> NDArray[np.float32]:
         self._request.infer([getattr(graph, name) for name in shapes.ARGUMENTS])

@@ -9,6 +9,7 @@ import torch
 from quantized_lm.bench.own import OwnGpt2
 from quantized_lm.bench.peers import shapes
 from quantized_lm.bench.peers.gpt2_graph import Gpt2Graph, example, tensors
+from quantized_lm.bench.peers.list_runner import ListRunner
 from quantized_lm.bench.peers.protocol import Task
 
 HYPOTHESES = [[3, 4, 5], [3, 4, 6, 6], [7], [3]]
@@ -49,6 +50,20 @@ def test_the_graph_scores_as_our_model_does_padded_and_as_a_tree(task: Task) -> 
         assert sums == pytest.approx(expected, rel=1e-5)
         tree = shapes.tree(hypotheses)
         assert tree.scores(graph(*tensors(tree.graph)).numpy()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "setting"), [("padded", "hypotheses at a time"), ("tree", "prefixes shared")]
+)
+def test_a_runtime_of_graphs_scores_lists_in_either_form(
+    task: Task, variant: str, setting: str
+) -> None:
+    model = OwnGpt2(task)
+    graph = Gpt2Graph(task.weights, task.heads)
+    runner = ListRunner(lambda one: graph(*tensors(one)).numpy(), task.read_lists(), variant)
+    assert setting in runner.setting
+    for index in range(len(task.read_lists())):
+        assert runner.score(index) == pytest.approx(model.score(index), rel=1e-5)
 
 
 def test_the_example_to_trace_with_runs(task: Task) -> None:
