@@ -1,8 +1,7 @@
 """Artifact: a packed model as a folder that is checked before it is believed.
 
 manifest.json        what the model is and the sha256 of every other file, and of itself
-weights.safetensors  NAME.words uint32, NAME.scale float16, NAME.levels int8 for a packed matrix;
-                     NAME float32 for what stays unpacked
+weights.safetensors  packed matrices and what stays unpacked (storage.py)
 tokenizer.json       of the tokenizers library
 golden.json          texts and the scores the reference backend gave them
 recipe.yaml          how the model was made
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from quantized_lm.errors import (
     ArtifactError,
@@ -38,27 +36,17 @@ from quantized_lm.models.layers import load_packed
 from quantized_lm.ops import select_backend
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.records import build
+from quantized_lm.storage import AUTO, TensorEntry, float_bytes, restore, store
 from quantized_lm.tokenizer import TextRules, Tokenizer
 from quantized_lm.tree import build_tree
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GOLDEN_TOLERANCE = 1e-3  # relative, per text: what served scores may differ from the reference
 # The same where activations are rounded to int8, which moves each token's score by hundredths of a
 # nat: the golden texts of the bundled model by 0.03 % to 0.7 %, the last a single word.
 GOLDEN_TOLERANCE_INT8 = 2e-2
 _REMEDY = "fetch or export the artifact again"
 _MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """One tensor on disk. `format` is a key of FORMATS or "float32"; group_size 0 is unpacked."""
-
-    format: str
-    shape: tuple[int, ...]
-    group_size: int
-    size_bytes: int
-    bits_per_weight: float
 
 
 @dataclass(frozen=True)
@@ -80,8 +68,8 @@ class Manifest:
         max_tokens: longest text with its context, in tokens.
         default_weights: score weights a request gets that names none.
         parameters: weights of the float architecture, the tied embedding counted once.
-        bits_per_weight: bits of weights.safetensors' tensors over parameters: scales, level
-            tables, norms and padding included.
+        bits_per_weight: bits of weights.safetensors over parameters: scales, level tables, norms
+            and header included. Version 1 left the header out.
         size_bytes: all files but the manifest.
         provenance: training data, recipe, quantizer, measurements.
         sha256: of this manifest as canonical JSON with this field empty.
@@ -104,6 +92,22 @@ class Manifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     sha256: str = ""
 
+    @property
+    def weights_bytes(self) -> int:
+        """What `bits_per_weight` counts, in bytes."""
+        return round(self.bits_per_weight * self.parameters / 8)
+
+    @property
+    def compression(self) -> float:
+        """Bytes of the same architecture's float32 file over `weights_bytes`."""
+        shapes = {name: entry.shape for name, entry in self.tensors.items()}
+        return float_bytes(shapes) / self.weights_bytes
+
+    @property
+    def packed_bits_per_weight(self) -> float:
+        """Bits of all tensors once decoded, headers aside, over parameters."""
+        return 8 * sum(entry.packed_bytes for entry in self.tensors.values()) / self.parameters
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -124,7 +128,11 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ArtifactParts:
-    """What goes into an artifact besides the manifest's bookkeeping."""
+    """What goes into an artifact besides the manifest's bookkeeping.
+
+    Attributes:
+        coding: how packed tensors are stored; key of CODINGS, or "auto" for the smallest of each.
+    """
 
     manifest: Manifest
     packed: Mapping[str, QuantizedTensor]
@@ -132,6 +140,7 @@ class ArtifactParts:
     tokenizer: Tokenizer
     golden_texts: tuple[str, ...]
     recipe_yaml: bytes
+    coding: str = AUTO
 
 
 def bundled_path(name: str) -> Path:
@@ -151,25 +160,29 @@ def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
     """Write the folder, the manifest last, so that a folder with a manifest is whole.
 
     Returns:
-        The manifest with sizes, hashes and bits filled in.
+        The manifest with format version, sizes, hashes and bits filled in.
+
+    Raises:
+        FormatError: there is no such coding.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MANIFEST).unlink(missing_ok=True)
-    arrays, entries = _flatten(parts)
+    stored = store(parts.packed, parts.plain, parts.coding)
     content = {
-        "weights.safetensors": safetensors.numpy.save(arrays),
+        "weights.safetensors": stored.content,
         "tokenizer.json": parts.tokenizer.to_json(),
         "golden.json": _golden(parts),
         "recipe.yaml": parts.recipe_yaml,
     }
     for name, data in content.items():
         write_atomic(folder / name, data)
-    parameters = sum(math.prod(entry.shape) for entry in entries.values())
+    parameters = sum(math.prod(entry.shape) for entry in stored.entries.values())
     manifest = replace(
         parts.manifest,
-        tensors=entries,
+        format_version=FORMAT_VERSION,
+        tensors=stored.entries,
         parameters=parameters,
-        bits_per_weight=8 * sum(entry.size_bytes for entry in entries.values()) / parameters,
+        bits_per_weight=8 * len(stored.content) / parameters,
         size_bytes=sum(map(len, content.values())),
         files={
             name: FileEntry(hashlib.sha256(data).hexdigest(), len(data))
@@ -205,14 +218,16 @@ def load_artifact(
         tokenizer = Tokenizer.from_json(
             content["tokenizer.json"], manifest.text, where=f"{folder}/tokenizer.json"
         )
-        packed, plain = _unflatten(safetensors.numpy.load(content["weights.safetensors"]), manifest)
         config_class, model_class = ARCHITECTURES[manifest.architecture]
         floats = model_class(
             build(config_class, manifest.config, where="config", error=ArtifactIntegrityError)
         )
+        # Before anything is unpacked, because shapes decide how much memory that takes.
+        _require_shapes(manifest.tensors, floats)
+        weights = restore(content["weights.safetensors"], manifest.tensors, manifest.format_version)
         engine = select_backend(backend, threads=threads, pins=pins)
-        model = load_packed(floats, packed, plain, engine)
-    except (DataError, FormatError, SafetensorError, KeyError) as error:
+        model = load_packed(floats, weights.packed, weights.plain, engine)
+    except (DataError, FormatError, KeyError) as error:
         raise ArtifactIntegrityError(f"{folder}: {error}; {_REMEDY}") from None
     loaded = LoadedModel(
         name=manifest.name,
@@ -278,49 +293,13 @@ def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
     return data
 
 
-def _flatten(
-    parts: ArtifactParts,
-) -> tuple[dict[str, NDArray[Any]], dict[str, TensorEntry]]:
-    """Arrays for safetensors and the manifest's entries."""
-    arrays: dict[str, NDArray[Any]] = {}
-    entries: dict[str, TensorEntry] = {}
-    for name, tensor in parts.packed.items():
-        arrays[f"{name}.words"] = tensor.words
-        arrays[f"{name}.scale"] = tensor.scale
-        arrays[f"{name}.levels"] = tensor.levels
-        entries[name] = TensorEntry(
-            tensor.format,
-            tensor.shape,
-            tensor.group_size,
-            tensor.size_bytes,
-            tensor.bits_per_weight,
-        )
-    for name, array in parts.plain.items():
-        arrays[name] = array
-        entries[name] = TensorEntry("float32", array.shape, 0, array.nbytes, 32.0)
-    return arrays, entries
-
-
-def _unflatten(
-    arrays: Mapping[str, NDArray[Any]], manifest: Manifest
-) -> tuple[dict[str, QuantizedTensor], dict[str, NDArray[np.float32]]]:
-    """The reverse, as the manifest's entries say. A missing array is a KeyError."""
-    packed: dict[str, QuantizedTensor] = {}
-    plain: dict[str, NDArray[np.float32]] = {}
-    for name, entry in manifest.tensors.items():
-        if entry.group_size == 0:
-            plain[name] = arrays[name]
-            continue
-        num_rows, num_columns = entry.shape
-        packed[name] = QuantizedTensor(
-            entry.format,
-            (num_rows, num_columns),
-            entry.group_size,
-            arrays[f"{name}.words"],
-            arrays[f"{name}.scale"],
-            arrays[f"{name}.levels"],
-        )
-    return packed, plain
+def _require_shapes(entries: Mapping[str, TensorEntry], model: torch.nn.Module) -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, entry in entries.items():
+        if name not in shapes:
+            raise FormatError(f"tensor {name!r} does not fit the architecture's parameters")
+        if entry.shape != shapes[name]:
+            raise FormatError(f"tensor {name!r} is {entry.shape}; need {shapes[name]}")
 
 
 def _golden(parts: ArtifactParts) -> bytes:

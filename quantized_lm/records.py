@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import hashlib
+import json
 import typing
 from typing import Any, TypeVar
 
@@ -28,7 +31,9 @@ def build(cls: type[T], value: object, *, where: str, error: type[SecondpassErro
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(value) - set(hints))
     if unknown:
-        raise error(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(hints)}")
+        near = difflib.get_close_matches(unknown[0], hints, n=1)
+        hint = f"did you mean {near[0]!r}? known" if near else "known"
+        raise error(f"{where}: unknown field {unknown[0]!r}; {hint}: {', '.join(hints)}")
     required = {
         field.name
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]
@@ -43,6 +48,30 @@ def build(cls: type[T], value: object, *, where: str, error: type[SecondpassErro
             for name, item in value.items()
         }
     )
+
+
+def without_defaults(value: object) -> Any:
+    """A dataclass as nested mappings of the fields that differ from their defaults.
+
+    So a field that is added later, with a default that means what was before, changes nothing.
+    """
+    if not dataclasses.is_dataclass(value):
+        return value
+    changed = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if item != default:
+            changed[field.name] = without_defaults(item)
+    return changed
+
+
+def content_key(*values: object) -> str:
+    """Sha256 of dataclasses, without what equals a default, and of other JSON values."""
+    parts = [without_defaults(value) for value in values]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _convert(hint: Any, item: object, *, where: str, error: type[SecondpassError]) -> object:

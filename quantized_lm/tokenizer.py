@@ -1,9 +1,9 @@
-"""Text to token ids and back: normalization, BPE and what counts as out of vocabulary.
+"""Text to token ids and back: normalization, vocabulary and what counts as out of it.
 
-Knows nothing of scores or models. BPE itself is the `tokenizers` library's; words are encoded one
-by one, so that a word's pieces never depend on its neighbors and prefixes of texts stay prefixes
-of token sequences. For the same reason what stands between two spaces of a text can be looked up
-as a whole: no rule of `TextRules` sees past a space.
+Knows nothing of scores or models. The pieces are BPE's or whole words, by the `tokenizers` library.
+Words are encoded one by one, so that a word's pieces never depend on its neighbors and prefixes of
+texts stay prefixes of token sequences. For the same reason what stands between two spaces of a text
+can be looked up as a whole: no rule of `TextRules` sees past a space.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer as BpeTokenizer
+from tokenizers import Tokenizer as VocabularyTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from quantized_lm.errors import DataError
@@ -94,14 +94,14 @@ class EncodedTexts:
 
 
 class Tokenizer:
-    """A BPE vocabulary plus the text rules of its model."""
+    """A vocabulary plus the text rules of its model."""
 
-    def __init__(self, bpe: BpeTokenizer, rules: TextRules) -> None:
-        self.bpe = bpe
+    def __init__(self, vocabulary: VocabularyTokenizer, rules: TextRules) -> None:
+        self.vocabulary = vocabulary
         self.rules = rules
         self.encode_word = functools.lru_cache(maxsize=_MEMO_WORDS)(self._encode_word)
         self._chunks = _ChunkMemo(self)
-        self._piece = functools.lru_cache(maxsize=_MEMO_WORDS)(bpe.id_to_token)
+        self._piece = functools.lru_cache(maxsize=_MEMO_WORDS)(vocabulary.id_to_token)
 
     @classmethod
     def from_json(cls, content: bytes, rules: TextRules, *, where: str) -> Tokenizer:
@@ -111,24 +111,24 @@ class Tokenizer:
             DataError: it is not one, or lacks the boundary or unknown symbol at its id.
         """
         try:
-            bpe = BpeTokenizer.from_buffer(content)
+            vocabulary = VocabularyTokenizer.from_buffer(content)
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception
             raise DataError(f"{where}: not a tokenizer.json ({error}); make it again") from None
         for symbol, expected in ((BOUNDARY, BOUNDARY_ID), (UNK, UNK_ID)):
-            if bpe.token_to_id(symbol) != expected:
+            if vocabulary.token_to_id(symbol) != expected:
                 raise DataError(
-                    f"{where}: {symbol} has id {bpe.token_to_id(symbol)}; need {expected}"
+                    f"{where}: {symbol} has id {vocabulary.token_to_id(symbol)}; need {expected}"
                 )
-        return cls(bpe, rules)
+        return cls(vocabulary, rules)
 
     def to_json(self) -> bytes:
         """What `from_json` reads."""
-        return str(self.bpe.to_str(pretty=False)).encode()
+        return str(self.vocabulary.to_str(pretty=False)).encode()
 
     @classmethod
     def train(cls, lines: Iterator[str], *, vocab_size: int, rules: TextRules) -> Tokenizer:
         """Learn `vocab_size` pieces from normalized lines; same lines, same vocabulary."""
-        bpe = BpeTokenizer(models.BPE(unk_token=UNK))
+        bpe = VocabularyTokenizer(models.BPE(unk_token=UNK))
         bpe.pre_tokenizer = pre_tokenizers.Metaspace()
         bpe.decoder = decoders.Metaspace()
         trainer = trainers.BpeTrainer(
@@ -137,10 +137,24 @@ class Tokenizer:
         bpe.train_from_iterator((" ".join(rules.words(line)) for line in lines), trainer)
         return cls(bpe, rules)
 
+    @classmethod
+    def of_words(cls, words: Iterable[str], *, rules: TextRules) -> Tokenizer:
+        """A vocabulary of whole words, numbered in the order given after the two symbols.
+
+        Raises:
+            DataError: a word is given twice.
+        """
+        ids = {BOUNDARY: BOUNDARY_ID, UNK: UNK_ID}
+        for word in words:
+            if word in ids:
+                raise DataError(f"the vocabulary holds {word!r} twice; need each word once")
+            ids[word] = len(ids)
+        return cls(VocabularyTokenizer(models.WordLevel(ids, unk_token=UNK)), rules)
+
     @property
     def vocab_size(self) -> int:
         """Number of token ids, the two symbols included."""
-        return int(self.bpe.get_vocab_size())
+        return int(self.vocabulary.get_vocab_size())
 
     def encode(self, text: str) -> Encoding:
         """Tokens of one text. An empty or all-punctuation text has none."""
@@ -171,12 +185,13 @@ class Tokenizer:
         )
 
     def piece(self, token_id: int) -> str:
-        """Spelling of one token; a leading U+2581 stands for the space before a word."""
+        """Spelling of one token; in BPE a leading U+2581 stands for the space before a word."""
         return str(self._piece(token_id))
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        """A word has a token, if only the unknown one."""
-        return tuple(self.bpe.encode(word, add_special_tokens=False).ids) or (UNK_ID,)
+        """A word has a token, if only the unknown one; none is the boundary, whatever it spells."""
+        ids = self.vocabulary.encode(word, add_special_tokens=False).ids
+        return tuple(token or UNK_ID for token in ids) or (UNK_ID,)
 
 
 class _ChunkMemo(dict[str, bytes]):

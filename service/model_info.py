@@ -38,6 +38,7 @@ def model_detail(model: LoadedModel) -> ModelDetail:
                 shape=list(entry.shape),
                 group_size=entry.group_size,
                 bits_per_weight=entry.bits_per_weight,
+                packed_bits_per_weight=entry.packed_bits_per_weight,
                 size_bytes=entry.size_bytes,
             )
             for name, entry in manifest.tensors.items()

@@ -342,6 +342,7 @@ class TensorInfo(Wire):
     shape: list[int]
     group_size: int = Field(description="Weights along a row that share a scale; 0 if unpacked.")
     bits_per_weight: float
+    packed_bits_per_weight: float = Field(description="Once decoded at load.")
     size_bytes: int
 
 

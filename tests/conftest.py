@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantized_lm.pipeline.export import export
+from quantized_lm.pipeline.export import RunFolders, export
 from quantized_lm.pipeline.quantize import quantize
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.train import train
@@ -41,6 +41,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     out = tmp_path_factory.mktemp("run")
     recipe = tiny_recipe()
     train(recipe, data=data, out=out)
-    quantize(recipe, out=out)
-    artifact = export(recipe, b"name: tiny\n", out=out, default_weights={"lm_scale": 0.7})
+    quantize(recipe, run=out, out=out / "quantize")
+    artifact = export(
+        recipe,
+        b"name: tiny\n",
+        folders=RunFolders(out, out / "quantize"),
+        out=out / "tiny",
+        default_weights={"lm_scale": 0.7},
+    )
     return TinyRun(recipe, data, out, artifact)

@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from quantized_lm.cli import (
+    allocate,
     bench,
     evaluate,
     export,
     inspect,
     perplexity,
     quantize,
+    reproduce,
     rescore,
     score,
+    sensitivity,
     train,
     tune,
 )
@@ -27,8 +30,11 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("score", score.run),
     ("inspect", inspect.run),
     ("train", train.run),
+    ("sensitivity", sensitivity.run),
+    ("allocate", allocate.run),
     ("quantize", quantize.run),
     ("export", export.run),
     ("perplexity", perplexity.run),
+    ("reproduce", reproduce.run),
     ("bench", bench.run),
 )

@@ -9,7 +9,7 @@ import typer
 
 from quantized_lm.cli.console import command, note
 from quantized_lm.cli.train import RecipeArgument, RunOption
-from quantized_lm.pipeline.export import export
+from quantized_lm.pipeline.export import RunFolders, export
 from quantized_lm.pipeline.recipe import load_recipe
 
 
@@ -30,10 +30,12 @@ def run(
     """
     settings = load_recipe(recipe)
     weights = {"am_scale": 1.0, "lm_scale": lm_scale, "word_bonus": word_bonus}
+    home = run or Path("runs") / settings.name
     folder = export(
         settings,
         recipe.read_bytes(),
-        out=run or Path("runs") / settings.name,
+        folders=RunFolders(home, home / "quantize"),
+        out=home / settings.name,
         default_weights=weights,
     )
     note(f"{folder} is written; try: secondpass inspect {folder}")

@@ -15,8 +15,9 @@ from rich.table import Table
 from quantized_lm.artifact import Manifest, bundled_path, load_artifact, read_manifest
 from quantized_lm.cli.console import command, out, print_json
 from quantized_lm.cli.rescore import DEFAULT_MODEL
+from quantized_lm.quant.formats import FORMATS
+from quantized_lm.storage import TensorEntry
 
-_FLOAT32_BYTES = 4
 _BAR_WIDTH = 14
 
 
@@ -37,6 +38,7 @@ def run(
     """Bits per tensor, sizes, compression against float32, and provenance of a packed model.
 
     Bits per weight count everything stored: scales, level tables, norms, biases, embeddings.
+    Tensors that are stored at their entropy have more bits once loaded: "packed".
 
     secondpass inspect
 
@@ -51,15 +53,13 @@ def run(
         return
     console = out()
     console.print(_tensors(manifest))
-    float_bytes = manifest.parameters * _FLOAT32_BYTES
     lines = {
         "name": f"{manifest.name} ({manifest.architecture}, sha256:{manifest.sha256[:12]})",
         "parameters": f"{manifest.parameters:,}",
-        "bits per weight": f"{manifest.bits_per_weight:.3f}",
-        "size": f"{_bytes(manifest.size_bytes)} (weights "
-        f"{_bytes(sum(entry.size_bytes for entry in manifest.tensors.values()))})",
-        "compression": f"{float_bytes / manifest.size_bytes:.1f}x "
-        f"(float32 would be {_bytes(float_bytes)})",
+        "bits per weight": f"{manifest.bits_per_weight:.3f}{_packed_bits(manifest)}",
+        "size": f"{_bytes(manifest.size_bytes)} (weights {_bytes(manifest.weights_bytes)})",
+        "compression": f"{manifest.compression:.1f}x (float32 weights would be "
+        f"{_bytes(round(manifest.compression * manifest.weights_bytes))})",
         "longest text": f"{manifest.max_tokens} tokens",
         "text": json.dumps(asdict(manifest.text)),
         "default weights": json.dumps(manifest.default_weights),
@@ -74,20 +74,40 @@ def _tensors(manifest: Manifest) -> Table:
     table = Table(title=f"{manifest.name}: tensors")
     table.add_column("tensor", no_wrap=True)
     table.add_column("format")
-    for heading in ("shape", "bits", "size"):
+    is_coded = _is_coded(manifest)
+    for heading in ("shape", "bits", *(["packed"] if is_coded else []), "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("share")
     largest = max((entry.size_bytes for entry in manifest.tensors.values()), default=1)
     for name, entry in manifest.tensors.items():
         table.add_row(
             name,
-            entry.format,
+            _format(entry),
             " x ".join(str(length) for length in entry.shape),
             f"{entry.bits_per_weight:.3f}",
+            *([f"{entry.packed_bits_per_weight:.3f}"] if is_coded else []),
             _bytes(entry.size_bytes),
             Bar(largest, 0, entry.size_bytes, width=_BAR_WIDTH),
         )
     return table
+
+
+def _is_coded(manifest: Manifest) -> bool:
+    return any(entry.coding for entry in manifest.tensors.values())
+
+
+def _packed_bits(manifest: Manifest) -> str:
+    """What bits per weight become once the model is loaded, if that is another number."""
+    if not _is_coded(manifest):
+        return ""
+    return f" on disk, {manifest.packed_bits_per_weight:.3f} packed in memory"
+
+
+def _format(entry: TensorEntry) -> str:
+    """The format, and how many levels it has where that is not all of them."""
+    if not entry.num_levels or entry.num_levels == FORMATS[entry.format].num_levels:
+        return entry.format
+    return f"{entry.format}, {entry.num_levels} levels"
 
 
 def _flat(name: str, value: object) -> dict[str, str]:

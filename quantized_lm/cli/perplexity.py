@@ -27,15 +27,16 @@ def run(
 ) -> None:
     """Perplexity of the packed model and of its float teacher on held-out lines.
 
-    Each line is scored alone, its </s> included. The difference is paired by line; its 95 %
-    interval is a bootstrap over lines. The last line of output is one JSON object.
+    Each line is scored alone, or after those before it where the text runs on, its </s> included.
+    The difference is paired by line; its 95 % interval is a bootstrap over lines. The last line of
+    output is one JSON object.
 
     secondpass perplexity quantized_lm/recipes/en-small.yaml
     """
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
     report = evaluate(
-        settings, out=folder, artifact=model or folder / settings.name, split=split, backend=backend
+        settings, run=folder, artifact=model or folder / settings.name, split=split, backend=backend
     )
     _print(report)
     print_json(asdict(report))

@@ -25,5 +25,7 @@ def run(
     """
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
-    checkpoint = quantize(settings, out=folder, checkpoint_every_s=checkpoint_every)
-    note(f"{checkpoint} is quantized; next: secondpass export {recipe}")
+    weights = quantize(
+        settings, run=folder, out=folder / "quantize", checkpoint_every_s=checkpoint_every
+    )
+    note(f"{weights} is quantized; next: secondpass export {recipe}")

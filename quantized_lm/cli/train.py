@@ -42,5 +42,5 @@ def run(
     """
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
-    checkpoint = train(settings, data=data, out=folder, checkpoint_every_s=checkpoint_every)
-    note(f"{checkpoint} is trained; next: secondpass quantize {recipe}")
+    weights = train(settings, data=data, out=folder, checkpoint_every_s=checkpoint_every)
+    note(f"{weights} is trained; next: secondpass quantize {recipe}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.gpt2 import Gpt2, Gpt2Config
+from quantized_lm.models.lstm import Lstm, LstmConfig
 from quantized_lm.models.transformer import Transformer, TransformerConfig
-from quantized_lm.models.tree_transformer import TreeTransformer
 
-# The config class, and the model class that takes it.
-ARCHITECTURES: Mapping[str, tuple[type[Any], type[TreeTransformer]]] = MappingProxyType(
+# The config class, and the model that takes it.
+ARCHITECTURES: Mapping[str, tuple[type[Any], Callable[[Any], FloatModel]]] = MappingProxyType(
     {
         "transformer": (TransformerConfig, Transformer),
         "gpt2": (Gpt2Config, Gpt2),
+        "lstm": (LstmConfig, Lstm),
     }
 )

@@ -53,13 +53,14 @@ class Gpt2Block(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim, eps=config.norm_epsilon)
         self.up: nn.Module = nn.Linear(dim, config.ffn_dim)
         self.down: nn.Module = nn.Linear(config.ffn_dim, dim)
+        self.drop = nn.Dropout(0.0)
 
     def forward(self, x: Tensor, attend: Attend, layer: int) -> Tensor:
         """(..., dim) -> (..., dim); `attend` decides who sees whom."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        x = x + self.out(attend(layer, *qkv.unbind(-3)).flatten(-2))
+        x = x + self.drop(self.out(attend(layer, *qkv.unbind(-3)).flatten(-2)))
         inner = functional.gelu(self.up(self.ffn_norm(x)), approximate="tanh")
-        return x + self.down(inner)  # type: ignore[no-any-return]
+        return x + self.drop(self.down(inner))  # type: ignore[no-any-return]
 
     def plan(self) -> BlockPlan:
         """What the block computes, as data."""
@@ -83,6 +84,7 @@ class Gpt2(TreeTransformer):
         self.positions = nn.Parameter(torch.empty(config.max_tokens + 1, config.model_dim))
         self.blocks = nn.ModuleList(Gpt2Block(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.model_dim, eps=config.norm_epsilon)
+        self.drop = nn.Dropout(0.0)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
@@ -117,7 +119,7 @@ class Gpt2(TreeTransformer):
 
     def _run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Embedding, blocks, final norm. `positions` are broadcast against `tokens`."""
-        x = self.embedding.embed(tokens) + self.positions[positions]
+        x = self.drop(self.embedding.embed(tokens) + self.positions[positions])
         for layer, block in enumerate(self.blocks):
             x = block(x, attend, layer)
         return self.final_norm(x)  # type: ignore[no-any-return]

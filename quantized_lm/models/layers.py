@@ -1,4 +1,4 @@
-"""The places where a Transformer touches a large matrix, float for training, packed to serve.
+"""The places where a model touches a large matrix, float for training, packed to serve.
 
 Float and packed layers answer the same calls, so that a model's code is written once.
 """
@@ -24,7 +24,7 @@ from quantized_lm.ops.cpu import CpuBackend
 from quantized_lm.quant.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
-    from quantized_lm.models.tree_transformer import TreeTransformer
+    from quantized_lm.models.float_model import FloatModel
 
 
 class TiedEmbedding(nn.Module):
@@ -87,7 +87,7 @@ def matrix_names(model: nn.Module) -> list[str]:
 
 
 def load_packed(
-    model: TreeTransformer,
+    model: FloatModel,
     packed: Mapping[str, QuantizedTensor],
     plain: Mapping[str, NDArray[np.float32]],
     backend: Backend,

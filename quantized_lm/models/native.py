@@ -1,10 +1,12 @@
-"""A packed Transformer run by the native engine: its plan is handed over once, then its trees."""
+"""A packed model run by a native engine: its plan is handed over once, then its trees."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantized_lm.errors import BackendError, ShapeError
-from quantized_lm.models.plan import BlockPlan, NormPlan, ProjectionPlan, TransformerPlan
+from quantized_lm.models.plan import (
+    BlockPlan,
+    LstmLayerPlan,
+    LstmPlan,
+    ModelPlan,
+    NormPlan,
+    ProjectionPlan,
+    TransformerPlan,
+)
 from quantized_lm.ops import PackedWeight
 from quantized_lm.ops.cpu import CpuBackend
 from quantized_lm.tokenizer import BOUNDARY_ID
@@ -29,10 +39,10 @@ class NativeModel:
         backend: whose threads and instruction set are used.
     """
 
-    def __init__(self, plan: TransformerPlan, backend: CpuBackend) -> None:
+    def __init__(self, plan: ModelPlan, backend: CpuBackend) -> None:
         self._vocab_size = plan.embedding.shape[0]
         self._max_tokens = plan.max_tokens
-        self._engine = _cpu.Transformer(backend.variant, backend.pool, _native_plan(plan))
+        self._engine = _ENGINES[type(plan)](plan, backend)
 
     @property
     def vocab_size(self) -> int:
@@ -88,7 +98,7 @@ class NativeModel:
         return [log_prob[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def _native_plan(plan: TransformerPlan) -> _cpu.TransformerPlan:
+def _transformer(plan: TransformerPlan, backend: CpuBackend) -> _cpu.Engine:
     native = _cpu.TransformerPlan()
     native.model_dim = plan.model_dim
     native.num_heads = plan.num_heads
@@ -106,7 +116,22 @@ def _native_plan(plan: TransformerPlan) -> _cpu.TransformerPlan:
     native.activation = getattr(_cpu.Activation, plan.activation)
     native.blocks = [_block(block) for block in plan.blocks]
     native.final_norm = _norm(plan.final_norm)
-    return native
+    return _cpu.Transformer(backend.variant, backend.pool, native)
+
+
+def _lstm(plan: LstmPlan, backend: CpuBackend) -> _cpu.Engine:
+    native = _cpu.LstmPlan()
+    native.model_dim = plan.model_dim
+    native.max_tokens = plan.max_tokens
+    native.embedding = _weight(plan.embedding)
+    native.layers = [_lstm_layer(layer) for layer in plan.layers]
+    return _cpu.Lstm(backend.variant, backend.pool, native)
+
+
+# What runs a plan, by its type.
+_ENGINES: Mapping[type[ModelPlan], Callable[[Any, CpuBackend], _cpu.Engine]] = MappingProxyType(
+    {TransformerPlan: _transformer, LstmPlan: _lstm}
+)
 
 
 def _block(plan: BlockPlan) -> _cpu.BlockPlan:
@@ -118,6 +143,13 @@ def _block(plan: BlockPlan) -> _cpu.BlockPlan:
     native.up = _projection(plan.up)
     native.down = _projection(plan.down)
     native.mix_stream, native.mix_embedding = plan.mix
+    return native
+
+
+def _lstm_layer(plan: LstmLayerPlan) -> _cpu.LstmLayerPlan:
+    native = _cpu.LstmLayerPlan()
+    native.input = [_projection(gate) for gate in plan.input]
+    native.recurrent = [_projection(gate) for gate in plan.recurrent]
     return native
 
 

@@ -1,6 +1,6 @@
-"""What a packed Transformer computes, as data: all that an engine needs to run it without torch.
+"""What a packed model computes, as data: all that an engine needs to run it without torch.
 
-One node of the tree at a time, x (model_dim,), everything float32:
+A Transformer, one node of the tree at a time, x (model_dim,), everything float32:
     x = weight row of its token, divided by its root mean square if `normalizes_embedding`,
         plus positions[depth] if there are any; the root has depth 0
     x0 = x; then in every block
@@ -13,6 +13,14 @@ One node of the tree at a time, x (model_dim,), everything float32:
         x = x + out(the heads side by side)
         x = x + down(activation(up(ffn_norm(x))))
     hidden = final_norm(x); logits are its products with the rows of the embedding
+
+An LSTM (Hochreiter and Schmidhuber, 1997), likewise:
+    x = weight row of the node's token; then in every layer, with h and c of the same layer of the
+    node's parent (zeros above the root)
+        i, f, g, o = input_i(x) + recurrent_i(h), and so on
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h = x = sigmoid(o) * tanh(c)
+    hidden = x of the last layer; logits as above
 """
 
 from __future__ import annotations
@@ -102,3 +110,34 @@ class TransformerPlan:
     activation: Activation
     blocks: tuple[BlockPlan, ...]
     final_norm: NormPlan
+
+
+@dataclass(frozen=True, eq=False)
+class LstmLayerPlan:
+    """One layer; each gate has matrices of its own.
+
+    Attributes:
+        input: of gates i, f, g, o, with the layer's biases.
+        recurrent: of the same gates, without biases.
+    """
+
+    input: tuple[ProjectionPlan, ...]
+    recurrent: tuple[ProjectionPlan, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LstmPlan:
+    """A whole LSTM. Embedding, layers and hidden states are all model_dim wide.
+
+    Attributes:
+        max_tokens: greatest depth of a node.
+        embedding: (V, model_dim), the output layer too.
+    """
+
+    model_dim: int
+    max_tokens: int
+    embedding: PackedWeight
+    layers: tuple[LstmLayerPlan, ...]
+
+
+ModelPlan = TransformerPlan | LstmPlan

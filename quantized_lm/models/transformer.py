@@ -49,6 +49,7 @@ class Block(nn.Module):
         self.up: nn.Module = nn.Linear(dim, config.ffn_dim, bias=False)
         self.down: nn.Module = nn.Linear(config.ffn_dim, dim, bias=False)
         self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))  # of the stream and of the embedding
+        self.drop = nn.Dropout(0.0)
 
     def forward(self, x: Tensor, x0: Tensor, angles: Tensor, attend: Attend, layer: int) -> Tensor:
         """(..., dim) -> (..., dim); `attend` decides who sees whom."""
@@ -56,8 +57,9 @@ class Block(nn.Module):
         qkv = self.qkv(_norm(x)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.unbind(-3)
         mixed = attend(layer, _rotate(_norm(q), angles), _rotate(_norm(k), angles), v)
-        x = x + self.out(mixed.flatten(-2))
-        return x + self.down(functional.relu(self.up(_norm(x))).square())  # type: ignore[no-any-return]
+        x = x + self.drop(self.out(mixed.flatten(-2)))
+        wide = functional.relu(self.up(_norm(x))).square()
+        return x + self.drop(self.down(self.drop(wide)))  # type: ignore[no-any-return]
 
     def plan(self) -> BlockPlan:
         """What the block computes, as data."""
@@ -83,6 +85,7 @@ class Transformer(TreeTransformer):
         super().__init__(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.gain = nn.Parameter(torch.ones(config.model_dim))
+        self.drop = nn.Dropout(0.0)
         rates = config.rope_base ** -torch.linspace(0, 1, config.head_dim // 2 + 1)[:-1]
         self.register_buffer("rates", rates, persistent=False)
 
@@ -123,10 +126,10 @@ class Transformer(TreeTransformer):
     def _run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Embedding, blocks, final norm. `positions` are broadcast against `tokens`."""
         angles = positions[..., None].float() * self.rates
-        x0 = x = _norm(self.embedding.embed(tokens))
+        x0 = x = self.drop(_norm(self.embedding.embed(tokens)))
         for layer, block in enumerate(self.blocks):
             x = block(x, x0, angles, attend, layer)
-        return _norm(x) * self.gain
+        return self.drop(_norm(x) * self.gain)  # type: ignore[no-any-return]
 
 
 def _norm(x: Tensor) -> Tensor:

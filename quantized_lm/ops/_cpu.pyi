@@ -81,8 +81,17 @@ class Tree:
     @property
     def run_nodes(self) -> int: ...
 
-class Transformer:
-    def __init__(self, isa: str, pool: Pool, plan: TransformerPlan) -> None: ...
+class LstmLayerPlan:
+    input: list[ProjectionPlan]
+    recurrent: list[ProjectionPlan]
+
+class LstmPlan:
+    model_dim: int
+    max_tokens: int
+    embedding: Weight
+    layers: list[LstmLayerPlan]
+
+class Engine:
     def new_tree(self, path: Sequence[int]) -> Tree: ...
     def extend(
         self,
@@ -91,3 +100,9 @@ class Transformer:
         tokens: Sequence[NDArray[np.int32]],
         log_prob: NDArray[np.float32],
     ) -> None: ...
+
+class Transformer(Engine):
+    def __init__(self, isa: str, pool: Pool, plan: TransformerPlan) -> None: ...
+
+class Lstm(Engine):
+    def __init__(self, isa: str, pool: Pool, plan: LstmPlan) -> None: ...

@@ -4,6 +4,8 @@ A document is what one stretch of attention may see: one or more segments, each 
 boundary symbol, the first preceded by it. Lines are merged into longer segments, and segments into
 documents, with given probabilities, so that training shows the model what rescoring will: mostly
 single utterances without context. Documents never share attention, though several fill a window.
+
+Where the lines are one running text, a document is as many of them as fit a window.
 """
 
 from __future__ import annotations
@@ -40,6 +42,15 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Grouping:
+    """How lines become documents: the fields of `CorpusRecipe` of the same names."""
+
+    merge: float = 0.0
+    context: float = 0.0
+    continuous: bool = False
+
+
+@dataclass(frozen=True)
 class PackingState:
     """Where a packer stands: enough to go on as if it had never stopped."""
 
@@ -54,7 +65,7 @@ class WindowPacker:
     Args:
         tokens: (n,) uint16, each line ended by the boundary symbol.
         window: T, tokens per window; longer documents are cut at it.
-        merge, context: as in `CorpusRecipe`.
+        grouping: of running text, each epoch starts at a line drawn anew.
         seed: decides the grouping and the order, anew in each epoch.
         epochs: after so many the windows come back empty; None is endless.
     """
@@ -64,15 +75,13 @@ class WindowPacker:
         tokens: NDArray[np.uint16],
         *,
         window: int,
-        merge: float = 0.0,
-        context: float = 0.0,
+        grouping: Grouping = Grouping(),
         seed: int = 0,
         epochs: int | None = None,
     ) -> None:
         self._tokens = tokens
         self._window = window
-        self._merge = merge
-        self._context = context
+        self._grouping = grouping
         self._seed = seed
         self._epochs = epochs
         self._line_ends = np.flatnonzero(np.asarray(tokens) == BOUNDARY_ID)
@@ -114,8 +123,12 @@ class WindowPacker:
         self._epoch = epoch
         rng = np.random.default_rng([self._seed, epoch])
         draw = rng.random(len(self._line_ends))
-        self._merged = draw < self._merge
-        closes = draw >= self._merge + self._context
+        self._merged = draw < self._grouping.merge
+        if self._grouping.continuous:
+            start = int(rng.integers(len(self._line_ends))) if self._epochs is None else 0
+            closes = self._closes_full_windows(start)
+        else:
+            closes = draw >= self._grouping.merge + self._grouping.context
         closes[-1] = True
         last = np.flatnonzero(closes)
         first = np.concatenate(([0], last[:-1] + 1))
@@ -126,6 +139,22 @@ class WindowPacker:
         self._first, self._last, self._starts = first, last, starts
         self._length = np.minimum(length, self._window)
         self._order = rng.permutation(len(first))
+
+    def _closes_full_windows(self, start: int) -> NDArray[np.bool_]:
+        """Lines after which the next would not fit the window; counted from line `start` on.
+
+        The lines before `start` make documents of their own, so none runs past the text's end.
+        """
+        ends = self._line_ends + 1
+        closes = np.zeros(len(ends), dtype=np.bool_)
+        for first, stop in ((0, start), (start, len(ends))):
+            line = first
+            while line < stop:
+                begin = ends[line - 1] if line else 0
+                fitting = int(np.searchsorted(ends, begin + self._window, side="right"))
+                line = min(max(fitting, line + 1), stop)
+                closes[line - 1] = True
+        return closes
 
     def _take(self, room: int) -> int | None:
         """The longest document of the pool that still fits, or None."""
@@ -154,10 +183,10 @@ class WindowPacker:
         return np.concatenate(([BOUNDARY_ID], body))
 
 
-def isolated_lines(
-    tokens: NDArray[np.uint16], *, window: int, batch_windows: int
+def held_out_windows(
+    tokens: NDArray[np.uint16], *, window: int, batch_windows: int, continuous: bool = False
 ) -> Iterator[Windows]:
-    """Every line of a shard once, each a document of its own: for measuring."""
-    packer = WindowPacker(tokens, window=window, epochs=1)
+    """Every line of a shard once, for measuring: a document each, or of a running text together."""
+    packer = WindowPacker(tokens, window=window, grouping=Grouping(continuous=continuous), epochs=1)
     while (windows := packer.batch(batch_windows)).num_tokens:
         yield windows

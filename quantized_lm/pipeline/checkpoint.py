@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,27 +27,35 @@ class Progress:
     Attributes:
         step: updates made. tokens: targets seen. seconds: time spent training, over all runs.
         history: one row per measurement: step, tokens, seconds, losses in nats per token.
+        best_step, best_nll: of the measurement on dev whose weights were kept.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    best_nll: float = math.inf
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that changes while a stage trains, besides the packer."""
+    """Everything that changes while a stage trains, besides the packer.
+
+    Attributes:
+        after_update: told after each update which share of the planned ones is made.
+    """
 
     model: nn.Module
     optimizers: Sequence[Optimizer]
     progress: Progress
+    after_update: Callable[[float], None] = lambda _share: None
 
 
 def save_checkpoint(path: Path, training: Training, packing: PackingState, *, key: str) -> None:
     """Write the state in one piece; `key` names the recipe it belongs to."""
-    content = io.BytesIO()
-    torch.save(
+    _write(
+        path,
         {
             "key": key,
             "model": training.model.state_dict(),
@@ -54,9 +63,12 @@ def save_checkpoint(path: Path, training: Training, packing: PackingState, *, ke
             "progress": asdict(training.progress),
             "packing": asdict(packing),
         },
-        content,
     )
-    write_atomic(path, content.getvalue())
+
+
+def save_weights(path: Path, model: nn.Module) -> None:
+    """Write a model's state alone."""
+    _write(path, {"model": model.state_dict()})
 
 
 def load_checkpoint(path: Path, training: Training, *, key: str) -> PackingState:
@@ -79,7 +91,7 @@ def load_checkpoint(path: Path, training: Training, *, key: str) -> PackingState
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The model part of a checkpoint.
+    """A model's state out of what `save_weights` or `save_checkpoint` wrote.
 
     Raises:
         DataError: missing or damaged.
@@ -92,6 +104,12 @@ def write_history(path: Path, progress: Progress) -> None:
     """The learning curve as JSON lines."""
     rows = "".join(json.dumps(row) + "\n" for row in progress.history)
     write_atomic(path, rows.encode())
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomic(path, content.getvalue())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Corpus stage: text files -> a BPE vocabulary and token shards on disk.
+"""Corpus stage: text files -> a vocabulary and token shards on disk.
 
 A shard is a flat little-endian uint16 file: each line's tokens, then the boundary symbol. Knows
 nothing of models.
@@ -6,12 +6,11 @@ nothing of models.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,11 @@ from quantized_lm.errors import DataError
 from quantized_lm.files import write_atomic
 from quantized_lm.pipeline.progress import track
 from quantized_lm.pipeline.recipe import CorpusRecipe
-from quantized_lm.tokenizer import BOUNDARY_ID, TextRules, Tokenizer
+from quantized_lm.pipeline.text_files import read_lines
+from quantized_lm.pipeline.vocabulary import make_tokenizer
+from quantized_lm.records import content_key
+from quantized_lm.tokenizer import BOUNDARY_ID, Tokenizer
 
-RULES = TextRules(case="lower", strip_punctuation=True)
 SPLITS = ("train", "dev", "test")
 _CHUNK_LINES = 20_000
 
@@ -51,18 +52,15 @@ def prepare_corpus(recipe: CorpusRecipe, *, data: Path, out: Path) -> Corpus:
     done = out / "corpus.json"
     if not done.exists() or json.loads(done.read_text())["key"] != key:
         out.mkdir(parents=True, exist_ok=True)
-        tokenizer = Tokenizer.train(
-            itertools.chain.from_iterable(_lines(data / name) for name in recipe.vocab_from),
-            vocab_size=recipe.vocab_size,
-            rules=RULES,
-        )
+        done.unlink(missing_ok=True)
+        tokenizer = make_tokenizer(recipe, data)
         write_atomic(out / "tokenizer.json", tokenizer.to_json())
         words = _write_shards(recipe, data, out, tokenizer)
         write_atomic(done, json.dumps({"key": key, "words": words}).encode())
-    return open_corpus(out)
+    return open_corpus(recipe, out)
 
 
-def open_corpus(folder: Path) -> Corpus:
+def open_corpus(recipe: CorpusRecipe, folder: Path) -> Corpus:
     """Open what `prepare_corpus` wrote.
 
     Raises:
@@ -73,7 +71,7 @@ def open_corpus(folder: Path) -> Corpus:
         raise DataError(f"{folder} holds no prepared corpus; run `secondpass train` first")
     words = json.loads(done.read_text())["words"]
     vocabulary = folder / "tokenizer.json"
-    tokenizer = Tokenizer.from_json(vocabulary.read_bytes(), RULES, where=str(vocabulary))
+    tokenizer = Tokenizer.from_json(vocabulary.read_bytes(), recipe.text, where=str(vocabulary))
     return Corpus(folder, tokenizer, words)
 
 
@@ -84,15 +82,17 @@ def _write_shards(
     words = dict.fromkeys(SPLITS, 0)
     handles = {split: (out / f"{split}.bin").open("wb") for split in SPLITS}
     try:
-        for name in recipe.train:
-            for split, lines in _split_lines(recipe, name, data / name):
-                for chunk in track(_chunks(lines, _CHUNK_LINES), f"tokenize {name} ({split})"):
-                    encoded, count = _encode_chunk(chunk, tokenizer)
-                    words[split] += count
-                    handles[split].write(encoded.tobytes())
+        for split, name, part in _parts(recipe, data):
+            for chunk in track(_chunks(part, _CHUNK_LINES), f"tokenize {name} ({split})"):
+                encoded, count = _encode_chunk(chunk, tokenizer)
+                words[split] += count
+                handles[split].write(encoded.tobytes())
     finally:
         for handle in handles.values():
             handle.close()
+    for split, count in words.items():
+        if not count:
+            raise DataError(f"{data}: the recipe's files hold no words for {split}; check them")
     return words
 
 
@@ -108,28 +108,29 @@ def _encode_chunk(lines: list[str], tokenizer: Tokenizer) -> tuple[NDArray[np.ui
     return np.asarray(ids, dtype="<u2"), words
 
 
-def _split_lines(
+def _parts(recipe: CorpusRecipe, data: Path) -> Iterator[tuple[str, str, Iterable[str]]]:
+    """Split, file name and lines of everything that becomes a shard."""
+    for name in recipe.train:
+        if name == recipe.held_out:
+            yield from _held_out_parts(recipe, name, data / name)
+        else:
+            yield "train", name, read_lines(data / name)
+    for split, name in (("dev", recipe.dev), ("test", recipe.test)):
+        if name:
+            yield split, name, read_lines(data / name)
+
+
+def _held_out_parts(
     recipe: CorpusRecipe, name: str, path: Path
-) -> Iterator[tuple[str, Iterable[str]]]:
-    if name != recipe.held_out:
-        yield "train", _lines(path)
-        return
-    lines = list(_lines(path))
-    test = len(lines) - recipe.test_lines
+) -> Iterator[tuple[str, str, Iterable[str]]]:
+    whole = list(read_lines(path))
+    test = len(whole) - recipe.test_lines
     dev = test - recipe.dev_lines
     if dev <= 0:
-        raise DataError(f"{path}: {len(lines)} lines are too few to hold out dev and test from")
-    yield "train", lines[:dev]
-    yield "dev", lines[dev:test]
-    yield "test", lines[test:]
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as handle:
-            yield from handle
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read gzip text ({error}); check --data") from None
+        raise DataError(f"{path}: {len(whole)} lines are too few to hold out dev and test from")
+    yield "train", name, whole[:dev]
+    yield "dev", name, whole[dev:test]
+    yield "test", name, whole[test:]
 
 
 def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -140,8 +141,8 @@ def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
 
 def _fingerprint(recipe: CorpusRecipe, data: Path) -> str:
     """Hash of the recipe and of every source file's bytes."""
-    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    for name in sorted({*recipe.train, *recipe.vocab_from}):
+    digest = hashlib.sha256(content_key(recipe).encode())
+    for name in sorted({*recipe.train, *recipe.vocab_from, recipe.dev, recipe.test} - {""}):
         try:
             digest.update(hashlib.sha256((data / name).read_bytes()).digest())
         except OSError as error:

@@ -1,13 +1,15 @@
 """Evaluate stage: perplexity of an artifact on held-out text, and what quantization cost.
 
-The artifact is scored by the code that serves it, line by line without context. The float teacher
-is scored the same way, so the difference per token is paired.
+The artifact is scored by the code that serves it: line by line, without context, or, where the
+lines are one running text, after the lines before it. The float teacher is scored the same way, so
+the difference per token is paired.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +24,9 @@ from quantized_lm.pipeline.progress import track
 from quantized_lm.pipeline.quantize import load_teacher
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.tokenizer import BOUNDARY_ID
-from quantized_lm.tree import build_tree
 
 HELD_OUT = ("dev", "test")
-BATCH_LINES = 32
+BATCH_PASSAGES = 16
 RESAMPLES = 2000
 
 
@@ -61,29 +62,47 @@ class PerplexityReport:
 
 
 def evaluate(
-    recipe: Recipe, *, out: Path, artifact: Path, split: str = "test", backend: str = "auto"
+    recipe: Recipe, *, run: Path, artifact: Path, split: str = "test", backend: str = "auto"
 ) -> PerplexityReport:
     """Measure an artifact and its teacher on a held-out split.
 
     Raises:
-        DataError: no such split, or the run's corpus or float checkpoint is missing.
+        DataError: no such split, or the run's corpus or float weights are missing.
         ArtifactError: the artifact is refused.
     """
-    if split not in HELD_OUT:
-        raise DataError(f"split is {split!r}; need {' or '.join(HELD_OUT)}")
-    corpus = open_corpus(out / "corpus")
+    require_split(split)
+    corpus = open_corpus(recipe.corpus, run / "corpus")
     loaded = load_artifact(artifact, backend=backend)
-    lines = _lines(corpus, split, limit=loaded.model.max_tokens)
-    tokens = np.asarray([len(line) + 1 for line in lines])
-    nats = line_nats(loaded.model, lines, f"{loaded.name} on {split}")
-    teacher = line_nats(load_teacher(recipe, out), lines, f"float teacher on {split}")
-    low, high = _paired_interval(nats - teacher, tokens)
-    total, words = int(tokens.sum()), corpus.words[split]
-    nll, teacher_nll = float(nats.sum() / total), float(teacher.sum() / total)
+    teacher = load_teacher(recipe, run)
+    text = held_out_text(recipe, corpus, split)
+    nats = line_nats(loaded.model, text, f"{loaded.name} on {split}")
+    teacher_nats = line_nats(teacher, text, f"float teacher on {split}")
+    return compare(nats, teacher_nats, text, backend=loaded.backend, words=corpus.words[split])
+
+
+def compare(
+    nats: NDArray[np.float64],
+    teacher_nats: NDArray[np.float64],
+    text: HeldOutText,
+    *,
+    backend: str,
+    words: int,
+) -> PerplexityReport:
+    """The report of one model beside another on the same lines.
+
+    Args:
+        nats, teacher_nats: (lines,) of `line_nats`.
+        backend: what computed `nats`.
+        words: in `text`.
+    """
+    tokens = text.num_tokens
+    low, high = _paired_interval(nats - teacher_nats, tokens)
+    total = int(tokens.sum())
+    nll, teacher_nll = float(nats.sum() / total), float(teacher_nats.sum() / total)
     return PerplexityReport(
-        split=split,
-        backend=loaded.backend,
-        lines=len(lines),
+        split=text.split,
+        backend=backend,
+        lines=len(tokens),
         tokens=total,
         words=words,
         nll=nll,
@@ -91,7 +110,7 @@ def evaluate(
         word_perplexity=math.exp(float(nats.sum()) / words),
         teacher_nll=teacher_nll,
         teacher_token_perplexity=math.exp(teacher_nll),
-        teacher_word_perplexity=math.exp(float(teacher.sum()) / words),
+        teacher_word_perplexity=math.exp(float(teacher_nats.sum()) / words),
         perplexity_ratio=math.exp(nll - teacher_nll),
         nll_difference=nll - teacher_nll,
         nll_difference_low=low,
@@ -99,28 +118,100 @@ def evaluate(
     )
 
 
-def line_nats(
-    model: LanguageModel, lines: Sequence[NDArray[np.uint16]], title: str
-) -> NDArray[np.float64]:
-    """-log P(line, </s>) per line, (len(lines),) float64 nats, each line alone."""
-    starts = range(0, len(lines), BATCH_LINES)
+@dataclass(frozen=True)
+class Passage:
+    """Lines scored in one path of a tree.
+
+    Attributes:
+        context: tokens before them, each line's boundary among them.
+        lines: token ids of each line, its boundary at the end.
+    """
+
+    context: tuple[int, ...]
+    lines: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class HeldOutText:
+    """A held-out split, cut into what is scored together."""
+
+    split: str
+    passages: tuple[Passage, ...]
+
+    @property
+    def num_tokens(self) -> NDArray[np.int64]:
+        """(lines,) int64 tokens of each line, its boundary counted."""
+        return np.asarray([len(line) for part in self.passages for line in part.lines], np.int64)
+
+
+def held_out_text(recipe: Recipe, corpus: Corpus, split: str) -> HeldOutText:
+    """Cut a split so that every path fits the model.
+
+    Lines of running text come in blocks of up to half the training window, after as many whole
+    lines before them as the window holds.
+
+    Raises:
+        DataError: no such split.
+    """
+    require_split(split)
+    limit = recipe.model["max_tokens"]
+    tokens = np.asarray(corpus.tokens(split))
+    ends = np.flatnonzero(tokens == BOUNDARY_ID)
+    lines = [
+        (*line[:-1].tolist()[: limit - 1], BOUNDARY_ID) for line in np.split(tokens, ends[:-1] + 1)
+    ]
+    if not recipe.corpus.continuous:
+        return HeldOutText(split, tuple(Passage((), (line,)) for line in lines))
+    return HeldOutText(split, tuple(_running_passages(lines, min(recipe.train.window, limit))))
+
+
+def require_split(split: str) -> None:
+    """Refuse what is no held-out split.
+
+    Raises:
+        DataError: as it says.
+    """
+    if split not in HELD_OUT:
+        raise DataError(f"split is {split!r}; need {' or '.join(HELD_OUT)}")
+
+
+def line_nats(model: LanguageModel, text: HeldOutText, title: str) -> NDArray[np.float64]:
+    """-log P(line, </s> | context) per line, (lines,) float64 nats."""
     nats: list[float] = []
-    for start in track(starts, title):
-        trees = [build_tree([line.tolist()]) for line in lines[start : start + BATCH_LINES]]
+    for start in track(range(0, len(text.passages), BATCH_PASSAGES), title):
+        batch = text.passages[start : start + BATCH_PASSAGES]
+        paths = [np.asarray([t for line in part.lines for t in line], np.int32) for part in batch]
         log_probs = model.extend(
-            [model.new_state() for _ in trees],
-            [tree.parent[1:] for tree in trees],
-            [tree.token[1:] for tree in trees],
+            [model.new_state(part.context) for part in batch],
+            [
+                np.arange(len(path), dtype=np.int32) + np.int32(len(part.context))
+                for part, path in zip(batch, paths, strict=True)
+            ],
+            paths,
         )
-        nats.extend(-float(part.astype(np.float64).sum()) for part in log_probs)
+        for part, log_prob in zip(batch, log_probs, strict=True):
+            ends = np.cumsum([len(line) for line in part.lines])
+            nats.extend(
+                -float(of_line.astype(np.float64).sum())
+                for of_line in np.split(log_prob, ends[:-1])
+            )
     return np.asarray(nats)
 
 
-def _lines(corpus: Corpus, split: str, *, limit: int) -> list[NDArray[np.uint16]]:
-    """Token ids of each line without its boundary, cut at the model's length."""
-    tokens = np.asarray(corpus.tokens(split))
-    ends = np.flatnonzero(tokens == BOUNDARY_ID)
-    return [line[:-1][: limit - 1] for line in np.split(tokens, ends[:-1] + 1)]
+def _running_passages(lines: Sequence[tuple[int, ...]], window: int) -> Iterator[Passage]:
+    start = 0
+    while start < len(lines):
+        end, room = start + 1, window // 2 - len(lines[start])
+        while end < len(lines) and len(lines[end]) <= room:
+            room -= len(lines[end])
+            end += 1
+        room = window - sum(map(len, lines[start:end]))
+        first = start
+        while first > 0 and len(lines[first - 1]) <= room:
+            first -= 1
+            room -= len(lines[first])
+        yield Passage(tuple(itertools.chain(*lines[first:start])), tuple(lines[start:end]))
+        start = end
 
 
 def _paired_interval(

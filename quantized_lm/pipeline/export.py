@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from quantized_lm.artifact import FORMAT_VERSION, ArtifactParts, Manifest, write_artifact
-from quantized_lm.pipeline.corpus import RULES, open_corpus
+from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.quantize import load_student
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.tokenizer import BOUNDARY, BOUNDARY_ID
@@ -27,27 +28,43 @@ GOLDEN_TEXTS = (
 )
 
 
+@dataclass(frozen=True)
+class RunFolders:
+    """Where the stages before left what becomes an artifact.
+
+    Attributes:
+        run: corpus and float model. quantized: of the quantize stage.
+    """
+
+    run: Path
+    quantized: Path
+
+
 def export(
-    recipe: Recipe, recipe_yaml: bytes, *, out: Path, default_weights: dict[str, float]
+    recipe: Recipe,
+    recipe_yaml: bytes,
+    *,
+    folders: RunFolders,
+    out: Path,
+    default_weights: dict[str, float],
 ) -> Path:
-    """Write the artifact; returns its folder.
+    """Write the artifact; returns its folder, `out`.
 
     Args:
         recipe_yaml: the recipe's own text, kept in the artifact.
-        out: the folder the other stages wrote to; the artifact becomes `out/NAME`.
         default_weights: score weights served to requests that name none, tuned on dev lists.
 
     Raises:
-        DataError: the quantize stage left no checkpoint.
+        DataError: the quantize stage left no weights.
     """
-    corpus = open_corpus(out / "corpus")
-    student = load_student(recipe, out)
+    corpus = open_corpus(recipe.corpus, folders.run / "corpus")
+    student = load_student(recipe, run=folders.run, out=folders.quantized)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=recipe.name,
         architecture=recipe.architecture,
         config=recipe.model,
-        text=RULES,
+        text=recipe.corpus.text,
         boundary={
             "symbol": BOUNDARY,
             "id": BOUNDARY_ID,
@@ -61,7 +78,7 @@ def export(
         bits_per_weight=0.0,
         size_bytes=0,
         license=recipe.license,
-        provenance=_provenance(recipe, out),
+        provenance=_provenance(recipe, folders),
     )
     parts = ArtifactParts(
         manifest=manifest,
@@ -71,21 +88,21 @@ def export(
         golden_texts=GOLDEN_TEXTS,
         recipe_yaml=recipe_yaml,
     )
-    write_artifact(out / recipe.name, parts)
-    return out / recipe.name
+    write_artifact(out, parts)
+    return out
 
 
-def _provenance(recipe: Recipe, out: Path) -> dict[str, Any]:
+def _provenance(recipe: Recipe, folders: RunFolders) -> dict[str, Any]:
     """Who made the weights, from what, and what was measured on the way."""
-    corpus = json.loads((out / "corpus" / "corpus.json").read_text())
+    corpus = json.loads((folders.run / "corpus" / "corpus.json").read_text())
     return {
         "training_data": recipe.training_data,
         "training_words": corpus["words"]["train"],
         "corpus_sha256": corpus["key"],
         "seed": recipe.seed,
-        "train": _rows(out / "train" / "history.jsonl"),
-        "quantize": _rows(out / "quantize" / "history.jsonl"),
-        "method": "distillation QAT (KL to the float teacher + CE, learned row scales)",
+        "train": _rows(folders.run / "train" / "history.jsonl"),
+        "quantize": _rows(folders.quantized / "history.jsonl"),
+        "method": recipe.quantize.method,
         "versions": {name: version(name) for name in ("secondpass", "torch", "tokenizers")},
     }
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantized_lm.errors import RecipeError
-from quantized_lm.pipeline.batches import WindowPacker, Windows, isolated_lines
+from quantized_lm.pipeline.batches import WindowPacker, Windows, held_out_windows
 from quantized_lm.pipeline.checkpoint import (
     Progress,
     Training,
     load_checkpoint,
     save_checkpoint,
+    save_weights,
     write_history,
 )
 from quantized_lm.pipeline.corpus import Corpus
@@ -27,7 +28,7 @@ from quantized_lm.pipeline.optimizer import rate_factor, set_rate
 from quantized_lm.pipeline.progress import progress_bar
 
 CHECKPOINT_EVERY_S = 120.0  # what a kill may cost
-EVAL_WINDOWS = 32
+DIVERGED_NATS = 3.0  # per token above the best measurement: no schedule gets that back
 Objective = Callable[[Windows], Tensor]
 
 
@@ -44,20 +45,32 @@ class LoopPlan:
     """What the shared loop needs to know of a stage.
 
     Attributes:
+        seed: of what is drawn in an update, such as dropout.
+        continuous: as in `CorpusRecipe`.
+        clip_norm, extra_gradient: as in `QuantizeRecipe`.
         key: names what a checkpoint must have been made by to be continued.
         checkpoint_every_s: seconds of work a kill may cost.
     """
 
     title: str
+    seed: int
     window: int
+    continuous: bool
     steps: int
     batch_windows: int
     warmup_steps: int
     decay_share: float
+    clip_norm: float
     eval_every: int
     out: Path
     key: str
     checkpoint_every_s: float
+    extra_gradient: bool = False
+
+    @property
+    def weights(self) -> Path:
+        """Where the weights that measured best on dev are kept."""
+        return self.out / "weights.pt"
 
 
 def run_loop(
@@ -69,9 +82,12 @@ def run_loop(
 ) -> None:
     """Update until the plan's last step; goes on from the plan's checkpoint if there is one.
 
+    The weights that measure best on dev are kept in `plan.weights`. Without steps the model is
+    only measured.
+
     Raises:
         DataError: the checkpoint is damaged or belongs to another recipe.
-        RecipeError: the loss is no number any more; the last checkpoint stays as it was.
+        RecipeError: training diverged; the best weights and the last checkpoint stay.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     path = plan.out / "checkpoint.pt"
@@ -79,21 +95,29 @@ def run_loop(
     if path.exists():
         packer.resume(load_checkpoint(path, training, key=plan.key))
     saved_at = time.monotonic()
+    loss: float | None = None
     with progress_bar() as bar:
         task = bar.add_task(plan.title, total=plan.steps, completed=progress.step, status="")
-        while progress.step < plan.steps:
-            started = time.monotonic()
-            loss = _update(training, plan, packer.batch(plan.batch_windows), objectives.train)
-            progress.seconds += time.monotonic() - started
+        while progress.step < plan.steps or not progress.history:
+            if plan.steps:
+                started = time.monotonic()
+                loss = _update(training, plan, packer.batch(plan.batch_windows), objectives.train)
+                progress.seconds += time.monotonic() - started
             last = progress.step == plan.steps
             if last or progress.step % plan.eval_every == 0:
-                nll = mean_nll(objectives.nll, corpus.tokens("dev"), window=plan.window)
-                _measure(progress, corpus, nll, loss)
-                write_history(plan.out / "history.jsonl", progress)
+                _measure(training, plan, corpus, objectives.nll, loss)
             if last or time.monotonic() - saved_at >= plan.checkpoint_every_s:
                 save_checkpoint(path, training, packer.state, key=plan.key)
                 saved_at = time.monotonic()
-            bar.update(task, completed=progress.step, status=f"loss {loss:.3f}")
+            bar.update(task, completed=progress.step, status=_status(progress, loss))
+
+
+def _status(progress: Progress, loss: float | None) -> str:
+    """What stands beside the bar."""
+    parts = [] if loss is None else [f"loss {loss:.3f}"]
+    if progress.history:
+        parts.append(f"best dev {progress.best_nll:.4f}")
+    return ", ".join(parts)
 
 
 def _update(
@@ -113,18 +137,51 @@ def _update(
             decay_share=plan.decay_share,
         ),
     )
+    training.model.train()
+    loss = _gradient(training, plan, windows, objective)
+    if plan.extra_gradient:
+        before = [parameter.detach().clone() for parameter in training.model.parameters()]
+        _step(training)
+        _gradient(training, plan, windows, objective)
+        with torch.no_grad():
+            for parameter, value in zip(training.model.parameters(), before, strict=True):
+                parameter.copy_(value)
+    _step(training)
+    progress.step += 1
+    progress.tokens += windows.num_tokens
+    with torch.no_grad():
+        training.after_update(progress.step / plan.steps)
+    return loss
+
+
+def _gradient(training: Training, plan: LoopPlan, windows: Windows, objective: Objective) -> float:
+    """Fill in the gradients; what is drawn depends on seed and step alone."""
+    torch.manual_seed(plan.seed * 1_000_003 + training.progress.step)
     loss = objective(windows)
     if not math.isfinite(loss.item()):
-        raise RecipeError(
-            f"the loss is {loss.item()} at step {progress.step}; lower matrix_lr or other_lr"
-        )
+        raise _diverged(plan, training.progress, f"the loss is {loss.item()}")
     loss.backward()  # type: ignore[no-untyped-call]
+    if plan.clip_norm:
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), plan.clip_norm)
+    return loss.item()
+
+
+def _step(training: Training) -> None:
     for optimizer in training.optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    progress.step += 1
-    progress.tokens += windows.num_tokens
-    return loss.item()
+
+
+def _diverged(plan: LoopPlan, progress: Progress, what: str) -> RecipeError:
+    kept = (
+        f"the weights of step {progress.best_step} (dev {progress.best_nll:.4f} nats) are kept in "
+        f"{plan.weights}; "
+        if progress.best_step
+        else ""
+    )
+    return RecipeError(
+        f"{plan.title} diverged at step {progress.step}: {what}; {kept}lower matrix_lr or other_lr"
+    )
 
 
 def as_objective(loss: Callable[[Tensor, Tensor, Tensor], Tensor], *, compiled: bool) -> Objective:
@@ -142,24 +199,51 @@ def as_objective(loss: Callable[[Tensor, Tensor, Tensor], Tensor], *, compiled: 
 
 
 @torch.no_grad()
-def mean_nll(objective: Objective, tokens: NDArray[np.uint16], *, window: int) -> float:
-    """Nats per token over a shard, each line alone, its final boundary counted."""
+def mean_nll(
+    objective: Objective,
+    tokens: NDArray[np.uint16],
+    *,
+    window: int,
+    batch_windows: int = 16,
+    continuous: bool = False,
+) -> float:
+    """Nats per token over a shard, each line alone or, of a running text, as windows hold it."""
     total = count = 0.0
-    for windows in isolated_lines(tokens, window=window, batch_windows=EVAL_WINDOWS):
+    for windows in held_out_windows(
+        tokens, window=window, batch_windows=batch_windows, continuous=continuous
+    ):
         total += objective(windows).item() * windows.num_tokens
         count += windows.num_tokens
     return total / count
 
 
-def _measure(progress: Progress, corpus: Corpus, dev_nll: float, train_loss: float) -> None:
-    tokens, words = len(corpus.tokens("dev")), corpus.words["dev"]
+def _measure(
+    training: Training, plan: LoopPlan, corpus: Corpus, nll: Objective, loss: float | None
+) -> None:
+    """Add a row to the learning curve; keep the weights if none measured better."""
+    progress = training.progress
+    tokens, words = corpus.tokens("dev"), corpus.words["dev"]
+    training.model.eval()
+    dev_nll = mean_nll(
+        nll,
+        tokens,
+        window=plan.window,
+        batch_windows=plan.batch_windows,  # the shape that is compiled
+        continuous=plan.continuous,
+    )
+    if not dev_nll <= progress.best_nll + DIVERGED_NATS:
+        raise _diverged(plan, progress, f"dev is at {dev_nll:.3f} nats per token")
     progress.history.append(
         {
             "step": progress.step,
             "tokens": progress.tokens,
             "seconds": round(progress.seconds, 1),
-            "train_loss": round(train_loss, 4),
+            **({} if loss is None else {"train_loss": round(loss, 4)}),
             "dev_nll": round(dev_nll, 4),
-            "dev_word_perplexity": round(math.exp(dev_nll * tokens / words), 2),
+            "dev_word_perplexity": round(math.exp(dev_nll * len(tokens) / words), 2),
         }
     )
+    if dev_nll <= progress.best_nll:
+        progress.best_step, progress.best_nll = progress.step, dev_nll
+        save_weights(plan.weights, training.model)
+    write_history(plan.out / "history.jsonl", progress)

@@ -39,5 +39,5 @@ def rate_factor(step: int, *, steps: int, warmup_steps: int, decay_share: float)
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether Muon should train it: a projection matrix, not the embedding."""
-    return parameter.ndim == 2 and not name.startswith("embedding")
+    """Whether Muon should train it: a projection's, not a table by token or depth."""
+    return parameter.ndim == 2 and not name.startswith(("embedding", "positions"))

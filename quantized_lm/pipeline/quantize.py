@@ -1,15 +1,15 @@
-"""Quantize stage: float teacher -> packed student, by distillation with quantizers in the loop.
+"""Quantize stage: float teacher -> packed student, with quantizers in the training loop.
 
-loss = kl_weight * KL(teacher || student) + (1 - kl_weight) * CE, both in nats per token. Packed
-tensors are read off the student's final weights; nothing is rounded that was not trained rounded.
+loss = kl_weight * KL(teacher || student) + (1 - kl_weight) * CE + the quantizers' penalties, all in
+nats per token. Packed tensors are read off the student's best weights; nothing is rounded that was
+not trained rounded.
 """
 
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,9 +19,9 @@ from torch.nn.utils import parametrize
 from torch.optim import AdamW
 
 from quantized_lm.errors import RecipeError
+from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
-from quantized_lm.models.tree_transformer import TreeTransformer
-from quantized_lm.pipeline.batches import IGNORED, WindowPacker
+from quantized_lm.pipeline.batches import IGNORED, Windows
 from quantized_lm.pipeline.checkpoint import Progress, Training, load_weights
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.loop import (
@@ -34,10 +34,12 @@ from quantized_lm.pipeline.loop import (
 )
 from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
 from quantized_lm.pipeline.recipe import Recipe
-from quantized_lm.pipeline.train import make_model, next_token_loss
+from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, recipe_key
 from quantized_lm.quant.formats import Grid
-from quantized_lm.quant.quantizers.qat import FakeQuantizer
+from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
+from quantized_lm.quant.quantizers.trained import TrainedQuantizer
 from quantized_lm.quant.tensor import QuantizedTensor
+from quantized_lm.records import build, content_key
 
 
 @dataclass(frozen=True)
@@ -52,96 +54,129 @@ class Student:
     plain: dict[str, Tensor]
 
 
-def quantize(recipe: Recipe, *, out: Path, checkpoint_every_s: float = CHECKPOINT_EVERY_S) -> Path:
-    """Run the stage on what `train` left in `out`; returns the student's checkpoint.
+def quantize(
+    recipe: Recipe, *, run: Path, out: Path, checkpoint_every_s: float = CHECKPOINT_EVERY_S
+) -> Path:
+    """Run the stage on what `train` left in the folder `run`; returns the student's best weights.
+
+    Args:
+        out: where the stage keeps its own files.
 
     Raises:
-        DataError: there is no finished float checkpoint.
-        RecipeError: a matrix matches no format pattern.
+        DataError: there are no float weights.
+        RecipeError: a matrix matches no format pattern, a method or one of its settings is unknown,
+            or training diverged.
     """
-    corpus = open_corpus(out / "corpus")
-    teacher = load_teacher(recipe, out)
+    corpus = open_corpus(recipe.corpus, run / "corpus")
+    teacher = load_teacher(recipe, run)
     student = make_student(recipe, teacher)
+    student.set_dropout(recipe.quantize.dropout)
     plan = recipe.quantize
     loop = LoopPlan(
         title=f"quantize {recipe.name}",
+        seed=recipe.seed + 1,
         window=recipe.train.window,
+        continuous=recipe.corpus.continuous,
         steps=plan.steps,
         batch_windows=plan.batch_windows,
         warmup_steps=plan.warmup_steps,
         decay_share=1.0,
+        clip_norm=plan.clip_norm,
         eval_every=plan.eval_every,
-        out=out / "quantize",
-        key=_stage_key(recipe, out),
+        out=out,
+        key=_stage_key(recipe, run),
         checkpoint_every_s=checkpoint_every_s,
+        extra_gradient=plan.extra_gradient,
     )
-    packer = WindowPacker(
-        corpus.tokens("train"),
-        window=loop.window,
-        merge=recipe.corpus.merge,
-        context=recipe.corpus.context,
-        seed=recipe.seed + 1,
+    compiled = recipe.train.compile and plan.steps > 0
+    loss = (
+        distillation_loss(student, teacher, kl_weight=plan.kl_weight, compiled=compiled)
+        if plan.kl_weight
+        else next_token_loss(student, compiled=compiled)
     )
-    compiled = recipe.train.compile
-    objectives = Objectives(
-        distillation_loss(student, teacher, kl_weight=plan.kl_weight, compiled=compiled),
-        next_token_loss(student, compiled=compiled),
-    )
+    quantizers = quantizers_of(student)
     run_loop(
-        Training(student, _optimizers(recipe, student), Progress()),
+        Training(student, _optimizers(recipe, student), Progress(), _stepper(quantizers)),
         loop,
-        packer,
+        make_packer(recipe, corpus, seed=recipe.seed + 1),
         corpus,
-        objectives,
+        Objectives(_penalized(loss, quantizers), next_token_loss(student, compiled=compiled)),
     )
-    return loop.out / "checkpoint.pt"
+    return loop.weights
 
 
-def load_teacher(recipe: Recipe, out: Path) -> TreeTransformer:
-    """The float model of the train stage, frozen."""
+def load_teacher(recipe: Recipe, run: Path) -> FloatModel:
+    """The float model of the train stage, frozen, in eval mode.
+
+    Raises:
+        DataError: it was not trained yet.
+    """
     teacher = make_model(recipe)
-    teacher.load_state_dict(load_weights(out / "train" / "checkpoint.pt"))
-    return teacher.requires_grad_(requires_grad=False)
+    teacher.load_state_dict(load_weights(run / "train" / "weights.pt"))
+    return teacher.requires_grad_(requires_grad=False).eval()
 
 
-def make_student(recipe: Recipe, teacher: TreeTransformer) -> TreeTransformer:
-    """A copy of the teacher whose matrices pass through quantizers on their way into the model."""
+def make_student(recipe: Recipe, teacher: FloatModel) -> FloatModel:
+    """A copy of the teacher whose matrices pass through quantizers on their way into the model.
+
+    Raises:
+        RecipeError: as `quantize`.
+    """
+    plan = recipe.quantize
+    if plan.method not in TRAINED_QUANTIZERS:
+        known = ", ".join(TRAINED_QUANTIZERS)
+        raise RecipeError(f"quantize: method is {plan.method!r}; need one of {known}")
+    method = TRAINED_QUANTIZERS[plan.method]
+    settings = build(method.settings, plan.settings, where="quantize: settings", error=RecipeError)
     student = make_model(recipe)
     student.load_state_dict(teacher.state_dict())
     for name in matrix_names(student):
         module = student.get_submodule(name.removesuffix(".weight"))
-        grid = _grid(recipe.quantize.formats, name)
         assert isinstance(module.weight, Tensor)
-        parametrize.register_parametrization(module, "weight", FakeQuantizer(module.weight, grid))
+        quantizer = method.make(module.weight, _grid(plan.formats, name), settings)
+        parametrize.register_parametrization(module, "weight", quantizer)
     return student
 
 
-def load_student(recipe: Recipe, out: Path) -> Student:
-    """Read the packed tensors off the quantize stage's checkpoint.
+def quantizers_of(student: nn.Module) -> dict[str, tuple[TrainedQuantizer, nn.Parameter]]:
+    """Each packed matrix's quantizer and the float weight behind it, by parameter name."""
+    found = {}
+    for path, module in student.named_modules():
+        if parametrize.is_parametrized(module, "weight"):
+            chain = module.get_submodule("parametrizations.weight")
+            assert isinstance(chain, parametrize.ParametrizationList)
+            quantizer, original = chain[0], chain.original
+            assert isinstance(quantizer, TrainedQuantizer)
+            assert isinstance(original, nn.Parameter)
+            found[f"{path}.weight"] = quantizer, original
+    return found
+
+
+def load_student(recipe: Recipe, *, run: Path, out: Path) -> Student:
+    """Read the packed tensors off the best weights of the quantize stage.
 
     Raises:
-        DataError: there is no such checkpoint.
+        DataError: there are none.
     """
-    student = make_student(recipe, load_teacher(recipe, out))
-    student.load_state_dict(load_weights(out / "quantize" / "checkpoint.pt"))
-    parameters = dict(student.named_parameters())
-    packed = {}
-    for name in matrix_names(student):
-        quantizer = student.get_submodule(f"{_parametrized(name)}.0")
-        assert isinstance(quantizer, FakeQuantizer)
-        packed[name] = quantizer.quantize(parameters[f"{_parametrized(name)}.original"].detach())
+    student = make_student(recipe, load_teacher(recipe, run))
+    student.load_state_dict(load_weights(out / "weights.pt"))
+    student.eval()
+    packed = {
+        name: quantizer.quantize(original.detach())
+        for name, (quantizer, original) in quantizers_of(student).items()
+    }
     plain = {
         name: parameter.detach()
-        for name, parameter in parameters.items()
+        for name, parameter in student.named_parameters()
         if ".parametrizations." not in name
     }
     return Student(packed, plain)
 
 
 def distillation_loss(
-    student: TreeTransformer, teacher: TreeTransformer, *, kl_weight: float, compiled: bool
+    student: FloatModel, teacher: FloatModel, *, kl_weight: float, compiled: bool
 ) -> Objective:
-    """The stage's loss as a function of windows."""
+    """kl_weight * KL(teacher || student) + (1 - kl_weight) * CE as a function of windows."""
 
     def loss(inputs: Tensor, document: Tensor, targets: Tensor) -> Tensor:
         kept = (targets != IGNORED).flatten()
@@ -160,39 +195,57 @@ def distillation_loss(
     return as_objective(loss, compiled=compiled)
 
 
+def _penalized(
+    loss: Objective, quantizers: Mapping[str, tuple[TrainedQuantizer, nn.Parameter]]
+) -> Objective:
+    """The loss with every quantizer's own part added."""
+
+    def objective(windows: Windows) -> Tensor:
+        penalties = [quantizer.penalty(weight) for quantizer, weight in quantizers.values()]
+        return loss(windows) + torch.stack(penalties).sum()
+
+    return objective
+
+
+def _stepper(
+    quantizers: Mapping[str, tuple[TrainedQuantizer, nn.Parameter]],
+) -> Callable[[float], None]:
+    """Tells every quantizer of an update."""
+
+    def after_update(share: float) -> None:
+        for quantizer, weight in quantizers.values():
+            quantizer.step(weight, share)
+
+    return after_update
+
+
 def _optimizers(recipe: Recipe, student: nn.Module) -> list[torch.optim.Optimizer]:
     plan = recipe.quantize
     named = list(student.named_parameters())
     scales = [p for n, p in named if n.endswith("log_scale")]
     weights = [(n, p) for n, p in named if not n.endswith("log_scale")]
-    return [
-        *make_optimizers(
-            [p for n, p in weights if is_matrix(n, p)],
-            [p for n, p in weights if not is_matrix(n, p)],
-            matrix_lr=plan.matrix_lr,
-            other_lr=plan.other_lr,
-            weight_decay=0.0,
-        ),
-        AdamW(scales, lr=plan.scale_lr, weight_decay=0.0),
-    ]
+    optimizers: list[torch.optim.Optimizer] = make_optimizers(
+        [p for n, p in weights if is_matrix(n, p)],
+        [p for n, p in weights if not is_matrix(n, p)],
+        matrix_lr=plan.matrix_lr,
+        other_lr=plan.other_lr,
+        weight_decay=0.0,
+    )
+    if scales:
+        optimizers.append(AdamW(scales, lr=plan.scale_lr, weight_decay=0.0))
+    return optimizers
 
 
-def _parametrized(name: str) -> str:
-    """Where torch keeps what a parametrized weight is made of."""
-    return f"{name.removesuffix('.weight')}.parametrizations.weight"
-
-
-def _grid(formats: dict[str, str], name: str) -> Grid:
-    """The first pattern that matches; "4bit:normal" names a level table too."""
+def _grid(formats: Mapping[str, str], name: str) -> Grid:
+    """The first pattern that matches."""
     for pattern, choice in formats.items():
         if fnmatch.fnmatchcase(name, pattern):
-            packed_format, _, table = choice.partition(":")
-            return Grid.named(packed_format, table or None)
+            return Grid.parse(choice)
     raise RecipeError(f"quantize: formats: no pattern matches {name!r}; add one such as '*'")
 
 
-def _stage_key(recipe: Recipe, out: Path) -> str:
+def _stage_key(recipe: Recipe, run: Path) -> str:
     """Recipe and teacher: a student of another teacher is another run."""
-    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
-    digest.update((out / "train" / "history.jsonl").read_bytes())
-    return digest.hexdigest()
+    history = (run / "train" / "history.jsonl").read_text()
+    order = list(recipe.quantize.formats)  # the first pattern that matches wins
+    return content_key(recipe_key(recipe), recipe.quantize, order, history)

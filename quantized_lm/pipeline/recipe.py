@@ -5,7 +5,7 @@ Unknown fields are refused: a typo in a learning rate must not train a model for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.records import build
+from quantized_lm.tokenizer import TextRules
 
 
 @dataclass(frozen=True)
@@ -21,22 +22,37 @@ class CorpusRecipe:
 
     Attributes:
         train: gzip text files, one sentence per line, relative to the data folder.
-        held_out: the one of them whose last lines are kept for dev and test.
-        dev_lines, test_lines: how many; test is the very end.
-        vocab_size: BPE pieces, the boundary and unknown symbols included.
-        vocab_from: the files the BPE is learned from.
+        vocab_size: tokens, the boundary and unknown symbols included.
+        vocab_from: the files the vocabulary is learned from; for "kaldi" one symbol table.
+        vocabulary: key in VOCABULARIES: "bpe" pieces; "words", the most frequent ones; "kaldi",
+            the words of a symbol table such as `words.txt`, in its order.
+        text: how a line is changed before it is cut into words.
+        dev, test: files to measure on.
+        held_out: instead of them, the file of `train` whose last lines are kept.
+        dev_lines, test_lines: how many of those; test is the very end.
         merge: probability that a line continues the one before it in one segment.
         context: probability that a segment sees the one before it as context.
+        continuous: lines are one running text: documents are as many of them as fit the window,
+            and a line is measured in the context of the lines before it.
     """
 
     train: tuple[str, ...]
-    held_out: str
-    dev_lines: int
-    test_lines: int
     vocab_size: int
     vocab_from: tuple[str, ...]
+    vocabulary: str = "bpe"
+    text: TextRules = field(default_factory=TextRules)
+    dev: str = ""
+    test: str = ""
+    held_out: str = ""
+    dev_lines: int = 0
+    test_lines: int = 0
     merge: float = 0.0
     context: float = 0.0
+    continuous: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.dev and self.test) == bool(self.held_out):
+            raise RecipeError("corpus: give either dev and test, or held_out")
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class TrainRecipe:
     Attributes:
         window: tokens per packed window. batch_windows: windows per step.
         matrix_lr: Muon's, for the weight matrices. other_lr: AdamW's, for the rest.
+        weight_decay: of the matrices. dropout: share of every hidden vector that is dropped.
+        clip_norm: a longer gradient is shortened to this; 0 leaves it.
         decay_share: share of the steps over which the rate falls linearly to zero.
         eval_every: steps between measurements on dev.
         compile: fuse the training step with torch.compile (needs a C++ compiler).
@@ -57,6 +75,8 @@ class TrainRecipe:
     matrix_lr: float
     other_lr: float
     weight_decay: float = 0.0
+    dropout: float = 0.0
+    clip_norm: float = 0.0
     warmup_steps: int = 50
     decay_share: float = 0.5
     eval_every: int = 250
@@ -65,11 +85,16 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class QuantizeRecipe:
-    """How the float teacher becomes a packed student: distillation with quantizers in the loop.
+    """How the float teacher becomes a packed student, with quantizers in the loop.
 
     Attributes:
+        steps: updates; 0 only rounds the teacher.
         formats: packed format by tensor name pattern (fnmatch), first match wins.
+        method: key in TRAINED_QUANTIZERS. settings: what its settings class takes.
         kl_weight: weight of KL(teacher || student); the rest is cross entropy on the text.
+        dropout, clip_norm: as in training.
+        extra_gradient: update with the gradient at the point that a first update reaches
+            (Gidel et al., 2019); twice the time.
     """
 
     steps: int
@@ -77,8 +102,13 @@ class QuantizeRecipe:
     matrix_lr: float
     other_lr: float
     formats: dict[str, str]
+    method: str = "learned"
+    settings: dict[str, Any] = field(default_factory=dict)
     scale_lr: float = 0.001
     kl_weight: float = 0.9
+    dropout: float = 0.0
+    clip_norm: float = 0.0
+    extra_gradient: bool = False
     warmup_steps: int = 20
     eval_every: int = 100
 

@@ -1,10 +1,8 @@
-"""Train stage: corpus -> float checkpoint. Resumes exactly where the last checkpoint stood."""
+"""Train stage: corpus -> float weights. Resumes exactly where the last checkpoint stood."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +11,8 @@ from torch.nn import functional
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.models import ARCHITECTURES
-from quantized_lm.models.tree_transformer import TreeTransformer
-from quantized_lm.pipeline.batches import IGNORED, WindowPacker
+from quantized_lm.models.float_model import FloatModel
+from quantized_lm.pipeline.batches import IGNORED, Grouping, WindowPacker
 from quantized_lm.pipeline.checkpoint import Progress, Training
 from quantized_lm.pipeline.corpus import Corpus, prepare_corpus
 from quantized_lm.pipeline.loop import (
@@ -27,13 +25,13 @@ from quantized_lm.pipeline.loop import (
 )
 from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
 from quantized_lm.pipeline.recipe import Recipe
-from quantized_lm.records import build
+from quantized_lm.records import build, content_key
 
 
 def train(
     recipe: Recipe, *, data: Path, out: Path, checkpoint_every_s: float = CHECKPOINT_EVERY_S
 ) -> Path:
-    """Run the stage; returns the checkpoint. Calling again continues, or returns at once if done.
+    """Run the stage; returns the best weights. Calling again continues, or returns if done.
 
     Raises:
         DataError: text missing, or `out` holds another recipe's checkpoint.
@@ -42,6 +40,7 @@ def train(
     corpus = prepare_corpus(recipe.corpus, data=data, out=out / "corpus")
     model = make_model(recipe)
     model.initialize(recipe.seed)
+    model.set_dropout(recipe.train.dropout)
     plan = recipe.train
     named = list(model.named_parameters())
     optimizers = make_optimizers(
@@ -53,11 +52,14 @@ def train(
     )
     loop = LoopPlan(
         title=f"train {recipe.name}",
+        seed=recipe.seed,
         window=plan.window,
+        continuous=recipe.corpus.continuous,
         steps=plan.steps,
         batch_windows=plan.batch_windows,
         warmup_steps=plan.warmup_steps,
         decay_share=plan.decay_share,
+        clip_norm=plan.clip_norm,
         eval_every=plan.eval_every,
         out=out / "train",
         key=recipe_key(recipe),
@@ -65,11 +67,12 @@ def train(
     )
     training = Training(model, optimizers, Progress())
     loss = next_token_loss(model, compiled=plan.compile)
-    run_loop(training, loop, make_packer(recipe, corpus), corpus, Objectives(loss, loss))
-    return loop.out / "checkpoint.pt"
+    packer = make_packer(recipe, corpus, seed=recipe.seed)
+    run_loop(training, loop, packer, corpus, Objectives(loss, loss))
+    return loop.weights
 
 
-def make_model(recipe: Recipe) -> TreeTransformer:
+def make_model(recipe: Recipe) -> FloatModel:
     """An uninitialized float model of the recipe's architecture and sizes.
 
     Raises:
@@ -87,14 +90,13 @@ def make_model(recipe: Recipe) -> TreeTransformer:
     return model_class(config)
 
 
-def make_packer(recipe: Recipe, corpus: Corpus) -> WindowPacker:
+def make_packer(recipe: Recipe, corpus: Corpus, *, seed: int) -> WindowPacker:
     """Packed training windows as the recipe asks for them."""
     return WindowPacker(
         corpus.tokens("train"),
         window=recipe.train.window,
-        merge=recipe.corpus.merge,
-        context=recipe.corpus.context,
-        seed=recipe.seed,
+        grouping=Grouping(recipe.corpus.merge, recipe.corpus.context, recipe.corpus.continuous),
+        seed=seed,
     )
 
 
@@ -103,14 +105,17 @@ def recipe_key(recipe: Recipe) -> str:
 
     The number of steps may: more steps, or a decay that starts later, continue the same run.
     """
-    fixed = asdict(recipe)
-    del fixed["quantize"]
-    for free in ("steps", "decay_share", "eval_every", "compile"):
-        del fixed["train"][free]
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    free = {"steps": 0, "decay_share": 0.0, "eval_every": 0, "compile": False}
+    return content_key(
+        recipe.seed,
+        recipe.architecture,
+        recipe.model,
+        recipe.corpus,
+        replace(recipe.train, **free),  # type: ignore[arg-type]
+    )
 
 
-def next_token_loss(model: TreeTransformer, *, compiled: bool) -> Objective:
+def next_token_loss(model: FloatModel, *, compiled: bool) -> Objective:
     """Mean cross entropy of windows in nats per token, in bfloat16 with float32 sums.
 
     Args:

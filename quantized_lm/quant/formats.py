@@ -26,7 +26,8 @@ class PackedFormat:
         num_levels: how many codes there are, and the base of a byte's digits.
         codes_per_byte: digits held by one byte; num_levels ** codes_per_byte <= 256.
         activation_rule: key in ACTIVATION_RULES: how int8 kernels round what they multiply with.
-        level_tables: named int8 level tables, ascending, the default one first.
+        level_tables: named int8 level tables, ascending, the default one first. A table may have
+            fewer levels than there are codes.
     """
 
     name: str
@@ -72,16 +73,44 @@ def _format(
 # +-{0.12840, 0.38805, 0.65676, 0.94234, 1.25623, 1.61805, 2.06902, 2.73259}, times 127 / 2.73259,
 # rounded to integers.
 _NORMAL_16 = (-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127)
+# Zero and powers of two (Leng et al., "Extremely low bit neural network: squeeze the last bit out
+# with ADMM", AAAI 2018), as many as 16 codes hold.
+_POWERS_15 = (-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64)
 
+
+def _symmetric(largest: int) -> tuple[int, ...]:
+    """All integers up to `largest` in size: {-largest, .., largest}."""
+    return tuple(range(-largest, largest + 1))
+
+
+# "quinary" and "septenary" leave codes unused: they are for codes stored at their entropy.
 FORMATS: Mapping[str, PackedFormat] = MappingProxyType(
     {
         row.name: row
         for row in (
             _format("1bit", 2, 8, "quads", sign=(-1, 1)),
             _format("ternary", 3, 5, "quads", ternary=(-1, 0, 1)),
-            _format("2bit", 4, 4, "quads", balanced=(-3, -1, 1, 3)),
-            _format("4bit", 16, 2, "absmax", uniform=tuple(range(-15, 16, 2)), normal=_NORMAL_16),
-            _format("8bit", 256, 1, "absmax", uniform=tuple(range(-128, 128))),
+            _format("2bit", 4, 4, "quads", balanced=(-3, -1, 1, 3), threelevel=(-1, 0, 1)),
+            _format(
+                "4bit",
+                16,
+                2,
+                "absmax",
+                uniform=tuple(range(-15, 16, 2)),
+                normal=_NORMAL_16,
+                symmetric=_symmetric(7),
+                powers=_POWERS_15,
+                quinary=_symmetric(2),
+                septenary=_symmetric(3),
+            ),
+            _format(
+                "8bit",
+                256,
+                1,
+                "absmax",
+                uniform=tuple(range(-128, 128)),
+                symmetric=_symmetric(127),
+            ),
         )
     }
 )
@@ -130,3 +159,13 @@ class Grid:
             known = ", ".join(row.level_tables)
             raise FormatError(f"{format_name} has no level table {table!r}; known are {known}")
         return cls(format_name, row.level_tables[table], group_size)
+
+    @classmethod
+    def parse(cls, choice: str) -> Grid:
+        """Read a choice as recipes write it: "FORMAT" or "FORMAT:TABLE", such as "4bit:normal".
+
+        Raises:
+            FormatError: there is no such format or level table.
+        """
+        format_name, _, table = choice.partition(":")
+        return cls.named(format_name, table or None)

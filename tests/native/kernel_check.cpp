@@ -2,7 +2,8 @@
 // formats, groupings and layouts. Needs no Python, so that it also runs under sanitizers and emulators.
 //
 //   kernel_check            prints what was compared; exit 1 and a line per difference if any
-//   kernel_check --fault F  breaks what the kernels are given (scale, level, code, column); must exit 1
+//   kernel_check --fault F  breaks what the kernels are given (scale, level, code, column, gate); must
+//                           exit 1
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -209,6 +210,12 @@ void check_products(const Kernels& kernels, Case& c, const char* where) {
     kernels.linear(
         {c.weight, q.rows, R, nullptr, Activation::kNone, false, y.data, c.N, tables.data});
     for (std::size_t i = 0; i < R * c.N; ++i) compare("linear", where, y[i], expected[i], 0);
+    const std::size_t few = std::min(R, rows_together(c.weight));
+    for (const bool has_tables : {false, true})
+        kernels.linear({c.weight, q.rows, few, nullptr, Activation::kNone, has_tables, y.data, c.N,
+                        tables.data, has_tables});
+    for (std::size_t i = 0; i < few * c.N; ++i)
+        compare("linear, twice", where, y[i], 2 * expected[i], 0);
 
     const auto activation = static_cast<Activation>(pick(0, 2));
     const Array<float> bias = random_floats(padded_rows(c.weight), 1.0f);
@@ -383,6 +390,52 @@ void check_attention(const Kernels& kernels, const char* where) {
         }
 }
 
+// The elements of a step, which lie apart as in an engine: gates, states, and rows of each.
+void check_cell(const Kernels& kernels, const char* where) {
+    const std::size_t R = pick(1, 9);
+    const std::size_t count = pick(1, 130);
+    const std::size_t stride = padded_state(count);
+    const Array<float> input = random_floats(R * 4 * stride);
+    const Array<float> recurrent = random_floats(R * 4 * stride);
+    const Array<float> above = random_floats(R * 2 * stride, 1.0f);
+    const Array<float> state(R * 2 * stride);
+    const std::size_t bad = pick(0, R * count - 1);
+    const std::size_t bad_gate = pick(0, 3);
+    const bool has_bad = pick(0, 2) == 0;
+    if (has_bad)
+        input[(bad / count * 4 + bad_gate) * stride + bad % count] = pick(0, 1) ? NAN : -INFINITY;
+    std::vector<const float*> inputs, recurrents, aboves;
+    std::vector<float*> states;
+    for (std::size_t r = 0; r < R; ++r) {
+        inputs.push_back(input.data + r * 4 * stride);
+        recurrents.push_back(recurrent.data + r * 4 * stride);
+        aboves.push_back(above.data + r * 2 * stride);
+        states.push_back(state.data + r * 2 * stride);
+    }
+    kernels.cell({R, count, inputs.data(), stride, recurrents.data(), stride, aboves.data(),
+                  states.data(), stride});
+    if (fault == "gate") input[0] += 0.5f;  // as the formula sees it
+    const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+    for (std::size_t r = 0; r < R; ++r)
+        for (std::size_t k = 0; k < count; ++k) {
+            const auto gate = [&](std::size_t g) {
+                return static_cast<double>(inputs[r][g * stride + k] +
+                                           recurrents[r][g * stride + k]);
+            };
+            const double kept = sigmoid(gate(1)) * aboves[r][stride + k];
+            const double added = sigmoid(gate(0)) * std::tanh(gate(2));
+            const double h = sigmoid(gate(3)) * std::tanh(kept + added);
+            const double error = 2e-6 * (std::fabs(kept) + std::fabs(added));
+            if (has_bad && r * count + k == bad) {
+                compare("bad h", where, states[r][k], NAN, 0);
+                if (bad_gate != 3) compare("bad c", where, states[r][stride + k], NAN, 0);
+                continue;
+            }
+            compare("c", where, states[r][stride + k], kept + added, error);
+            compare("h", where, states[r][k], h, 2e-6 * std::fabs(h) + sigmoid(gate(3)) * error);
+        }
+}
+
 std::vector<int> range(int first, int last) {
     std::vector<int> numbers;
     for (int i = first; i <= last; ++i) numbers.push_back(i);
@@ -412,6 +465,7 @@ void check_instruction_set(const std::string& isa, int rounds) {
                 check_products(kernels, c, where.c_str());
             }
         check_attention(kernels, isa.c_str());
+        check_cell(kernels, isa.c_str());
     }
 }
 

@@ -3,8 +3,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import torch
@@ -12,10 +15,13 @@ import torch
 from quantized_lm.artifact import (
     GOLDEN_TOLERANCE,
     GOLDEN_TOLERANCE_INT8,
+    ArtifactParts,
+    LoadedModel,
     _manifest_hash,
     bundled_path,
     load_artifact,
     read_manifest,
+    write_artifact,
 )
 from quantized_lm.errors import (
     ArtifactError,
@@ -27,8 +33,8 @@ from quantized_lm.errors import (
 from quantized_lm.models.transformer import Transformer, TransformerConfig
 from quantized_lm.ops import BACKENDS
 from quantized_lm.pipeline.export import GOLDEN_TEXTS
-from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.scoring import ScoreRequest, score_lists
+from quantized_lm.storage import CODINGS, Restored, restore, weights_bytes
 from tests.conftest import TinyRun
 
 
@@ -36,6 +42,44 @@ from tests.conftest import TinyRun
 def artifact(tiny_run: TinyRun, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(tiny_run.artifact, tmp_path / "tiny"))
+
+
+def weights_of(folder: Path) -> Restored:
+    manifest = read_manifest(folder)
+    content = (folder / "weights.safetensors").read_bytes()
+    return restore(content, manifest.tensors, manifest.format_version)
+
+
+def rewritten(source: Path, folder: Path, coding: str) -> Path:
+    """The same model, stored in another way."""
+    weights, loaded = weights_of(source), load_artifact(source, backend="reference")
+    parts = ArtifactParts(
+        loaded.manifest,
+        weights.packed,
+        weights.plain,
+        loaded.tokenizer,
+        GOLDEN_TEXTS,
+        b"name: tiny\n",
+        coding,
+    )
+    write_artifact(folder, parts)
+    return folder
+
+
+def replace_weights(folder: Path, content: bytes, **changes: object) -> None:
+    """Put other weights into a folder, its hashes right."""
+    (folder / "weights.safetensors").write_bytes(content)
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    files["weights.safetensors"] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size_bytes": len(content),
+    }
+    edit_manifest(folder, seal=True, files=files, **changes)
+
+
+def log_probs(loaded: LoadedModel) -> list[list[float]]:
+    (scores,) = score_lists([ScoreRequest(GOLDEN_TEXTS)], loaded)
+    return [score.token_log_probs.tolist() for score in scores.scores]
 
 
 def edit_manifest(folder: Path, *, seal: bool, **changes: object) -> None:
@@ -50,9 +94,16 @@ def test_the_manifest_counts_every_byte(artifact: Path) -> None:
     manifest = read_manifest(artifact)
     files = [path for path in artifact.iterdir() if path.name != "manifest.json"]
     assert manifest.size_bytes == sum(path.stat().st_size for path in files)
-    arrays = safetensors.numpy.load_file(artifact / "weights.safetensors")
-    stored = sum(array.nbytes for array in arrays.values())
+    stored = (artifact / "weights.safetensors").stat().st_size
     assert manifest.bits_per_weight == pytest.approx(8 * stored / manifest.parameters)
+    assert manifest.weights_bytes == stored
+    weights = weights_of(artifact)
+    assert weights_bytes(weights.packed, weights.plain) == stored
+    packed = sum(tensor.size_bytes for tensor in weights.packed.values())
+    packed += sum(array.nbytes for array in weights.plain.values())
+    assert manifest.packed_bits_per_weight == pytest.approx(8 * packed / manifest.parameters)
+    shapes = {name: np.zeros(entry.shape, np.float32) for name, entry in manifest.tensors.items()}
+    assert manifest.compression == len(safetensors.numpy.save(shapes)) / stored
     assert manifest.parameters == 64 * 32 + 2 * (4 * 32 * 32 + 2 * 32 * 64 + 2) + 32
 
 
@@ -91,8 +142,8 @@ def test_an_altered_manifest_is_refused(artifact: Path) -> None:
 
 
 def test_a_newer_format_asks_for_an_upgrade(artifact: Path) -> None:
-    edit_manifest(artifact, seal=True, format_version=2, something_new=1)
-    with pytest.raises(ArtifactVersionError, match="version 2 is newer than 1.*upgrade"):
+    edit_manifest(artifact, seal=True, format_version=3, something_new=1)
+    with pytest.raises(ArtifactVersionError, match="version 3 is newer than 2.*upgrade"):
         load_artifact(artifact)
 
 
@@ -112,6 +163,64 @@ def test_an_inconsistent_manifest_is_refused(
 ) -> None:
     edit_manifest(artifact, seal=True, **changes)
     with pytest.raises(ArtifactIntegrityError, match=message):
+        load_artifact(artifact)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_scores_do_not_depend_on_the_coding(artifact: Path, tmp_path: Path, backend: str) -> None:
+    reason = BACKENDS[backend].why_unavailable()
+    if reason is not None:
+        pytest.skip(reason)
+    expected, sizes = log_probs(load_artifact(artifact, backend=backend)), {}
+    for coding in CODINGS:
+        folder = rewritten(artifact, tmp_path / f"as-{coding}", coding)
+        sizes[coding] = read_manifest(folder).weights_bytes
+        assert log_probs(load_artifact(folder, backend=backend)) == expected
+    assert read_manifest(artifact).weights_bytes <= min(sizes.values())
+
+
+def test_a_folder_of_version_1_still_loads(artifact: Path) -> None:
+    expected = log_probs(load_artifact(artifact, backend="reference"))
+    weights = weights_of(artifact)
+    arrays: dict[str, Any] = dict(weights.plain)
+    for name, tensor in weights.packed.items():
+        for part in ("words", "scale", "levels"):
+            arrays[f"{name}.{part}"] = getattr(tensor, part)
+    value = json.loads((artifact / "manifest.json").read_text())
+    for entry in value["tensors"].values():
+        del entry["coding"], entry["num_levels"]
+    replace_weights(
+        artifact, safetensors.numpy.save(arrays), tensors=value["tensors"], format_version=1
+    )
+    loaded = load_artifact(artifact, backend="reference")
+    assert log_probs(loaded) == expected
+    assert loaded.manifest.packed_bits_per_weight == pytest.approx(
+        8
+        * sum(entry.size_bytes for entry in loaded.manifest.tensors.values())
+        / loaded.manifest.parameters
+    )
+
+
+def test_one_wrong_bit_behind_right_hashes_is_refused(artifact: Path, tmp_path: Path) -> None:
+    folder = rewritten(artifact, tmp_path / "coded", "rans")
+    arrays = safetensors.numpy.load_file(folder / "weights.safetensors")
+    for position in (0, 5, len(arrays["coded"]) // 2):
+        coded = arrays["coded"].copy()
+        coded[position] ^= 1
+        replace_weights(folder, safetensors.numpy.save({**arrays, "coded": coded}))
+        with pytest.raises(ArtifactIntegrityError, match="do not match their checksum.*again"):
+            load_artifact(folder)
+    coded[:4] = np.frombuffer(zlib.crc32(coded[4:].tobytes()).to_bytes(4, "little"), np.uint8)
+    replace_weights(folder, safetensors.numpy.save({**arrays, "coded": coded}))
+    with pytest.raises(ArtifactIntegrityError, match="do not come out even|need more"):
+        load_artifact(folder)
+
+
+def test_a_shape_of_another_architecture_is_refused_before_it_takes_memory(artifact: Path) -> None:
+    tensors = json.loads((artifact / "manifest.json").read_text())["tensors"]
+    tensors["embedding.weight"]["shape"] = [1 << 40, 1 << 40]
+    edit_manifest(artifact, seal=True, tensors=tensors)
+    with pytest.raises(ArtifactIntegrityError, match=r"'embedding\.weight' is .*need \(64, 32\)"):
         load_artifact(artifact)
 
 
@@ -184,14 +293,8 @@ def test_the_bundled_model_scores_as_float32_of_its_unpacked_weights(
     folder = bundled_path("en-small")
     loaded = load_artifact(folder, backend=backend)
     floats = Transformer(TransformerConfig(**loaded.manifest.config))
-    arrays = safetensors.numpy.load_file(folder / "weights.safetensors")
-    weights = dict(arrays)
-    for name, entry in loaded.manifest.tensors.items():
-        if entry.group_size:
-            parts = (arrays[f"{name}.{part}"] for part in ("words", "scale", "levels"))
-            shape = (entry.shape[0], entry.shape[1])
-            tensor = QuantizedTensor(entry.format, shape, entry.group_size, *parts)
-            weights[name] = tensor.dequantize()
+    stored = weights_of(folder)
+    weights = stored.plain | {name: tensor.dequantize() for name, tensor in stored.packed.items()}
     with torch.no_grad():
         for name, parameter in floats.named_parameters():
             parameter.copy_(torch.from_numpy(weights[name]))

@@ -32,6 +32,7 @@ async def test_models_say_their_size_bits_and_revision() -> None:
         "shape": [64, 64],
         "group_size": 0,
         "bits_per_weight": 32.0,
+        "packed_bits_per_weight": 32.0,
         "size_bytes": 16384,
     }
 

@@ -9,11 +9,6 @@ constexpr std::int32_t kPending = -2;  // slot of a node that is about to become
 
 std::size_t at(std::int32_t index) { return static_cast<std::size_t>(index); }
 
-// Whether a slot was given by this batch.
-bool is_new(const Tree& tree, std::int32_t slot) {
-    return slot == kPending || slot >= static_cast<std::int32_t>(tree.run_nodes());
-}
-
 }  // namespace
 
 Batch::Batch(const Growth* growths, std::size_t count) : growths_(growths), count_(count) {
@@ -25,7 +20,7 @@ Batch::~Batch() {
         Tree& tree = *growths_[i].tree;
         tree.truncate(sizes_[i]);
         for (std::size_t n = 0; n < tree.size(); ++n)
-            if (is_new(tree, tree.node(n).slot)) tree.node(n).slot = kNotRun;
+            if (!tree.is_stored(tree.node(n).slot)) tree.node(n).slot = kNotRun;
     }
 }
 
@@ -40,7 +35,6 @@ void Batch::build() {
         answer += growth->count;
     }
     questions.sort_by_row(rows.size());
-    find_paths();
 }
 
 void Batch::commit() noexcept {
@@ -57,7 +51,7 @@ void Batch::add_rows(const Growth& growth) {
              above >= 0 && tree.node(at(above)).slot == kNotRun;
              above = tree.node(at(above)).parent) {
             Node& node = tree.node(at(above));
-            rows.push_back({&tree, above, node.token, node.depth, kPending, nullptr, 0});
+            rows.push_back({&tree, above, node.token, node.depth, kPending});
             node.slot = kPending;
         }
     const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(first);
@@ -73,32 +67,11 @@ void Batch::ask(const Growth& growth, std::size_t first_row, std::size_t first_a
     for (std::size_t i = 0; i < growth.count; ++i) {
         const std::int32_t slot = tree.node(at(growth.parents[i])).slot;
         const std::size_t answer = first_answer + i;
-        if (is_new(tree, slot))
-            questions.add(growth.tokens[i], first_row + at(slot) - tree.run_nodes(), answer);
-        else
+        if (tree.is_stored(slot))
             late.push_back({&tree, slot, growth.tokens[i], answer});
+        else
+            questions.add(growth.tokens[i], first_row + at(slot) - tree.run_nodes(), answer);
     }
-}
-
-// A row that has rows below it shares the path of one of them, of which its own is the beginning.
-void Batch::find_paths() {
-    constexpr std::size_t kUnknown = static_cast<std::size_t>(-1);
-    std::vector<std::size_t> start(rows.size(), kUnknown);
-    for (std::size_t r = rows.size(); r-- > 0;) {
-        Row& row = rows[r];
-        row.length = at(row.depth) + 1;
-        longest_path = std::max(longest_path, row.length);
-        if (start[r] != kUnknown) continue;
-        const std::size_t first = paths_.size();
-        paths_.resize(first + row.length);
-        for (std::int32_t node = row.node; node >= 0;) {
-            const Node& above = row.tree->node(at(node));
-            paths_[first + at(above.depth)] = above.slot;
-            if (is_new(*row.tree, above.slot)) start[r - at(row.slot - above.slot)] = first;
-            node = above.parent;
-        }
-    }
-    for (std::size_t r = 0; r < rows.size(); ++r) rows[r].path = paths_.data() + start[r];
 }
 
 }  // namespace secondpass

@@ -19,15 +19,13 @@ struct Growth {
     std::size_t count;
 };
 
-// A node to be run. Its path is path[0, length): slots of its ancestors, root first, and its own.
+// A node to be run.
 struct Row {
     Tree* tree;
     std::int32_t node;
     std::int32_t token;
     std::int32_t depth;
     std::int32_t slot;
-    const std::int32_t* path;
-    std::size_t length;
 };
 
 // A child of a node that was run in an earlier call.
@@ -38,8 +36,8 @@ struct LateQuestion {
     std::size_t answer;
 };
 
-// Rows of a tree stand together, parents first. Answers are numbered as the new nodes are, tree by
-// tree.
+// Rows of a tree stand together, parents first, their slots in order. Answers are numbered as the new nodes
+// are, tree by tree.
 class Batch {
 public:
     Batch(const Growth* growths, std::size_t count);
@@ -56,18 +54,15 @@ public:
     std::vector<Row> rows;
     Questions questions;
     std::vector<LateQuestion> late;
-    std::size_t longest_path = 0;
 
 private:
     void add_rows(const Growth& growth);
-    void find_paths();
     void ask(const Growth& growth, std::size_t first_row, std::size_t first_answer);
 
     const Growth* const growths_;
     const std::size_t count_;
     std::vector<std::size_t> sizes_;  // nodes of each tree before
     bool is_committed_ = false;
-    std::vector<std::int32_t> paths_;
 };
 
 }  // namespace secondpass

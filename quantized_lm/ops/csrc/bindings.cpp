@@ -206,5 +206,7 @@ NB_MODULE(_cpu, m) {
     // Whatever is alive when the interpreter ends goes with the process.
     nanobind::set_leak_warnings(false);
     secondpass::bind_operations(m);
+    secondpass::bind_engine(m);
     secondpass::bind_transformer(m);
+    secondpass::bind_lstm(m);
 }

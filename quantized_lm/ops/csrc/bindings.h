@@ -53,7 +53,16 @@ inline const Kernels& kernels_for(const std::string& isa, const Weight& weight) 
     return kernels_of(isa);
 }
 
+// What a plan holds has the sizes that the rest of it asks for, and a layout that the instruction set reads.
+void require_count(const Floats& floats, const char* name, std::size_t count);
+void require_weight(const std::string& isa, const Weight& weight, const char* name, std::size_t N,
+                    std::size_t K);
+void require_projection(const std::string& isa, const ProjectionPlan& plan, const char* name,
+                        std::size_t N, std::size_t K);
+
 void bind_operations(nb::module_& m);
+void bind_engine(nb::module_& m);
 void bind_transformer(nb::module_& m);
+void bind_lstm(nb::module_& m);
 
 }  // namespace secondpass

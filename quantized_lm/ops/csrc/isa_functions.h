@@ -15,6 +15,7 @@ void embed(const EmbedArgs& args);
 void mix(const MixArgs& args);
 void split(const SplitArgs& args);
 void attend(const AttendArgs& args);
+void cell(const CellArgs& args);
 
 }  // namespace SECONDPASS_ISA
 

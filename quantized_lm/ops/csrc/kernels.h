@@ -69,9 +69,18 @@ static inline std::size_t padded_rows(const Weight& w) { return panels_of(w) * k
 static inline std::size_t table_bytes(const Weight& w) {
     return w.layout == Layout::kLookup ? kTableRows * padded_columns(w) * 4 : 0;
 }
+// Rows of x whose look-up tables are in the scratch at a time, kRowBlock where nothing is looked up. Tables
+// take 4 bytes per column and row; those of one tile shall all but fit a first cache of 48 KiB.
+static inline std::size_t rows_together(const Weight& w) {
+    if (w.layout == Layout::kDot) return kRowBlock;
+    constexpr std::size_t kBytes = 50 * 1024;
+    std::size_t rows = kTableRows;
+    while (rows > 1 && rows * padded_columns(w) * 4 > kBytes) rows /= 2;
+    return rows;
+}
 
 // Rows of x as a weight's kernels read them, made by `quantize` for that weight or one that agrees
-// with it in K, group_size, bits, layout and rule.
+// with it in K, group_size, bits, layout, rule and, where it is looked up, levels.
 //   codes (R, padded_columns) int8, kAlignment bytes more may be read
 //   step  (R,)                float32; x[r, k] is about step[r] * codes[r, k]. NaN for a row that
 //                             holds NaN, infinity or a magnitude above 2^100; its codes are 0
@@ -122,7 +131,8 @@ enum class Activation : std::uint32_t { kNone = 0, kSquaredRelu = 1, kGeluTanh =
 // Sums of integers are exact; then per group float(sum) * scale, groups ascending, times step.
 //   bias   (padded_rows,) float32 or null
 //   y      (R, N) float32, rows y_stride apart
-//   tables table_bytes(weight) bytes, 64-byte aligned
+//   tables table_bytes(weight) bytes, 64-byte aligned. If `has_tables`, still those of a call before for
+//          the same rows, at most rows_together(weight), and a weight that reads the same ones
 struct LinearArgs {
     Weight weight;
     Rows rows;
@@ -133,6 +143,7 @@ struct LinearArgs {
     float* y;
     std::size_t y_stride;
     std::uint8_t* tables;
+    bool has_tables = false;
 };
 
 // One logit that is asked for: weight[token] . x[row].
@@ -234,6 +245,30 @@ struct AttendArgs {
     float* scratch;
 };
 
+// What an LSTM keeps of a node in one layer: h, then c, each padded to whole cache lines.
+static inline std::size_t padded_state(std::size_t dim) {
+    constexpr std::size_t kCacheLine = 16;
+    return ceil_divide(dim, kCacheLine) * kCacheLine;
+}
+
+// One step of an LSTM for some neighboring elements of R rows. With x = input[r] + recurrent[r], by gates:
+//   c = sigmoid(x of f) * (c of above[r]) + sigmoid(x of i) * tanh(x of g)
+//   h = sigmoid(x of o) * tanh(c)
+// NaN and infinity in x become NaN. The last vector of elements may be written and read beyond `count`.
+//   input     (R,) pointers to gate i, then f, g, o, input_stride apart; likewise recurrent
+//   above     (R,) pointers to the elements of h, c c_offset after; state likewise, which is written
+struct CellArgs {
+    std::size_t R;
+    std::size_t count;
+    const float* const* input;
+    std::size_t input_stride;
+    const float* const* recurrent;
+    std::size_t recurrent_stride;
+    const float* const* above;
+    float* const* state;
+    std::size_t c_offset;
+};
+
 struct Kernels {
     void (*norm)(const NormArgs&);
     void (*quantize)(const QuantizeArgs&);
@@ -244,6 +279,7 @@ struct Kernels {
     void (*mix)(const MixArgs&);
     void (*split)(const SplitArgs&);
     void (*attend)(const AttendArgs&);
+    void (*cell)(const CellArgs&);
 };
 
 namespace scalar {

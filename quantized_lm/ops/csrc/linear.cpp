@@ -33,28 +33,25 @@ inline TileArgs from_row(TileArgs tile, std::size_t r, std::size_t rows) {
     return tile;
 }
 
-#if defined(SECONDPASS_LOOKUP)
-// Tables take 4 bytes per column and row; those of one tile shall all but fit a first cache of 48 KiB.
-inline std::size_t rows_of_tables(std::size_t columns) {
-    constexpr std::size_t kBytes = 50 * 1024;
-    std::size_t rows = kTableRows;
-    while (rows > 1 && rows * columns * 4 > kBytes) rows /= 2;
-    return rows;
-}
-#endif
+// What look-up needs: see LinearArgs.
+struct Tables {
+    std::uint8_t* memory;
+    bool are_there;
+};
 
 // Calls visit(tile, first row) for every tile. What is costly to bring in stays longest: a panel of the
 // weight where that is multiplied directly, the tables of rows where they are looked up.
 template <typename Visit>
-inline void for_each_tile(const TileArgs& first, std::size_t R, std::uint8_t* tables, Visit visit) {
+inline void for_each_tile(const TileArgs& first, std::size_t R, const Tables& tables, Visit visit) {
     const std::size_t panels = panels_of(*first.weight);
 #if defined(SECONDPASS_LOOKUP)
     if (first.weight->layout == Layout::kLookup) {
-        const std::size_t most = rows_of_tables(first.columns);
+        const std::size_t most = rows_together(*first.weight);
         for (std::size_t r = 0; r < R; r += most) {
             const std::size_t rows = R - r < most ? R - r : most;
             TileArgs tile = from_row(first, r, rows);
-            SECONDPASS_ISA::build_tables(tile.codes, rows, tile.columns, tables);
+            if (!tables.are_there)
+                SECONDPASS_ISA::build_tables(tile.codes, rows, tile.columns, tables.memory);
             for (tile.panel = 0; tile.panel < panels; ++tile.panel) visit(tile, r);
         }
         return;
@@ -136,7 +133,7 @@ void SECONDPASS_ISA::linear(const LinearArgs& a) {
     first.activation = a.activation;
     first.adds = a.adds;
     first.y_stride = a.y_stride;
-    for_each_tile(first, a.R, a.tables, [&](TileArgs tile, std::size_t r) {
+    for_each_tile(first, a.R, {a.tables, a.has_tables}, [&](TileArgs tile, std::size_t r) {
         tile.y = a.y + r * a.y_stride + tile.panel * kPanel;
         tile.bias = a.bias == nullptr ? nullptr : a.bias + tile.panel * kPanel;
         tile.panel < whole ? multiply(tile) : finish_narrow(a, tile, r);
@@ -152,7 +149,7 @@ void SECONDPASS_ISA::output(const OutputArgs& a) {
     TileArgs first = first_tile(a.weight, a.rows, a.tables);
     first.y_stride = kPanel;
     std::size_t question = 0;
-    for_each_tile(first, a.R, a.tables, [&](TileArgs tile, std::size_t r) {
+    for_each_tile(first, a.R, {a.tables, false}, [&](TileArgs tile, std::size_t r) {
         const std::size_t begin = tile.panel * kPanel;
         if (tile.panel == 0) question = 0;
         while (question < a.Q && static_cast<std::size_t>(a.questions[question].token) < begin)

@@ -6,42 +6,22 @@
 
 #include "buffer.h"
 #include "questions.h"
+#include "scratch.h"
 
 namespace secondpass {
 namespace {
 
-// What one thread needs for a block of rows.
-struct Scratch {
-    explicit Scratch(const Weight& weight) {
-        codes.require(kRowBlock * padded_columns(weight));
-        step.require(kRowBlock);
-        start.require(kRowBlock * groups_of(weight));
-        line.require(weight.K + kPanel);
-        tile.require(kRowBlock * kPanel);
-        tables.require(table_bytes(weight));
-    }
-
-    Rows rows() const { return {codes.data(), step.data(), start.data()}; }
-
-    Buffer<std::int8_t> codes;
-    Buffer<float> step;
-    Buffer<std::int32_t> start;
-    Buffer<float> line;
-    Buffer<float> tile;
-    Buffer<std::uint8_t> tables;
-};
-
-std::vector<Scratch> scratch_of(const Pool& pool, const Weight& weight) {
-    std::vector<Scratch> scratch;
-    for (std::size_t thread = 0; thread < pool.threads(); ++thread) scratch.emplace_back(weight);
+std::vector<BlockScratch> scratch_of(const Pool& pool, const Weight& weight) {
+    std::vector<BlockScratch> scratch(pool.threads());
+    for (BlockScratch& own : scratch) own.require(weight);
     return scratch;
 }
 
 void multiply(const Kernels& kernels, const Weight& weight, const float* x, std::size_t R,
-              float* y, const Scratch& scratch) {
-    kernels.quantize({weight, x, R, nullptr, scratch.rows(), scratch.line.data()});
+              float* y, const BlockScratch& scratch) {
+    kernels.quantize({weight, x, R, nullptr, scratch.rows(), scratch.line()});
     kernels.linear({weight, scratch.rows(), R, nullptr, Activation::kNone, false, y, weight.N,
-                    scratch.tables.data()});
+                    scratch.tables()});
 }
 
 // Calls work(first, count) for each block of rows [begin, end).
@@ -55,7 +35,7 @@ void for_each_block(std::size_t begin, std::size_t end, Work work) {
 
 void linear(const Kernels& kernels, Pool& pool, const Weight& weight, const float* x,
             std::size_t M, float* y) {
-    const std::vector<Scratch> scratch = scratch_of(pool, weight);
+    const std::vector<BlockScratch> scratch = scratch_of(pool, weight);
     pool.run([&](std::size_t thread) noexcept {
         const auto [begin, end] = share(M, thread, pool.threads());
         for_each_block(begin, end, [&](std::size_t first, std::size_t count) {
@@ -79,23 +59,24 @@ void gather_log_prob(const Kernels& kernels, Pool& pool, const Weight& weight,
     for (std::size_t c = 0; c < args.C; ++c)
         questions.add(args.tokens[c], static_cast<std::size_t>(args.rows[c]), c);
     questions.sort_by_row(args.M);
-    const std::vector<Scratch> scratch = scratch_of(pool, weight);
+    const std::vector<BlockScratch> scratch = scratch_of(pool, weight);
     pool.run([&](std::size_t thread) noexcept {
-        const Scratch& own = scratch[thread];
+        const BlockScratch& own = scratch[thread];
         const auto [begin, end] = share(args.M, thread, pool.threads());
         for_each_block(begin, end, [&](std::size_t first, std::size_t count) {
             float log_sum[kRowBlock];
             kernels.quantize({weight, args.x + first * weight.K, count, nullptr, own.rows(),
-                              own.line.data()});
+                              own.line()});
             questions.answer(kernels, weight, own.rows(), first, count,
-                             {own.tile.data(), own.tables.data()}, args.y, log_sum);
+                             own.output(), args.y, log_sum);
         });
     });
 }
 
 double time_linear(const Kernels& kernels, const Weight& weight, const float* x, std::size_t M,
                    std::size_t repeats) {
-    const Scratch scratch(weight);
+    BlockScratch scratch;
+    scratch.require(weight);
     Buffer<float> y;
     y.require(M * weight.N);
     const auto run = [&] {

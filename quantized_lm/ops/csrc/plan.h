@@ -1,7 +1,8 @@
-// A packed Transformer as data, its weights shared with whoever packed them.
-// quantized_lm/models/plan.py says what it computes.
+// Packed models as data, their weights shared with whoever packed them.
+// quantized_lm/models/plan.py says what they compute.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -79,6 +80,20 @@ struct TransformerPlan {
     Activation activation = Activation::kNone;
     std::vector<BlockPlan> blocks;
     NormPlan final_norm;
+};
+
+constexpr std::size_t kGates = 4;  // i, f, g, o
+
+struct LstmLayerPlan {
+    std::array<ProjectionPlan, kGates> input;
+    std::array<ProjectionPlan, kGates> recurrent;
+};
+
+struct LstmPlan {
+    std::size_t model_dim = 0;
+    std::size_t max_tokens = 0;
+    SharedWeight embedding;
+    std::vector<LstmLayerPlan> layers;
 };
 
 }  // namespace secondpass

@@ -5,7 +5,7 @@ namespace secondpass {
 namespace SECONDPASS_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels{norm, quantize, linear, output, logit, embed, mix, split, attend};
+const Kernels kernels{norm, quantize, linear, output, logit, embed, mix, split, attend, cell};
 
 }  // namespace SECONDPASS_ISA
 }  // namespace secondpass

@@ -7,7 +7,7 @@
 namespace secondpass {
 namespace {
 
-constexpr std::size_t kMostSpareBytes = std::size_t{64} << 20;
+constexpr std::size_t kMostSpareBytes = std::size_t{256} << 20;
 // A spare up to this many times too large is better than fresh memory.
 constexpr std::size_t kWaste = 2;
 // Each taking forgets this part of what was used lately.

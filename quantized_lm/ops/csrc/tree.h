@@ -36,8 +36,9 @@ private:
     std::size_t lately_used_bytes_ = 0;  // the most, fading as memory is taken
 };
 
-// What one run node leaves behind. Once a node is run, a child's log-probability needs no more:
-//   per layer   row_floats floats, its keys and values as kernels.h's `split` writes them
+// What one run node leaves behind. Once a node is run, a child needs no more:
+//   per layer   row_floats floats: keys and values as kernels.h's `split` writes them, or h and c as
+//               `cell` does
 //   its hidden row, quantized for the output layer, and the log-sum-exp of its logits
 struct StoredSizes {
     std::size_t layers;
@@ -45,6 +46,10 @@ struct StoredSizes {
     std::size_t columns;  // codes of a hidden row
     std::size_t groups;
 };
+
+inline StoredSizes stored_sizes(const Weight& output, std::size_t layers, std::size_t row_floats) {
+    return {layers, row_floats, padded_columns(output), groups_of(output)};
+}
 
 constexpr std::int32_t kNotRun = -1;
 
@@ -80,8 +85,15 @@ public:
     // Counts nodes whose slots were filled.
     void add_run_nodes(std::size_t count) noexcept { run_nodes_ += count; }
 
+    // Whether an earlier call filled this slot.
+    bool is_stored(std::int32_t slot) const noexcept {
+        return slot >= 0 && static_cast<std::size_t>(slot) < run_nodes_;
+    }
     float* layer(std::size_t layer) const noexcept {
         return stored_ + layer * capacity_ * sizes_.row_floats;
+    }
+    float* stored(std::size_t layer, std::int32_t slot) const noexcept {
+        return this->layer(layer) + static_cast<std::size_t>(slot) * sizes_.row_floats;
     }
     const Rows& hidden() const noexcept { return hidden_; }
     float* log_sum() const noexcept { return log_sum_; }

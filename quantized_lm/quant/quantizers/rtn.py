@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.errors import FormatError
-from quantized_lm.quant.formats import Grid, get_format
+from quantized_lm.quant.formats import Grid
+from quantized_lm.quant.quantizers.levels import level_table
 from quantized_lm.quant.tensor import QuantizedTensor
 
 # Candidates, as multiples of rms(weight) / rms(levels). The best multiple for a Gaussian is 0.8
@@ -64,7 +65,7 @@ def round_to_nearest(weight: NDArray[np.float32], grid: Grid) -> QuantizedTensor
         raise FormatError(f"weight is {weight.dtype} {weight.shape}; need a float32 matrix")
     if not np.isfinite(weight).all():
         raise FormatError("weight holds NaN or infinity; need finite numbers")
-    levels = _level_table(grid)
+    levels = level_table(grid)
     num_rows, num_columns = weight.shape
     group_size = num_columns if grid.group_size is None else grid.group_size
     if not 1 <= group_size <= num_columns:
@@ -83,18 +84,6 @@ def round_to_nearest(weight: NDArray[np.float32], grid: Grid) -> QuantizedTensor
     return QuantizedTensor.from_codes(
         codes, scale, levels, format=grid.format, group_size=group_size
     )
-
-
-def _level_table(grid: Grid) -> NDArray[np.int8]:
-    limits = np.iinfo(np.int8)
-    num_levels = get_format(grid.format).num_levels
-    if not 1 <= len(grid.levels) <= num_levels:
-        raise FormatError(f"{len(grid.levels)} levels; {grid.format} needs 1 to {num_levels}")
-    if min(grid.levels) < limits.min or max(grid.levels) > limits.max:
-        raise FormatError(f"levels are {grid.levels}; need {limits.min} to {limits.max}")
-    if not any(grid.levels):
-        raise FormatError("every level is zero; need one that is not")
-    return np.array(grid.levels, np.int8)
 
 
 def _quantize_groups(

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+
+import pytest
+
+from quantized_lm.cli import inspect
+from quantized_lm.storage import TensorEntry
+from tests.fakes import fake_loaded
 
 from .conftest import Command
 
@@ -15,6 +22,25 @@ def test_sizes_and_bits_are_shown(run: Command) -> None:
     assert "compression      1.0x" in result.stdout
     assert "provenance.made_by a test" in result.stdout
     assert "manifest only" in result.stdout
+
+
+def test_tensors_at_their_entropy_show_both_sizes(
+    run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {
+        "up": TensorEntry("4bit", (64, 64), 64, 640, 1.25, "rans", 5),
+        "down": TensorEntry("ternary", (64, 64), 64, 1155, 2.2558, "", 3),
+    }
+    manifest = dataclasses.replace(
+        fake_loaded().manifest, tensors=tensors, parameters=8192, bits_per_weight=1.8
+    )
+    monkeypatch.setattr(inspect, "read_manifest", lambda _: manifest)
+    output = run("inspect").stdout
+    assert "packed" in output
+    assert "4bit, 5 levels" in output
+    assert "1.250" in output
+    assert f"{8 * (64 * 32 + 64 * 2 + 5) / 4096:.3f}" in output
+    assert "bits per weight  1.800 on disk, 3.258 packed in memory" in output
 
 
 def test_verify_loads_the_model(run: Command) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from quantized_lm.errors import BackendError, ShapeError
 from quantized_lm.models import ARCHITECTURES
 from quantized_lm.models.base import LanguageModel
+from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import load_packed, matrix_names
 from quantized_lm.models.native import NativeModel
-from quantized_lm.models.plan import TransformerPlan
-from quantized_lm.models.tree_transformer import TreeTransformer
+from quantized_lm.models.plan import LstmPlan, ModelPlan, TransformerPlan
 from quantized_lm.ops import BACKENDS, Backend, select_backend
 from quantized_lm.ops.cpu import CpuBackend, instruction_sets
 from quantized_lm.ops.reference import ReferenceBackend
@@ -43,16 +43,16 @@ ODD: dict[str, Any] = {
     "vocab_size": 65,
     "num_layers": 2,
     "model_dim": 36,
-    "num_heads": 6,
-    "ffn_dim": 50,
     "max_tokens": 40,
 }
+ODD_ATTENTION: dict[str, Any] = {"num_heads": 6, "ffn_dim": 50}
+ODD_OWN = {"transformer": ODD_ATTENTION, "gpt2": ODD_ATTENTION, "lstm": {}}
 
 
-def odd_model(architecture: str) -> TreeTransformer:
+def odd_model(architecture: str, **sizes: Any) -> FloatModel:
     """Random weights of every kind."""
     config_class, model_class = ARCHITECTURES[architecture]
-    model = model_class(config_class(**ODD))
+    model = model_class(config_class(**ODD | ODD_OWN[architecture] | sizes))
     model.initialize(seed=5)
     generator = torch.Generator().manual_seed(6)
     with torch.no_grad():
@@ -62,14 +62,14 @@ def odd_model(architecture: str) -> TreeTransformer:
 
 
 def parts_of(
-    model: TreeTransformer, grid: Grid
+    model: FloatModel, grid: Grid
 ) -> tuple[dict[str, QuantizedTensor], dict[str, NDArray[np.float32]]]:
     parameters = {name: p.numpy() for name, p in model.named_parameters()}
     packed = {name: round_to_nearest(parameters[name], grid) for name in matrix_names(model)}
     return packed, {name: p for name, p in parameters.items() if name not in packed}
 
 
-def load(model: TreeTransformer, backend: Backend, grid: Grid = GRID) -> LanguageModel:
+def load(model: FloatModel, backend: Backend, grid: Grid = GRID) -> LanguageModel:
     return load_packed(copy.deepcopy(model), *parts_of(model, grid), backend)
 
 
@@ -100,7 +100,7 @@ def require_like(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> 
 
 
 @pytest.fixture
-def native(model: TreeTransformer) -> NativeModel:
+def native(model: FloatModel) -> NativeModel:
     """The small model on this CPU's best instruction set and two threads."""
     loaded = load(model, select_backend("cpu", threads=2))
     assert isinstance(loaded, NativeModel)
@@ -122,6 +122,45 @@ def test_the_engine_equals_the_module_on_int8_activations(
         require_like(np.concatenate(actual), np.concatenate(expected))
 
 
+@pytest.mark.parametrize("model_dim", [1, 15, 64, 130])
+def test_an_lstm_of_any_width_equals_the_module(model_dim: int) -> None:
+    model, trees = odd_model("lstm", model_dim=model_dim), random_trees(count=1)
+    expected = score(load(model, ReferenceBackend(activations="int8")), trees)
+    for isa in instruction_sets():
+        actual = score(load(model, select_backend("cpu", cpu_isa=isa, threads=2)), trees)
+        require_like(np.concatenate(actual), np.concatenate(expected))
+
+
+def test_gates_may_have_different_formats() -> None:
+    model, trees = odd_model("lstm"), random_trees()
+    packed, plain = parts_of(model, GRID)
+    # Look-up and dot products side by side; two that look up different levels; a scale per group.
+    grids = {
+        "input.i": Grid.named("2bit"),
+        "input.f": Grid.named("ternary"),
+        "input.o": Grid.named("2bit", group_size=16),
+        "recurrent.i": Grid.named("1bit"),
+        "recurrent.f": Grid.named("8bit"),
+        "recurrent.o": Grid.named("1bit"),
+    }
+    parameters = dict(model.named_parameters())
+    for name in packed:
+        for gate, grid in grids.items():
+            if name.endswith(f"{gate}.weight"):
+                packed[name] = round_to_nearest(parameters[name].numpy(), grid)
+    reference = ReferenceBackend(activations="int8")
+    expected = score(load_packed(copy.deepcopy(model), packed, plain, reference), trees)
+    for isa in instruction_sets():
+        parts = []
+        for threads in (1, 2, 3):
+            backend = select_backend("cpu", cpu_isa=isa, threads=threads)
+            native = load_packed(copy.deepcopy(model), packed, plain, backend)
+            parts.append(np.concatenate(score(native, trees)))
+        require_like(parts[0], np.concatenate(expected))
+        assert np.array_equal(parts[0], parts[1])
+        assert np.array_equal(parts[0], parts[2])
+
+
 def changed(plan: TransformerPlan, fault: str) -> TransformerPlan:
     first, *others = plan.blocks
     if fault == "mix":
@@ -139,15 +178,38 @@ def changed(plan: TransformerPlan, fault: str) -> TransformerPlan:
     )
 
 
-@pytest.mark.parametrize("fault", ["mix", "weight", "epsilon", "rates", "none"])
-def test_a_wrong_plan_is_found(fault: str) -> None:
-    model, trees = odd_model("transformer"), random_trees()
+def changed_lstm(plan: LstmPlan, fault: str) -> LstmPlan:
+    first, *others = plan.layers
+    i, f, g, o = first.input
+    if fault == "gates":
+        first = replace(first, input=(f, i, g, o))
+    if fault == "bias":
+        first = replace(first, input=(i, replace(f, bias=None), g, o))
+    if fault == "recurrent":
+        first = replace(first, recurrent=others[0].recurrent)
+    layers = (*others, first) if fault == "layers" else (first, *others)
+    return replace(plan, layers=layers)
+
+
+CHANGES: dict[str, tuple[Callable[[Any, str], ModelPlan], list[str]]] = {
+    "transformer": (changed, ["mix", "weight", "epsilon", "rates", "none"]),
+    "lstm": (changed_lstm, ["gates", "bias", "recurrent", "layers", "none"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fault"),
+    [(architecture, fault) for architecture, (_, faults) in CHANGES.items() for fault in faults],
+)
+def test_a_wrong_plan_is_found(architecture: str, fault: str) -> None:
+    model, trees = odd_model(architecture), random_trees()
     expected = np.concatenate(score(load(model, ReferenceBackend(activations="int8")), trees))
     backend = select_backend("cpu")
     assert isinstance(backend, CpuBackend)
     packed = copy.deepcopy(model)
     load_packed(packed, *parts_of(model, GRID), backend)
-    actual = np.concatenate(score(NativeModel(changed(packed.plan(), fault), backend), trees))
+    plan = CHANGES[architecture][0](packed.plan(), fault)
+    actual = np.concatenate(score(NativeModel(plan, backend), trees))
     with contextlib.nullcontext() if fault == "none" else pytest.raises(AssertionError):
         require_like(actual, expected)
 
@@ -175,9 +237,12 @@ def clipped(tree: TokenTree) -> TokenTree:
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_a_tree_extended_in_waves_gives_the_bits_of_one_built_at_once(format_name: str) -> None:
+@pytest.mark.parametrize("architecture", ["transformer", "lstm"])
+def test_a_tree_extended_in_waves_gives_the_bits_of_one_built_at_once(
+    architecture: str, format_name: str
+) -> None:
     grid = Grid.named(format_name, group_size=16)
-    native = load(odd_model("transformer"), select_backend("cpu", threads=2), grid)
+    native = load(odd_model(architecture), select_backend("cpu", threads=2), grid)
     trees = random_trees(count=2)
     expected = score(native, trees)
     for step in (1, 7):
@@ -206,13 +271,27 @@ def test_only_nodes_with_children_are_run_and_each_once(native: NativeModel) -> 
     assert (len(state), state.run_nodes) == (9, 4)
 
 
-def test_a_call_larger_than_the_scratch_that_is_kept_changes_nothing() -> None:
-    native = load(odd_model("gpt2"), select_backend("cpu", threads=2))
+@pytest.mark.parametrize("architecture", ["gpt2", "lstm"])
+def test_a_call_larger_than_the_scratch_that_is_kept_changes_nothing(architecture: str) -> None:
+    native = load(odd_model(architecture), select_backend("cpu", threads=2))
     rng = np.random.default_rng(0)
     large = build_tree([rng.integers(0, 65, 4).tolist() for _ in range(50_000)])
     before = score(native, random_trees())
     score(native, [large])
     assert all(map(np.array_equal, score(native, random_trees()), before))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lists_of_a_large_tree_have_the_bits_they_have_in_small_ones(architecture: str) -> None:
+    native = load(odd_model(architecture), select_backend("cpu", threads=3))
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 65, 6).tolist() for _ in range(700)]  # thousands of nodes
+    whole, some = build_tree(texts), [build_tree(texts[first : first + 7]) for first in (0, 350)]
+    together, *apart = score(native, [whole, *some])
+    for first, tree, part in zip((0, 350), some, apart, strict=True):
+        for text in range(7):
+            expected = part[tree.path(text) - 1]
+            assert np.array_equal(together[whole.path(first + text) - 1], expected)
 
 
 def test_nothing_to_add_is_nothing_to_score(native: NativeModel) -> None:
@@ -226,11 +305,11 @@ def test_nothing_to_add_is_nothing_to_score(native: NativeModel) -> None:
     assert [len(part) for part in log_prob] == [1, 0]
 
 
-def test_sizes_are_those_of_the_module(native: NativeModel, model: TreeTransformer) -> None:
+def test_sizes_are_those_of_the_module(native: NativeModel, model: FloatModel) -> None:
     assert (native.vocab_size, native.max_tokens) == (model.vocab_size, model.max_tokens)
 
 
-def test_states_outlive_their_model(model: TreeTransformer) -> None:
+def test_states_outlive_their_model(model: FloatModel) -> None:
     native = load(model, select_backend("cpu", threads=2))
     (tree,) = random_trees(count=1)
     state = native.new_state()
@@ -279,7 +358,7 @@ def test_a_context_that_does_not_fit_is_refused(native: NativeModel) -> None:
 
 
 def test_a_tree_given_twice_or_of_another_model_is_refused(
-    native: NativeModel, model: TreeTransformer
+    native: NativeModel, model: FloatModel
 ) -> None:
     state = native.new_state()
     with pytest.raises(ShapeError, match="given twice"):
@@ -289,7 +368,7 @@ def test_a_tree_given_twice_or_of_another_model_is_refused(
         other.extend([state], [int32(0)], [int32(1)])
 
 
-def test_weights_that_give_no_number_are_reported(model: TreeTransformer) -> None:
+def test_weights_that_give_no_number_are_reported(model: FloatModel) -> None:
     broken = copy.deepcopy(model)
     next(p for p in broken.parameters() if p.ndim == 1)[:] = torch.inf
     native = load(broken, select_backend("cpu", threads=2))

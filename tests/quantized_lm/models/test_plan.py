@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import load_packed, matrix_names
-from quantized_lm.models.plan import NormPlan, ProjectionPlan, TransformerPlan
-from quantized_lm.models.tree_transformer import TreeTransformer
+from quantized_lm.models.plan import LstmPlan, NormPlan, ProjectionPlan, TransformerPlan
 from quantized_lm.ops import embed, linear
 from quantized_lm.ops.reference import ReferenceBackend
 from quantized_lm.quant.formats import Grid
@@ -47,8 +48,14 @@ def turn(rows: Tensor, depth: int, rates: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-def hidden_of_path(plan: TransformerPlan, tokens: list[int]) -> Tensor:
+@functools.singledispatch
+def hidden_of_path(plan: object, tokens: list[int]) -> Tensor:
     """(depth + 1, dim): every node of one path, one after the other."""
+    raise TypeError(f"no interpreter runs a {type(plan)} over {tokens}")
+
+
+@hidden_of_path.register
+def _(plan: TransformerPlan, tokens: list[int]) -> Tensor:
     keys: list[list[Tensor]] = [[] for _ in plan.blocks]
     values: list[list[Tensor]] = [[] for _ in plan.blocks]
     hidden = []
@@ -81,14 +88,38 @@ def hidden_of_path(plan: TransformerPlan, tokens: list[int]) -> Tensor:
     return torch.stack(hidden)
 
 
-def test_a_plan_is_all_an_engine_needs(model: TreeTransformer) -> None:
+@hidden_of_path.register
+def _(plan: LstmPlan, tokens: list[int]) -> Tensor:
+    states = [(torch.zeros(plan.model_dim), torch.zeros(plan.model_dim)) for _ in plan.layers]
+    hidden = []
+    for token in tokens:
+        x = embed(plan.embedding, torch.tensor([token]))[0]
+        for index, layer in enumerate(plan.layers):
+            h, c = states[index]
+            i, f, g, o = (
+                project(x, below) + project(h, past)
+                for below, past in zip(layer.input, layer.recurrent, strict=True)
+            )
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * c.tanh()
+            states[index] = (x, c)
+        hidden.append(x)
+    return torch.stack(hidden)
+
+
+def packed(model: FloatModel, grid: Grid) -> FloatModel:
+    """A copy that can tell its plan and score."""
+    copied = copy.deepcopy(model)
     parameters = {name: p.numpy() for name, p in model.named_parameters()}
-    grid = Grid.named("4bit", group_size=16)
-    packed = {name: round_to_nearest(parameters[name], grid) for name in matrix_names(model)}
-    plain = {name: p for name, p in parameters.items() if name not in packed}
-    packed_model = copy.deepcopy(model)
-    scorer = load_packed(packed_model, packed, plain, ReferenceBackend())
-    plan = packed_model.plan()
+    matrices = {name: round_to_nearest(parameters[name], grid) for name in matrix_names(model)}
+    plain = {name: p for name, p in parameters.items() if name not in matrices}
+    load_packed(copied, matrices, plain, ReferenceBackend())
+    return copied
+
+
+def test_a_plan_is_all_an_engine_needs(model: FloatModel) -> None:
+    scorer = packed(model, Grid.named("4bit", group_size=16))
+    plan = scorer.plan()
 
     sequences = [[3, 4, 5, 6, 6], [3, 9], [22]]
     tree = build_tree(sequences)
@@ -101,19 +132,30 @@ def test_a_plan_is_all_an_engine_needs(model: TreeTransformer) -> None:
         assert got == pytest.approx(expected.numpy(), abs=1e-4)
 
 
-def test_a_plan_names_the_sizes(model: TreeTransformer) -> None:
-    packed_model = copy.deepcopy(model)
-    parameters = {name: p.numpy() for name, p in model.named_parameters()}
-    grid = Grid.named("8bit")
-    packed = {name: round_to_nearest(parameters[name], grid) for name in matrix_names(model)}
-    plain = {name: p for name, p in parameters.items() if name not in packed}
-    load_packed(packed_model, packed, plain, ReferenceBackend())
-    plan = packed_model.plan()
-    assert (plan.model_dim, plan.num_heads, plan.ffn_dim, plan.max_tokens) == (32, 2, 48, 64)
+def test_a_plan_names_the_sizes(model: FloatModel) -> None:
+    plan = packed(model, Grid.named("8bit")).plan()
+    assert (plan.model_dim, plan.max_tokens) == (32, 64)
     assert plan.embedding.shape == (23, 32)
+
+
+@pytest.mark.parametrize("model", ["transformer", "gpt2"], indirect=True)
+def test_a_plan_names_the_sizes_of_blocks(model: FloatModel) -> None:
+    plan = packed(model, Grid.named("8bit")).plan()
+    assert isinstance(plan, TransformerPlan)
+    assert (plan.num_heads, plan.ffn_dim) == (2, 48)
     assert [block.up.weight.shape for block in plan.blocks] == [(48, 32)] * 2
     assert plan.positions is None or plan.positions.shape == (65, 32)
     assert plan.rope_rates is None or plan.rope_rates.shape == (8,)
     tensors = [plan.final_norm.gain, plan.positions, plan.rope_rates, plan.blocks[0].qkv.bias]
     assert all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors)
     assert np.isfinite(plan.blocks[0].mix).all()
+
+
+@pytest.mark.parametrize("model", ["lstm"], indirect=True)
+def test_a_plan_has_biases_of_gates_in_the_input_alone(model: FloatModel) -> None:
+    plan = packed(model, Grid.named("8bit")).plan()
+    assert isinstance(plan, LstmPlan)
+    for layer in plan.layers:
+        assert [gate.weight.shape for gate in layer.input + layer.recurrent] == [(32, 32)] * 8
+        assert all(gate.bias is not None and gate.bias.shape == (32,) for gate in layer.input)
+        assert all(gate.bias is None for gate in layer.recurrent)

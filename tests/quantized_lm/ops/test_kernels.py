@@ -51,7 +51,7 @@ def test_every_kernel_is_right_under_sanitizers(sanitized: Path) -> None:
     assert "scalar: right" in checked.stdout
 
 
-@pytest.mark.parametrize("fault", ["scale", "level", "code", "column"])
+@pytest.mark.parametrize("fault", ["scale", "level", "code", "column", "gate"])
 def test_a_planted_fault_is_found_in_every_instruction_set(plain: Path, fault: str) -> None:
     checked = run(plain, "--fault", fault)
     assert checked.returncode == 1

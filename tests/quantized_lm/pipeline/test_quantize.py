@@ -3,21 +3,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from quantized_lm.errors import DataError, RecipeError
+from quantized_lm.pipeline.checkpoint import load_weights
+from quantized_lm.pipeline.corpus import open_corpus
+from quantized_lm.pipeline.loop import mean_nll
 from quantized_lm.pipeline.quantize import load_student, load_teacher, make_student, quantize
-from quantized_lm.quant.formats import Grid
-from quantized_lm.quant.quantizers.qat import FakeQuantizer
+from quantized_lm.pipeline.train import make_model, next_token_loss
 from tests.conftest import TinyRun
 from tests.tiny import tiny_recipe
 
 
 def test_the_student_uses_the_formats_of_the_recipe(tiny_run: TinyRun) -> None:
-    student = load_student(tiny_run.recipe, tiny_run.out)
+    student = load_student(tiny_run.recipe, run=tiny_run.out, out=tiny_run.out / "quantize")
     assert student.packed["blocks.0.out.weight"].format == "2bit"
     assert student.packed["embedding.weight"].format == "4bit"
     assert set(student.plain) == {"gain", "blocks.0.mix", "blocks.1.mix"}
@@ -34,7 +37,7 @@ def test_distillation_beats_rounding_the_teacher(tiny_run: TinyRun) -> None:
 
 def test_quantizing_needs_a_trained_teacher(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no prepared corpus"):
-        quantize(tiny_recipe(), out=tmp_path)
+        quantize(tiny_recipe(), run=tmp_path, out=tmp_path / "quantize")
 
 
 def test_a_matrix_without_a_format_is_named(tiny_run: TinyRun) -> None:
@@ -45,28 +48,85 @@ def test_a_matrix_without_a_format_is_named(tiny_run: TinyRun) -> None:
 
 
 @pytest.mark.parametrize(
-    "grid", [Grid.named("2bit"), Grid.named("4bit", "normal"), Grid.named("1bit")]
+    ("method", "kl_weight", "settings"),
+    [
+        ("learned", 0.9, {"tie": "tensor"}),
+        ("admm", 0.0, {"interval": 4, "tuning_share": 0.4}),
+        ("sawb", 0.5, {}),
+        ("rated", 0.9, {"bits": 1.5}),
+    ],
 )
-def test_training_sees_the_values_that_are_packed(grid: Grid) -> None:
-    weight = torch.randn(7, 33, generator=torch.Generator().manual_seed(0))
-    weight[2] = 0.0
-    quantizer = FakeQuantizer(weight, grid)
-    with torch.no_grad():
-        quantizer.log_scale.add_(torch.randn(7, 1), alpha=0.1)
-    packed = quantizer.quantize(weight)
-    assert np.array_equal(packed.dequantize(), quantizer(weight).detach().numpy())
-    assert packed.format == grid.format
+def test_every_method_trains_what_it_packs(
+    tiny_run: TinyRun, tmp_path: Path, method: str, kl_weight: float, settings: dict[str, Any]
+) -> None:
+    plan = replace(
+        tiny_run.recipe.quantize,
+        method=method,
+        settings=settings,
+        kl_weight=kl_weight,
+        formats={"*": "2bit"},
+        steps=24,
+        eval_every=12,
+        clip_norm=1.0,
+        dropout=0.1,
+    )
+    recipe = replace(tiny_run.recipe, quantize=plan)
+    quantize(recipe, run=tiny_run.out, out=tmp_path)
+    best = min(rows_of(tmp_path), key=lambda row: row["dev_nll"])
+    student = load_student(recipe, run=tiny_run.out, out=tmp_path)
+    model = make_model(recipe)
+    packed = {name: torch.from_numpy(t.dequantize()) for name, t in student.packed.items()}
+    model.load_state_dict({**packed, **student.plain})
+    tokens = open_corpus(recipe.corpus, tiny_run.out / "corpus").tokens("dev")
+    nll = mean_nll(next_token_loss(model.eval(), compiled=False), tokens, window=48)
+    assert nll == pytest.approx(best["dev_nll"], abs=1e-3)
+    rounded = replace(recipe, quantize=replace(plan, steps=0))
+    quantize(rounded, run=tiny_run.out, out=tmp_path / "rounded")
+    assert best["dev_nll"] < rows_of(tmp_path / "rounded")[0]["dev_nll"]
 
 
-def test_gradients_pass_inside_the_range_and_stop_outside() -> None:
-    quantizer = FakeQuantizer(torch.tensor([[1.0, -1.0, 0.5, 0.2]]), Grid.named("2bit"))
-    scale = quantizer.log_scale.exp().item()
-    weight = torch.tensor([[0.2 * scale, 9.0 * scale, -9.0 * scale, 2.9 * scale]])
-    weight.requires_grad_()
-    quantizer(weight).sum().backward()
-    assert weight.grad is not None
-    assert weight.grad.tolist() == [[1.0, 0.0, 0.0, 1.0]]
-    # d/dscale is level - ratio inside and the end level outside (Esser et al., 2020, eq. 3)
-    expected = (1 - 0.2) + 3 - 3 + (3 - 2.9)
-    assert quantizer.log_scale.grad is not None
-    assert quantizer.log_scale.grad.item() == pytest.approx(expected * scale, rel=1e-2)
+def test_without_steps_the_teacher_is_only_rounded(tiny_run: TinyRun, tmp_path: Path) -> None:
+    plan = replace(tiny_run.recipe.quantize, steps=0, formats={"*": "8bit"})
+    recipe = replace(tiny_run.recipe, quantize=plan)
+    quantize(recipe, run=tiny_run.out, out=tmp_path)
+    (row,) = rows_of(tmp_path)
+    assert row["step"] == 0
+    assert "train_loss" not in row
+    teacher = dict(load_teacher(recipe, tiny_run.out).named_parameters())
+    for name, tensor in load_student(recipe, run=tiny_run.out, out=tmp_path).packed.items():
+        weight = teacher[name].numpy()
+        assert np.abs(tensor.dequantize() - weight).max() < 0.02 * np.abs(weight).max()
+
+
+def test_an_extra_gradient_changes_the_way_and_not_the_count(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    plan = replace(tiny_run.recipe.quantize, steps=6, eval_every=6, warmup_steps=0)
+    for name, extra in (("plain", False), ("extra", True)):
+        recipe = replace(tiny_run.recipe, quantize=replace(plan, extra_gradient=extra))
+        quantize(recipe, run=tiny_run.out, out=tmp_path / name)
+    plain, extra_row = rows_of(tmp_path / "plain")[-1], rows_of(tmp_path / "extra")[-1]
+    assert plain["step"] == extra_row["step"] == 6
+    assert plain["tokens"] == extra_row["tokens"]
+    weights = [load_weights(tmp_path / name / "weights.pt")["gain"] for name in ("plain", "extra")]
+    assert not torch.equal(*weights)
+    assert extra_row["dev_nll"] == pytest.approx(plain["dev_nll"], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "magic"}, "method is 'magic'; need one of learned, admm"),
+        ({"settings": {"ties": "row"}}, "unknown field 'ties'; did you mean 'tie'"),
+    ],
+)
+def test_a_method_or_setting_that_is_not_known_is_named(
+    tiny_run: TinyRun, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    recipe = replace(tiny_run.recipe, quantize=replace(tiny_run.recipe.quantize, **change))
+    with pytest.raises(RecipeError, match=message):
+        quantize(recipe, run=tiny_run.out, out=tmp_path)
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(row) for row in (folder / "history.jsonl").read_text().splitlines()]

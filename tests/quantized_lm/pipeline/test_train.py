@@ -14,9 +14,10 @@ import torch
 from quantized_lm.errors import DataError, RecipeError
 from quantized_lm.pipeline.batches import WindowPacker
 from quantized_lm.pipeline.checkpoint import load_weights
-from quantized_lm.pipeline.corpus import prepare_corpus
+from quantized_lm.pipeline.corpus import open_corpus, prepare_corpus
+from quantized_lm.pipeline.loop import mean_nll
 from quantized_lm.pipeline.optimizer import rate_factor
-from quantized_lm.pipeline.train import make_model, next_token_loss, train
+from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, train
 from tests.conftest import TinyRun
 from tests.tiny import TINY_YAML, tiny_recipe, write_text
 
@@ -40,14 +41,15 @@ def test_training_learns_and_keeps_a_learning_curve(tiny_run: TinyRun) -> None:
 
 
 def test_the_same_seed_makes_the_same_weights(tiny_run: TinyRun, tmp_path: Path) -> None:
-    checkpoint = train(tiny_run.recipe, data=tiny_run.data, out=tmp_path)
-    assert_same_weights(checkpoint, tiny_run.out / "train" / "checkpoint.pt")
+    weights = train(tiny_run.recipe, data=tiny_run.data, out=tmp_path)
+    assert_same_weights(weights, tiny_run.out / "train" / "weights.pt")
 
 
 def test_a_finished_run_is_not_trained_again(tiny_run: TinyRun) -> None:
     checkpoint = tiny_run.out / "train" / "checkpoint.pt"
     before = checkpoint.stat().st_mtime_ns
-    assert train(tiny_run.recipe, data=tiny_run.data, out=tiny_run.out) == checkpoint
+    weights = train(tiny_run.recipe, data=tiny_run.data, out=tiny_run.out)
+    assert weights == checkpoint.with_name("weights.pt")
     assert checkpoint.stat().st_mtime_ns == before
 
 
@@ -122,8 +124,8 @@ def test_empty_lines_and_unheld_files_are_no_trouble(tmp_path: Path) -> None:
 def test_missing_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tiny\.txt\.gz.*--data"):
         train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
-    (tmp_path / "tiny.txt.gz").write_bytes(b"plain")
-    with pytest.raises(DataError, match="cannot read gzip text"):
+    (tmp_path / "tiny.txt.gz").write_bytes(b"\x1f\x8bnot gzip")
+    with pytest.raises(DataError, match="cannot be read after line|not UTF-8"):
         train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
     write_text(tmp_path, lines=90)
     with pytest.raises(DataError, match="90 lines are too few"):
@@ -133,14 +135,52 @@ def test_missing_text_is_named(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_its_checkpoint(
     tiny_run: TinyRun, tmp_path: Path
 ) -> None:
-    checkpoint = train(tiny_recipe(steps=2), data=tiny_run.data, out=tmp_path)
+    weights = train(tiny_recipe(steps=2), data=tiny_run.data, out=tmp_path)
+    best, checkpoint = weights.read_bytes(), weights.with_name("checkpoint.pt")
     saved = torch.load(checkpoint)
     saved["model"]["gain"].fill_(float("nan"))
     torch.save(saved, checkpoint)
     before = checkpoint.read_bytes()
-    with pytest.raises(RecipeError, match="the loss is nan at step 2; lower matrix_lr"):
+    with pytest.raises(
+        RecipeError,
+        match=r"diverged at step 2: the loss is nan; .* step 2 .*are kept in .*weights\.pt; lower",
+    ):
         train(tiny_recipe(steps=4), data=tiny_run.data, out=tmp_path, checkpoint_every_s=0.0)
     assert checkpoint.read_bytes() == before
+    assert weights.read_bytes() == best
+
+
+def test_a_run_that_gets_far_worse_stops_and_keeps_the_best_weights(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(steps=60, other_lr=30.0, eval_every=1, warmup_steps=8)
+    with pytest.raises(RecipeError, match=r"diverged at step \d+: dev is at .* are kept in"):
+        train(recipe, data=tiny_run.data, out=tmp_path)
+    rows = history(tmp_path / "train")
+    kept = make_model(recipe)
+    kept.load_state_dict(load_weights(tmp_path / "train" / "weights.pt"))
+    corpus = open_corpus(recipe.corpus, tmp_path / "corpus")
+    nll = mean_nll(next_token_loss(kept, compiled=False), corpus.tokens("dev"), window=48)
+    assert nll == pytest.approx(min(row["dev_nll"] for row in rows), abs=1e-3)
+
+
+def test_dropout_is_drawn_anew_in_each_step_and_measured_without(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(steps=8, dropout=0.3, eval_every=4)
+    whole = train(recipe, data=tiny_run.data, out=tmp_path / "whole")
+    train(tiny_recipe(steps=4, dropout=0.3), data=tiny_run.data, out=tmp_path / "resumed")
+    model = make_model(recipe)
+    model.load_state_dict(load_weights(whole))
+    corpus = open_corpus(recipe.corpus, tmp_path / "whole" / "corpus")
+    loss = next_token_loss(model.eval(), compiled=False)
+    nll = mean_nll(loss, corpus.tokens("dev"), window=48)
+    assert nll == pytest.approx(history(tmp_path / "whole" / "train")[-1]["dev_nll"], abs=1e-4)
+    model.set_dropout(0.3)
+    windows = make_packer(recipe, corpus, seed=0).batch(2)
+    assert loss(windows).item() == loss(windows).item()
+    model.train()
+    assert loss(windows).item() != loss(windows).item()
 
 
 def test_sizes_that_are_not_the_architectures_are_refused() -> None:

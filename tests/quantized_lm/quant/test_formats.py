@@ -21,9 +21,10 @@ def test_every_format_fits_a_byte_and_names_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_level_tables_are_int8_ascending_and_full(name: str) -> None:
+def test_level_tables_are_int8_and_ascending(name: str) -> None:
+    assert len(FORMATS[name].levels) == FORMATS[name].num_levels  # the default uses every code
     for levels in FORMATS[name].level_tables.values():
-        assert len(levels) == FORMATS[name].num_levels
+        assert len(levels) <= FORMATS[name].num_levels
         assert list(levels) == sorted(set(levels))
         assert levels[0] >= -128
         assert levels[-1] <= 127
@@ -65,3 +66,15 @@ def test_a_named_grid_takes_the_first_table_by_default() -> None:
     assert Grid.named("2bit").levels == (-3, -1, 1, 3)
     assert Grid.named("4bit", "normal", 64).group_size == 64
     assert Grid.named("4bit", "normal").levels[0] == -127
+
+
+def test_a_choice_is_a_format_and_perhaps_a_table() -> None:
+    assert Grid.parse("2bit") == Grid.named("2bit")
+    assert Grid.parse("4bit:quinary").levels == (-2, -1, 0, 1, 2)
+    with pytest.raises(FormatError, match="known are balanced, threelevel"):
+        Grid.parse("2bit:quinary")
+
+
+def test_powers_are_zero_and_powers_of_two() -> None:
+    levels = FORMATS["4bit"].level_tables["powers"]
+    assert {abs(level) for level in levels} == {0} | {2**power for power in range(7)}

@@ -1,21 +1,21 @@
-#include "worker.h"
+#include "transformer_worker.h"
 
 #include <cstring>
 
 namespace secondpass {
 
 // A row's ancestors come before it, so they are in its chunk or have gone through all layers already.
-void Worker::run() const noexcept {
-    const std::size_t rows = pass_.batch.rows.size();
+void TransformerWorker::run() const noexcept {
+    const std::size_t rows = pass_.rows.size();
     const std::size_t chunk = kChunkRows * pass_.pool.threads();
     for (std::size_t first = 0; first < rows; first += chunk)
         run_chunk(first, std::min(chunk, rows - first));
-    answer_late();
+    pass_.output.answer_late(thread_, pass_.pool.threads());
 }
 
 // Attention reads what any thread may have stored in the same layer, hence a barrier before it. All
 // else that a row needs is its own, so a block goes from one attention to the next in one go.
-void Worker::run_chunk(std::size_t first, std::size_t count) const {
+void TransformerWorker::run_chunk(std::size_t first, std::size_t count) const {
     for_each_block(first, count, [&](Block block) {
         embed(block);
         project(block, 0);
@@ -31,16 +31,16 @@ void Worker::run_chunk(std::size_t first, std::size_t count) const {
     }
 }
 
-void Worker::embed(Block block) const {
+void TransformerWorker::embed(Block block) const {
     const std::size_t dim = plan_.model_dim;
-    const Row* rows = pass_.batch.rows.data() + block.first;
+    const Row* rows = pass_.rows.data() + block.first;
     std::int64_t tokens[kRowBlock];
     for (std::size_t r = 0; r < block.count; ++r) tokens[r] = rows[r].token;
     pass_.kernels.embed({plan_.embedding.weight, tokens, block.count, stream(block)});
     if (plan_.normalizes_embedding) {
         const Norm norm{nullptr, nullptr, plan_.norm_epsilon, false};
         pass_.kernels.norm(
-            {stream(block), stream(block), block.count, dim, norm, scratch_.line.data()});
+            {stream(block), stream(block), block.count, dim, norm, scratch_.block.line()});
     }
     if (const float* positions = plan_.positions.data())
         for (std::size_t r = 0; r < block.count; ++r) {
@@ -52,7 +52,7 @@ void Worker::embed(Block block) const {
 }
 
 // From the stream to queries, and to keys and values, which become part of the trees.
-void Worker::project(Block block, std::size_t layer) const {
+void TransformerWorker::project(Block block, std::size_t layer) const {
     const BlockPlan& plan = plan_.blocks[layer];
     if (mixes(plan))
         pass_.kernels.mix({stream(block), embedded(block), block.count * plan_.model_dim,
@@ -64,19 +64,18 @@ void Worker::project(Block block, std::size_t layer) const {
     split(block, layer, qkv);
 }
 
-void Worker::split(Block block, std::size_t layer, const float* qkv) const {
+void TransformerWorker::split(Block block, std::size_t layer, const float* qkv) const {
     const bool turns = plan_.cos.data() != nullptr;
     const std::size_t half = turns ? pass_.heads.dim / 2 : 0;
     const float* cos[kRowBlock];
     const float* sin[kRowBlock];
     float* stored[kRowBlock];
     for (std::size_t r = 0; r < block.count; ++r) {
-        const Row& row = pass_.batch.rows[block.first + r];
+        const Row& row = pass_.rows[block.first + r];
         const std::size_t depth = static_cast<std::size_t>(row.depth);
         cos[r] = plan_.cos.data() + depth * half;
         sin[r] = plan_.sin.data() + depth * half;
-        stored[r] = row.tree->layer(layer) +
-                    static_cast<std::size_t>(row.slot) * row_floats(pass_.heads);
+        stored[r] = row.tree->stored(layer, row.slot);
     }
     const float epsilon = plan_.normalizes_qk ? plan_.norm_epsilon : -1.0f;
     pass_.kernels.split({qkv, block.count, pass_.heads, turns ? cos : nullptr,
@@ -85,22 +84,22 @@ void Worker::split(Block block, std::size_t layer, const float* qkv) const {
 
 // The thread's rows of a chunk at once: nothing comes between that would drive stored rows out of the
 // caches.
-void Worker::attend(std::size_t first, std::size_t count, std::size_t layer) const {
+void TransformerWorker::attend(std::size_t first, std::size_t count, std::size_t layer) const {
     const auto [begin, end] = share(count, thread_, pass_.pool.threads());
     const float* store[kChunkRows];
     const std::int32_t* path[kChunkRows];
     std::size_t length[kChunkRows];
     for (std::size_t r = begin; r < end; ++r) {
-        const Row& row = pass_.batch.rows[first + r];
+        const Row& row = pass_.rows[first + r];
         store[r - begin] = row.tree->layer(layer);
-        path[r - begin] = row.path;
-        length[r - begin] = row.length;
+        path[r - begin] = pass_.paths.of(first + r);
+        length[r - begin] = path_length(row);
     }
     pass_.kernels.attend({scratch_.query.data(), end - begin, pass_.heads, store, path, length,
                           scratch_.mixed.data(), scratch_.attention.data()});
 }
 
-void Worker::feed_forward(Block block, std::size_t layer) const {
+void TransformerWorker::feed_forward(Block block, std::size_t layer) const {
     const BlockPlan& plan = plan_.blocks[layer];
     Rows rows = quantize(plan.out.weight.weight, mixed(block), block.count, nullptr);
     multiply(plan.out, rows, block.count, Activation::kNone, true, stream(block));
@@ -112,57 +111,25 @@ void Worker::feed_forward(Block block, std::size_t layer) const {
     multiply(plan.down, rows, block.count, Activation::kNone, true, stream(block));
 }
 
-void Worker::answer(Block block) const {
+void TransformerWorker::answer(Block block) const {
     const Weight& weight = plan_.embedding.weight;
     const Norm norm = plan_.final_norm.norm();
     const Rows rows = quantize(weight, stream(block), block.count, &norm);
-    float log_sum[kRowBlock];
-    const OutputScratch scratch{scratch_.tile.data(), scratch_.tables.data()};
-    pass_.batch.questions.answer(pass_.kernels, weight, rows, block.first, block.count, scratch,
-                                 pass_.log_prob, log_sum);
-    keep_hidden(block, rows, log_sum);
+    pass_.output.answer(block.first, block.count, rows, scratch_.block.output());
 }
 
-// For children that come later.
-void Worker::keep_hidden(Block block, const Rows& rows, const float* log_sum) const {
-    const std::size_t columns = padded_columns(plan_.embedding.weight);
-    const std::size_t groups = groups_of(plan_.embedding.weight);
-    for (std::size_t r = 0; r < block.count; ++r) {
-        const Row& row = pass_.batch.rows[block.first + r];
-        const std::size_t slot = static_cast<std::size_t>(row.slot);
-        const Rows& kept = row.tree->hidden();
-        std::memcpy(kept.codes + slot * columns, rows.codes + r * columns, columns);
-        std::memcpy(kept.start + slot * groups, rows.start + r * groups,
-                    groups * sizeof(std::int32_t));
-        kept.step[slot] = rows.step[r];
-        row.tree->log_sum()[slot] = log_sum[r];
-    }
-}
-
-void Worker::answer_late() const {
-    const auto [begin, end] = share(pass_.batch.late.size(), thread_, pass_.pool.threads());
-    for (std::size_t i = begin; i < end; ++i) {
-        const LateQuestion& question = pass_.batch.late[i];
-        const std::size_t slot = static_cast<std::size_t>(question.slot);
-        const float logit =
-            pass_.kernels.logit({plan_.embedding.weight, question.tree->hidden(), slot,
-                                 static_cast<std::size_t>(question.token)});
-        pass_.log_prob[question.answer] = logit - question.tree->log_sum()[slot];
-    }
-}
-
-Rows Worker::quantize(const Weight& weight, const float* x, std::size_t count,
+Rows TransformerWorker::quantize(const Weight& weight, const float* x, std::size_t count,
                       const Norm* norm) const {
-    const Rows rows{scratch_.codes.data(), scratch_.step.data(), scratch_.start.data()};
-    pass_.kernels.quantize({weight, x, count, norm, rows, scratch_.line.data()});
+    const Rows rows = scratch_.block.rows();
+    pass_.kernels.quantize({weight, x, count, norm, rows, scratch_.block.line()});
     return rows;
 }
 
-void Worker::multiply(const ProjectionPlan& plan, const Rows& rows, std::size_t count,
+void TransformerWorker::multiply(const ProjectionPlan& plan, const Rows& rows, std::size_t count,
                       Activation activation, bool adds, float* y) const {
     const Weight& weight = plan.weight.weight;
     pass_.kernels.linear({weight, rows, count, plan.bias.data(), activation, adds, y, weight.N,
-                          scratch_.tables.data()});
+                          scratch_.block.tables()});
 }
 
 }  // namespace secondpass

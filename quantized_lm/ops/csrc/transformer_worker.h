@@ -1,15 +1,18 @@
-// One thread's share of a forward pass.
+// One thread's share of a Transformer's forward pass.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
+#include <vector>
 
 #include "batch.h"
 #include "buffer.h"
 #include "kernels.h"
+#include "output_layer.h"
+#include "paths.h"
 #include "plan.h"
 #include "pool.h"
+#include "scratch.h"
 
 namespace secondpass {
 
@@ -18,29 +21,25 @@ namespace secondpass {
 constexpr std::size_t kChunkRows = 144;
 
 // What a thread works with: first for a chunk of its rows, then for one block of them.
-struct WorkerScratch {
-    Buffer<float> stream;       // (chunk, model_dim): the residual stream
-    Buffer<float> embedded;     // (chunk, model_dim): what blocks mix back in; empty if none does
-    Buffer<float> query;        // (chunk, count * stride)
-    Buffer<float> mixed;        // (chunk, model_dim): what attention read
-    Buffer<float> wide;         // (block, widest): qkv, and what lies between up and down
-    Buffer<std::int8_t> codes;  // Rows
-    Buffer<float> step;
-    Buffer<std::int32_t> start;
-    Buffer<float> line;
-    Buffer<float> tile;
+struct TransformerScratch {
+    Buffer<float> stream;    // (chunk, model_dim): the residual stream
+    Buffer<float> embedded;  // (chunk, model_dim): what blocks mix back in; empty if none does
+    Buffer<float> query;     // (chunk, count * stride)
+    Buffer<float> mixed;     // (chunk, model_dim): what attention read
+    Buffer<float> wide;      // (block, widest): qkv, and what lies between up and down
     Buffer<float> attention;
-    Buffer<std::uint8_t> tables;
+    BlockScratch block;
 };
 
-// What all threads share; log_prob is as the batch numbers its answers.
-struct Forward {
+// What all threads share.
+struct TransformerPass {
     const Kernels& kernels;
     const TransformerPlan& plan;
     Heads heads;
     Pool& pool;
-    Batch& batch;
-    float* log_prob;
+    const std::vector<Row>& rows;
+    const Paths& paths;
+    const OutputLayer& output;
 };
 
 // Whether a block's mix changes the stream.
@@ -48,10 +47,11 @@ inline bool mixes(const BlockPlan& block) {
     return block.mix_stream != 1.0f || block.mix_embedding != 0.0f;
 }
 
-class Worker {
+class TransformerWorker {
 public:
-    Worker(const Forward& forward, const WorkerScratch& scratch, std::size_t thread)
-        : pass_(forward), plan_(forward.plan), scratch_(scratch), thread_(thread) {}
+    TransformerWorker(const TransformerPass& pass, const TransformerScratch& scratch,
+                      std::size_t thread)
+        : pass_(pass), plan_(pass.plan), scratch_(scratch), thread_(thread) {}
 
     // Once on each thread of the pool.
     void run() const noexcept;
@@ -80,8 +80,6 @@ private:
     void attend(std::size_t first, std::size_t count, std::size_t layer) const;
     void feed_forward(Block block, std::size_t layer) const;
     void answer(Block block) const;
-    void keep_hidden(Block block, const Rows& rows, const float* log_sum) const;
-    void answer_late() const;
 
     Rows quantize(const Weight& weight, const float* x, std::size_t count, const Norm* norm) const;
     void multiply(const ProjectionPlan& plan, const Rows& rows, std::size_t count,
@@ -100,9 +98,9 @@ private:
         return scratch_.query.data() + block.place * pass_.heads.count * pass_.heads.stride;
     }
 
-    const Forward& pass_;
+    const TransformerPass& pass_;
     const TransformerPlan& plan_;
-    const WorkerScratch& scratch_;
+    const TransformerScratch& scratch_;
     const std::size_t thread_;
 };
 

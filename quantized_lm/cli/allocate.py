@@ -1,0 +1,158 @@
+"""`secondpass allocate`: a format for each matrix under a byte budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
+
+import typer
+from rich.bar import Bar
+from rich.table import Table
+
+from quantized_lm.cli.console import command, note, out, print_json
+from quantized_lm.cli.train import RecipeArgument, RunOption
+from quantized_lm.errors import InputError
+from quantized_lm.models.float_model import FloatModel
+from quantized_lm.pipeline.allocate import (
+    Allocation,
+    allocate,
+    manual_allocation,
+    write_allocation,
+)
+from quantized_lm.pipeline.recipe import Recipe, load_recipe
+from quantized_lm.pipeline.search import SearchPlan, search
+from quantized_lm.pipeline.sensitivity import CHOICES, measure_joint, read_report
+from quantized_lm.pipeline.sizes import SizeTable, packed_size_bytes, size_table
+from quantized_lm.pipeline.train import make_model
+from quantized_lm.quant.formats import Grid
+
+_FLOAT_BITS = 32
+_WIDEST_BITS = 8
+_BAR_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be allocated: the run's folder and the bytes allowed."""
+
+    recipe: Recipe
+    folder: Path
+    budget_bytes: int
+
+
+def _measured(metric: str) -> Callable[[Request], Allocation]:
+    def method(request: Request) -> Allocation:
+        report = read_report(request.folder / "sensitivity" / f"{metric}.json")
+        return allocate(report, budget_bytes=request.budget_bytes)
+
+    return method
+
+
+def _manual(request: Request) -> Allocation:
+    sizes = size_table(make_model(request.recipe), CHOICES)
+    return manual_allocation(sizes, budget_bytes=request.budget_bytes)
+
+
+def _nas(request: Request) -> Allocation:
+    plan = SearchPlan(request.budget_bytes, CHOICES)
+    out = request.folder / f"search-{request.budget_bytes}"
+    return search(request.recipe, plan, run=request.folder, out=out).allocation
+
+
+METHODS: Mapping[str, Callable[[Request], Allocation]] = MappingProxyType(
+    {
+        "kl": _measured("kl"),
+        "hessian": _measured("hessian"),
+        "nas": _nas,
+        "manual": _manual,
+    }
+)
+
+
+@command
+def run(
+    recipe: RecipeArgument,
+    run: RunOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Bytes of weights.safetensors, or a compression such as 16x."),
+    ] = None,
+    bits: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Instead: bits per weight with everything counted, such as 2.0."
+        ),
+    ] = None,
+    metric: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "kl",
+    *,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Also measure KL with all matrices rounded at once.")
+    ] = False,
+) -> None:
+    """Choose a format for each matrix so that the model fits a size and loses least.
+
+    kl and hessian take what `secondpass sensitivity` measured and find the exact minimum of the
+    summed cost. nas trains a network that holds every format at once and learns which to keep
+    (minutes to hours; it goes on where it was killed). manual protects embedding, first and last
+    layer without measuring. The size counts everything in weights.safetensors: codes, scales, level
+    tables, norms, biases, the file's header. The last line of output is one JSON object; its
+    `formats` can stand as those of a recipe.
+
+    secondpass allocate quantized_lm/recipes/en-small.yaml --budget 16x
+    """
+    settings = load_recipe(recipe)
+    folder = run or Path("runs") / settings.name
+    if metric not in METHODS:
+        raise InputError(f"--metric is {metric!r}; need one of {', '.join(METHODS)}")
+    model = make_model(settings)
+    sizes = size_table(model, CHOICES)
+    found = METHODS[metric](Request(settings, folder, _budget_bytes(budget, bits, sizes)))
+    path = folder / "allocations" / f"{metric}-{found.budget_bytes}.json"
+    write_allocation(path, found)
+    out().print(_table(found, model))
+    record = {"path": str(path), "compression": found.compression, **asdict(found)}
+    if joint:
+        together = measure_joint(settings, found.formats, run=folder)
+        note(f"all at once: KL {together.mean:.4g} +- {together.standard_error:.2g} nats/token")
+        record["joint_kl"] = asdict(together)
+    note(f"{path} is written; its formats can stand as those of {recipe}")
+    print_json(record)
+
+
+def _budget_bytes(budget: str | None, bits: float | None, sizes: SizeTable) -> int:
+    """Bytes allowed, of a number, a compression or bits per weight."""
+    if (budget is None) == (bits is None):
+        raise InputError("the budget is missing or there are two; need --budget or --bits")
+    if bits is not None:
+        return int(sizes.float_bytes * bits / _FLOAT_BITS)
+    assert budget is not None
+    try:
+        value = float(budget.removesuffix("x"))
+        return int(sizes.float_bytes / value if budget.endswith("x") else value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise InputError(
+            f"--budget is {budget!r}; need bytes, such as 1000000, or a compression, such as 16x"
+        ) from None
+
+
+def _table(found: Allocation, model: FloatModel) -> Table:
+    """Bits by matrix, scales and level tables included."""
+    table = Table(
+        title=f"{found.metric}: {found.size_bytes:,} of {found.budget_bytes:,} bytes, "
+        f"{found.compression:.2f}x, {_FLOAT_BITS / found.compression:.3f} bits per weight"
+    )
+    table.add_column("matrix", no_wrap=True)
+    table.add_column("format")
+    for heading in ("shape", "bytes", "bits"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for name, choice in found.formats.items():
+        num_rows, num_columns = model.get_parameter(name).shape
+        size = packed_size_bytes((num_rows, num_columns), Grid.parse(choice))
+        bits = 8 * size / (num_rows * num_columns)
+        bar = Bar(_WIDEST_BITS, 0, bits, width=_BAR_WIDTH)
+        table.add_row(name, choice, f"{num_rows} x {num_columns}", f"{size:,}", f"{bits:.3f}", bar)
+    return table

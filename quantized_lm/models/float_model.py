@@ -1,0 +1,70 @@
+"""What every architecture is as a torch module: trained on windows, packed to serve trees."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from quantized_lm.models.layers import TiedEmbedding
+from quantized_lm.models.plan import ModelPlan
+
+
+class FloatModel(nn.Module, ABC):
+    """A LM. `forward` trains on windows; `new_state` and `extend` serve trees.
+
+    Every large matrix is an `nn.Linear` or the tied embedding: those are what is packed.
+
+    Args:
+        vocab_size: number of token ids.
+        dim: width of the embedding and of what the output layer takes.
+        max_tokens: longest path from the root, root excluded.
+    """
+
+    def __init__(self, vocab_size: int, dim: int, max_tokens: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.max_tokens = max_tokens
+        self.embedding = TiedEmbedding(vocab_size, dim)
+
+    def set_dropout(self, rate: float) -> None:
+        """Drop this share of every hidden vector's elements in training mode; 0 at the start."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = rate
+
+    @abstractmethod
+    def initialize(self, seed: int) -> None:
+        """Draw the weights."""
+
+    @abstractmethod
+    def plan(self) -> ModelPlan:
+        """What the model computes, as data. It must have been packed."""
+
+    @abstractmethod
+    def forward(self, tokens: Tensor, document: Tensor) -> Tensor:
+        """Hidden states of packed windows; with dropout in training mode.
+
+        Args:
+            tokens: (B, T) int64. document: (B, T), a position sees those before it of its number.
+
+        Returns:
+            (B, T, dim), ready for the output layer.
+        """
+
+    @abstractmethod
+    def new_state(self, context: Sequence[int] = ()) -> Any:
+        """See `LanguageModel.new_state`."""
+
+    @abstractmethod
+    def extend(
+        self,
+        states: Sequence[Any],
+        parents: Sequence[NDArray[np.int32]],
+        tokens: Sequence[NDArray[np.int32]],
+    ) -> list[NDArray[np.float32]]:
+        """See `LanguageModel.extend`."""

@@ -1,0 +1,127 @@
+"""From a task to its cells: which stages make which number of the table, in which order."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantized_lm.errors import RecipeError
+from quantized_lm.pipeline.evaluate import HELD_OUT
+from quantized_lm.pipeline.recipe import QuantizeRecipe
+from quantized_lm.pipeline.reproduce.models import FloatStage, ModelStage, text_stage
+from quantized_lm.pipeline.reproduce.rows import Row, Workbench, read_row
+from quantized_lm.pipeline.reproduce.scores import ScoreStage
+from quantized_lm.pipeline.reproduce.store import Stage
+from quantized_lm.pipeline.reproduce.task import Task
+
+# Of float models, which stages take as part of a recipe but never read.
+_NO_QUANTIZE = QuantizeRecipe(steps=0, batch_windows=1, matrix_lr=0.0, other_lr=0.0, formats={})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of one architecture.
+
+    Attributes:
+        scores, teacher_scores: by split.
+    """
+
+    architecture: str
+    row: Row
+    model: ModelStage
+    scores: Mapping[str, ScoreStage]
+    teacher_scores: Mapping[str, ScoreStage]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.architecture} {self.row.name}"
+
+    def stages(self) -> list[Stage]:
+        """All it takes, in an order in which they can be run; each once."""
+        found: dict[str, Stage] = {}
+        for score in (*self.teacher_scores.values(), *self.scores.values()):
+            found.update({stage.key: stage for stage in score.with_inputs()})
+        return list(found.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A task at one size.
+
+    Attributes:
+        benches: by architecture. cells: by rows, in the order of the table.
+        first: as `Task.run_first`.
+    """
+
+    task: Task
+    size: str
+    benches: Mapping[str, Workbench]
+    cells: tuple[Cell, ...]
+
+    def in_order(self, only: str = "*") -> list[Cell]:
+        """The cells of rows that match a pattern, those that tell most first.
+
+        Raises:
+            RecipeError: none matches.
+        """
+        chosen = [cell for cell in self.cells if fnmatch.fnmatchcase(cell.row.name, only)]
+        if not chosen:
+            names = ", ".join(dict.fromkeys(cell.row.name for cell in self.cells))
+            raise RecipeError(f"no row matches {only!r}; rows are {names}")
+        return sorted(chosen, key=lambda cell: _rank(cell.row.name, self.task.run_first))
+
+
+def make_plan(
+    task: Task, *, size: str, data: Path, architectures: Sequence[str] | None = None
+) -> Plan:
+    """Lay out every stage; runs nothing, but reads the text to name it by its content.
+
+    Args:
+        architectures: of the task; None for all.
+
+    Raises:
+        RecipeError: the task is wrong anywhere, even in the last row.
+        DataError: text is missing.
+    """
+    rows = [read_row(value, where=task.name) for value in task.rows]
+    _require_distinct([row.name for row in rows], task)
+    benches, by_row = {}, {}
+    for architecture in architectures or list(task.architectures):
+        bench = _bench(task, architecture, size, data)
+        benches[architecture] = bench
+        of_teacher = _scores(bench.teacher)
+        for row in rows:
+            model = row.kind.model(bench, row.name)
+            cell = Cell(architecture, row, model, _scores(model), of_teacher)
+            by_row[row.name, architecture] = cell
+    cells = tuple(by_row[row.name, architecture] for row in rows for architecture in benches)
+    return Plan(task, size, benches, cells)
+
+
+def _bench(task: Task, architecture: str, size: str, data: Path) -> Workbench:
+    setting = task.setting(architecture, size)
+    recipe = task.recipe(architecture, setting, _NO_QUANTIZE)
+    return Workbench.of(setting, FloatStage(recipe, text_stage(recipe, data, setting.cut_lines)))
+
+
+def _scores(model: ModelStage) -> dict[str, ScoreStage]:
+    return {split: ScoreStage(model, split) for split in HELD_OUT}
+
+
+def _rank(name: str, patterns: Sequence[str]) -> int:
+    return next(
+        (rank for rank, pattern in enumerate(patterns) if fnmatch.fnmatchcase(name, pattern)),
+        len(patterns),
+    )
+
+
+def _require_distinct(names: Sequence[str], task: Task) -> None:
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise RecipeError(f"{task.name}: row {double[0]!r} is there twice; need each name once")
+    for pattern in task.run_first:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise RecipeError(f"{task.name}: run_first: no row matches {pattern!r}")

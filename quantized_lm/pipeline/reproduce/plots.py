@@ -1,0 +1,194 @@
+"""Pictures of a report, by matplotlib, which is an extra.
+
+size-and-perplexity.png   test perplexity of every cell against its bytes
+bits.png                  bits of every matrix, a panel for each allocation
+sensitivity.png           cost of every format of every matrix, a panel for each metric
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantized_lm.errors import SecondpassError
+from quantized_lm.pipeline.reproduce.report import ChosenFormats, MeasuredCosts, Report
+from quantized_lm.pipeline.reproduce.results import CellResult, by_architecture
+
+_DPI = 130
+_SMALL = 7
+_CEILING = 1.5
+# Of a label, in shares of a panel.
+_LETTER_WIDTH = 0.0085
+_LINE_HEIGHT = 0.019
+_LABEL_GAP = 0.02
+
+
+@dataclass(frozen=True)
+class _Point:
+    name: str
+    method: str
+    size_bytes: int
+    perplexity: float
+
+
+class PlotsUnavailableError(SecondpassError):
+    """Matplotlib is not installed."""
+
+
+def draw(report: Report, out: Path) -> list[str]:
+    """Draw what there is to draw; returns the names of the files.
+
+    Raises:
+        PlotsUnavailableError: matplotlib is not installed.
+    """
+    try:
+        new_figure = importlib.import_module("matplotlib.figure").Figure
+    except ImportError:
+        raise PlotsUnavailableError(
+            "no pictures: matplotlib is not installed; pip install 'secondpass[reproduce]'"
+        ) from None
+    figures: dict[str, Any] = {}
+    if any(cell.numbers for cell in report.cells):
+        figures["size-and-perplexity.png"] = _sizes(new_figure, report)
+    if report.allocations:
+        figures["bits.png"] = _panels(new_figure, report.allocations, _bits, height=1.9)
+    if report.sensitivities:
+        figures["sensitivity.png"] = _panels(new_figure, report.sensitivities, _costs, height=2.6)
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=_DPI)
+    return list(figures)
+
+
+def _sizes(new_figure: Any, report: Report) -> Any:
+    measured = [cell for cell in report.cells if cell.numbers is not None]
+    columns = by_architecture(measured)
+    methods = list(dict.fromkeys(_point(cell).method for cell in measured))
+    colors = {method: f"C{number}" for number, method in enumerate(methods)}
+    figure = new_figure(figsize=(6.5 * len(columns), 5.5), layout="constrained")
+    axes = figure.subplots(1, len(columns), squeeze=False)
+    for axis, (architecture, cells) in zip(axes[0], columns.items(), strict=True):
+        points = sorted(map(_point, cells), key=lambda point: point.perplexity)
+        _size_panel(axis, points, colors)
+        axis.set_title(f"{report.title}, {report.size}: {architecture}", fontsize=9, loc="left")
+    axes[0, 0].set_ylabel("perplexity per token, test")
+    return figure
+
+
+def _point(cell: CellResult) -> _Point:
+    assert cell.numbers is not None
+    perplexity = cell.numbers.test.token_perplexity
+    return _Point(cell.row, cell.method or "float32", cell.numbers.size_bytes, perplexity)
+
+
+def _size_panel(axis: Any, points: Sequence[_Point], colors: Mapping[str, str]) -> None:
+    """Perplexities beyond _CEILING times the best are drawn at the upper edge, with their value."""
+    best = min(point.perplexity for point in points)
+    shown = np.array([min(point.perplexity, _CEILING * best) for point in points])
+    size = np.array([point.size_bytes for point in points])
+    for method, color in colors.items():
+        chosen = [point.method == method for point in points]
+        axis.scatter(size[chosen], shown[chosen], s=18, color=color, label=method, zorder=3)
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlim(size.min() / 1.3, size.max() * 2.5)
+    axis.set_ylim(best / 1.08, _CEILING * best * 1.05)
+    ticks = np.round(np.geomspace(best, _CEILING * best, 7))
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_yticks([], minor=True)
+    names = [
+        point.name + (f" ({point.perplexity:.0f})" if point.perplexity > _CEILING * best else "")
+        for point in points
+    ]
+    _label(axis, size, shown, names)
+    axis.set_xlabel("bytes of weights, everything included")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=_SMALL)
+
+
+def _label(axis: Any, x: NDArray[Any], y: NDArray[Any], names: Sequence[str]) -> None:
+    """Names beside their points."""
+    points = np.column_stack([x, y]).astype(np.float64)
+    places = axis.transAxes.inverted().transform(axis.transData.transform(points))
+    for name, point, place in zip(names, places, label_places(places, names), strict=True):
+        axis.annotate(
+            name,
+            point,
+            place,
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            fontsize=5,
+            va="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "alpha": 0.6},
+        )
+
+
+def label_places(points: NDArray[np.float64], names: Sequence[str]) -> list[tuple[float, float]]:
+    """Where names stand so that none covers another: beside their points, moved up or down.
+
+    Args:
+        points: (n, 2), shares of a panel.
+    """
+    taken: list[tuple[float, float, float]] = []
+    for name, (left, middle) in zip(names, points.tolist(), strict=True):
+        end = min(left + _LABEL_GAP + _LETTER_WIDTH * len(name), 1.0)
+        start = end - _LETTER_WIDTH * len(name)
+        steps = (step // 2 * (-1) ** step for step in itertools.count(1))  # 0, 1, -1, 2, -2, ...
+        height = next(
+            height
+            for height in (middle + _LINE_HEIGHT * step for step in steps)
+            if height > 0
+            and all(
+                abs(height - other) > 0.99 * _LINE_HEIGHT or start > last or end < first
+                for other, first, last in taken
+            )
+        )
+        taken.append((height, start, end))
+    return [(start, height) for height, start, _ in taken]
+
+
+def _bits(axis: Any, chosen: ChosenFormats) -> None:
+    places = range(len(chosen.bits))
+    bars = axis.bar(places, list(chosen.bits.values()), color="#c2410c")
+    axis.bar_label(bars, list(chosen.formats.values()), fontsize=5)
+    axis.set_ylabel("bits", fontsize=_SMALL)
+    axis.set_ylim(0, 1.2 * max(chosen.bits.values()))
+    axis.tick_params(axis="y", labelsize=_SMALL)
+    axis.set_xticks(places, list(chosen.bits), rotation=90, fontsize=5)
+    axis.set_title(
+        f"{chosen.architecture}, {chosen.metric}, {chosen.compression:.2f}x before entropy coding",
+        fontsize=_SMALL,
+        loc="left",
+    )
+
+
+def _costs(axis: Any, measured: MeasuredCosts) -> None:
+    costs = np.array([list(row.values()) for row in measured.costs.values()]).T
+    shown = np.full(costs.shape, np.nan)
+    np.log10(costs, out=shown, where=costs > 0)
+    image = axis.imshow(shown, aspect="auto", cmap="viridis")
+    choices = list(next(iter(measured.costs.values())))
+    axis.set_yticks(range(len(choices)), choices, fontsize=_SMALL)
+    axis.set_xticks(range(len(measured.costs)), list(measured.costs), rotation=90, fontsize=5)
+    axis.set_title(
+        f"{measured.architecture}, {measured.metric}: log10 of nats per token (blank: not above 0)",
+        fontsize=_SMALL,
+        loc="left",
+    )
+    axis.figure.colorbar(image, ax=axis)
+
+
+def _panels(
+    new_figure: Any, items: Sequence[Any], panel: Callable[[Any, Any], None], *, height: float
+) -> Any:
+    figure = new_figure(figsize=(9, height * len(items)), layout="constrained")
+    axes = figure.subplots(len(items), 1, squeeze=False)
+    for axis, item in zip(axes[:, 0], items, strict=True):
+        panel(axis, item)
+    return figure

@@ -1,0 +1,224 @@
+"""The report of a task: everything that was found, as one value. Files are made of it alone."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from quantized_lm.pipeline.allocate import read_allocation
+from quantized_lm.pipeline.reproduce.choices import SensitivityStage
+from quantized_lm.pipeline.reproduce.models import ALLOCATION, ArtifactStage
+from quantized_lm.pipeline.reproduce.plan import Cell, Plan
+from quantized_lm.pipeline.reproduce.results import (
+    CellResult,
+    Comparison,
+    Results,
+    TargetResult,
+    is_reached,
+)
+from quantized_lm.pipeline.reproduce.sizing import num_parameters
+from quantized_lm.pipeline.reproduce.store import Stage, Store
+from quantized_lm.pipeline.reproduce.task import Target
+from quantized_lm.pipeline.sensitivity import SensitivityReport, read_report
+from quantized_lm.quant.formats import Grid, get_format
+
+# Where Linux names the processor; platform.processor() is empty there.
+_CPU_INFORMATION = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class ArchitectureInfo:
+    """A column of the table.
+
+    Attributes:
+        model: its sizes. parameters: of the float model.
+        steps: of the float model's training.
+    """
+
+    architecture: str
+    model: dict[str, Any]
+    parameters: int
+    float_bytes: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class ChosenFormats:
+    """A finished allocation.
+
+    Attributes:
+        metric: what chose. formats, bits: by tensor name; bits are nominal, per weight.
+    """
+
+    architecture: str
+    metric: str
+    compression: float
+    formats: dict[str, str]
+    bits: dict[str, float]
+
+
+@dataclass(frozen=True)
+class MeasuredCosts:
+    """Finished sensitivities; costs are nats per token by tensor and format."""
+
+    architecture: str
+    metric: str
+    windows: int
+    tokens: int
+    costs: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the numbers were made on and of.
+
+    Attributes:
+        text: sha256 of each file.
+        stage_seconds: spent on all stages.
+    """
+
+    made_at: str
+    machine: str
+    versions: dict[str, str]
+    text: dict[str, str]
+    stage_seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything.
+
+    Attributes:
+        goals: the task's targets. reached: each of them, over all architectures; None is open.
+    """
+
+    task: str
+    title: str
+    size: str
+    protocol: str
+    size_note: str
+    origin: Origin
+    architectures: tuple[ArchitectureInfo, ...]
+    cells: tuple[CellResult, ...]
+    targets: tuple[TargetResult, ...]
+    goals: tuple[Target, ...]
+    reached: tuple[bool | None, ...]
+    comparisons: tuple[Comparison, ...]
+    allocations: tuple[ChosenFormats, ...]
+    sensitivities: tuple[MeasuredCosts, ...]
+
+
+def make_report(plan: Plan, store: Store, *, now: datetime) -> Report:
+    """Of the stages that are finished.
+
+    Raises:
+        DataError: what a stage left is damaged.
+    """
+    results = Results(plan, store)
+    targets = results.targets()
+    return Report(
+        task=plan.task.name,
+        title=plan.task.title,
+        size=plan.size,
+        protocol=plan.task.protocol,
+        size_note=plan.task.size_notes.get(plan.size, ""),
+        origin=_origin(plan, results, now),
+        architectures=tuple(_architectures(plan)),
+        cells=tuple(results.cells),
+        targets=tuple(targets),
+        goals=plan.task.targets,
+        reached=tuple(is_reached(target, targets) for target in plan.task.targets),
+        comparisons=tuple(results.comparisons()),
+        allocations=tuple(_allocations(plan, store)),
+        sensitivities=tuple(_sensitivities(plan, store)),
+    )
+
+
+def _architectures(plan: Plan) -> list[ArchitectureInfo]:
+    return [
+        ArchitectureInfo(
+            architecture=name,
+            model=bench.teacher.recipe.model,
+            parameters=num_parameters(bench.teacher.recipe),
+            float_bytes=bench.float_bytes,
+            steps=bench.teacher.recipe.train.steps,
+        )
+        for name, bench in plan.benches.items()
+    ]
+
+
+def _origin(plan: Plan, results: Results, now: datetime) -> Origin:
+    text = next(iter(plan.benches.values())).teacher.text
+    return Origin(
+        made_at=now.isoformat(timespec="seconds"),
+        machine=f"{_processor()}, {torch.get_num_threads()} threads",
+        versions={
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **{name: version(name) for name in ("secondpass", "torch", "tokenizers")},
+        },
+        text=dict(text.files),
+        stage_seconds=round(results.total_seconds(), 1),
+    )
+
+
+def _allocations(plan: Plan, store: Store) -> list[ChosenFormats]:
+    """One for each metric and budget of an architecture."""
+    found = {}
+    for cell in plan.cells:
+        stage = _allocation_stage(cell)
+        if stage is not None and stage.key not in found and store.is_done(stage):
+            allocation = read_allocation(store.folder(stage) / ALLOCATION)
+            found[stage.key] = ChosenFormats(
+                cell.architecture,
+                allocation.metric,
+                allocation.compression,
+                allocation.formats,
+                {
+                    name: get_format(Grid.parse(choice).format).stored_bits
+                    for name, choice in allocation.formats.items()
+                },
+            )
+    return list(found.values())
+
+
+def _allocation_stage(cell: Cell) -> Stage | None:
+    return cell.model.student.allocation if isinstance(cell.model, ArtifactStage) else None
+
+
+def _sensitivities(plan: Plan, store: Store) -> list[MeasuredCosts]:
+    stages = {
+        stage.key: (cell.architecture, stage)
+        for cell in plan.cells
+        for stage in cell.model.with_inputs()
+        if isinstance(stage, SensitivityStage)
+    }
+    return [
+        _costs(architecture, read_report(stage.report(store.folder)))
+        for architecture, stage in stages.values()
+        if store.is_done(stage)
+    ]
+
+
+def _costs(architecture: str, report: SensitivityReport) -> MeasuredCosts:
+    costs = {
+        name: {choice: cost.mean for choice, cost in row.items()}
+        for name, row in report.costs.items()
+    }
+    return MeasuredCosts(architecture, report.metric, report.windows, report.tokens, costs)
+
+
+def _processor() -> str:
+    try:
+        lines = _CPU_INFORMATION.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

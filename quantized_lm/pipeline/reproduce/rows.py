@@ -1,0 +1,239 @@
+"""Rows of the table: each kind says which stages make its model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from quantized_lm.errors import RecipeError
+from quantized_lm.pipeline.recipe import QuantizeRecipe
+from quantized_lm.pipeline.reproduce.choices import ALLOCATIONS
+from quantized_lm.pipeline.reproduce.models import (
+    ArtifactStage,
+    FloatStage,
+    ModelStage,
+    QuantizeStage,
+)
+from quantized_lm.pipeline.reproduce.sizing import (
+    code_bits,
+    float_bytes_of,
+    sizes_of,
+    widest_within,
+)
+from quantized_lm.pipeline.reproduce.store import Stage
+from quantized_lm.pipeline.reproduce.task import Setting, method_recipe
+from quantized_lm.records import build
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What the rows of one architecture share.
+
+    Attributes:
+        teacher: the float model. float_bytes: its weights in float32.
+    """
+
+    setting: Setting
+    teacher: FloatStage
+    float_bytes: int
+
+    @classmethod
+    def of(cls, setting: Setting, teacher: FloatStage) -> Workbench:
+        """For a teacher.
+
+        Raises:
+            RecipeError: the model's sizes are not those of its architecture.
+        """
+        return cls(setting, teacher, float_bytes_of(teacher.recipe))
+
+    def artifact(
+        self, row: str, quantize: QuantizeRecipe, allocation: Stage | None = None
+    ) -> ArtifactStage:
+        """A quantized model under the row's name."""
+        student = QuantizeStage(self.teacher, quantize, allocation)
+        return ArtifactStage(student, f"{self.teacher.recipe.name}-{row}")
+
+
+class RowKind(ABC):
+    """A way to make a model. Subclasses are frozen dataclasses of what the task file gives."""
+
+    @abstractmethod
+    def model(self, bench: Workbench, row: str) -> ModelStage:
+        """What makes the model of the row of this name."""
+
+    @property
+    def method(self) -> str:
+        """Of quantization; empty for float models."""
+        return ""
+
+
+@dataclass(frozen=True)
+class FloatRow(RowKind):
+    """The float model itself."""
+
+    def model(self, bench: Workbench, row: str) -> ModelStage:  # noqa: ARG002
+        """The teacher."""
+        return bench.teacher
+
+
+@dataclass(frozen=True)
+class UniformRow(RowKind):
+    """One format for all matrices.
+
+    Attributes:
+        format: such as "2bit" or "4bit:normal". by: name of a method of the task.
+    """
+
+    format: str
+    by: str
+
+    @property
+    def method(self) -> str:
+        """As given."""
+        return self.by
+
+    def model(self, bench: Workbench, row: str) -> ModelStage:
+        """One student."""
+        return bench.artifact(
+            row, method_recipe(bench.setting, self.by, formats={"*": self.format})
+        )
+
+
+@dataclass(frozen=True)
+class MixedRow(RowKind):
+    """A format for each matrix, within a budget.
+
+    Attributes:
+        metric: key in ALLOCATIONS. by: name of a method of the task.
+        compression: the budget is the float32 bytes over this; or
+        bytes_of: the bytes that this format takes for all matrices.
+    """
+
+    metric: str
+    by: str
+    compression: float = 0.0
+    bytes_of: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.compression) == bool(self.bytes_of):
+            raise RecipeError("row: give either compression or bytes_of")
+        if self.metric not in ALLOCATIONS:
+            known = ", ".join(ALLOCATIONS)
+            raise RecipeError(f"row: metric is {self.metric!r}; need one of {known}")
+
+    @property
+    def method(self) -> str:
+        """As given."""
+        return self.by
+
+    def model(self, bench: Workbench, row: str) -> ModelStage:
+        """One student, whose formats an allocation decides."""
+        allocation = ALLOCATIONS[self.metric](bench.teacher, bench.setting, self._budget(bench))
+        return bench.artifact(row, method_recipe(bench.setting, self.by, formats={}), allocation)
+
+    def _budget(self, bench: Workbench) -> int:
+        if self.compression:
+            return int(bench.float_bytes / self.compression)
+        sizes = sizes_of(bench.teacher.recipe, (self.bytes_of,))
+        return sizes.total(dict.fromkeys(sizes.packed, self.bytes_of))
+
+
+@dataclass(frozen=True)
+class RatedRow(RowKind):
+    """Codes at their entropy, as many bits of it as a budget leaves.
+
+    bits = share * (8 * (budget - unpacked bytes) / weights - scale_bits / weights per row)
+
+    Attributes:
+        format: whose levels may be more than the bits suggest, such as "4bit:quinary".
+        by: name of a method of the task; its quantizer takes `bits`.
+        compression: the budget is the float32 bytes over this.
+        scale_bits: that a row's scale takes on disk.
+        share: of what is left for codes. Level tables and the coder take a little, clusters of
+            rows give some back: what the file then has decides.
+    """
+
+    format: str
+    by: str
+    compression: float
+    scale_bits: float = 16.0
+    share: float = 0.995
+
+    @property
+    def method(self) -> str:
+        """As given."""
+        return self.by
+
+    def model(self, bench: Workbench, row: str) -> ModelStage:
+        """One student.
+
+        Raises:
+            InputError: nothing is left for codes.
+        """
+        budget = int(bench.float_bytes / self.compression)
+        bits = code_bits(bench.teacher.recipe, budget, scale_bits=self.scale_bits)
+        settings = {"bits": round(self.share * bits, 4)}
+        formats = {"*": self.format}
+        quantize = method_recipe(bench.setting, self.by, formats=formats, settings=settings)
+        return bench.artifact(row, quantize)
+
+
+@dataclass(frozen=True)
+class SmallerFloatRow(RowKind):
+    """The widest float model whose float32 weights take no more bytes, trained as the teacher was.
+
+    Attributes:
+        compression: of the teacher's float32 bytes.
+    """
+
+    compression: float
+
+    def model(self, bench: Workbench, row: str) -> ModelStage:  # noqa: ARG002
+        """A float model of its own."""
+        budget = int(bench.float_bytes / self.compression)
+        return FloatStage(widest_within(bench.teacher.recipe, budget), bench.teacher.text)
+
+
+ROW_KINDS: Mapping[str, type[RowKind]] = MappingProxyType(
+    {
+        "float": FloatRow,
+        "uniform": UniformRow,
+        "mixed": MixedRow,
+        "rated": RatedRow,
+        "smaller_float": SmallerFloatRow,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        name: for programs. label: for readers.
+    """
+
+    name: str
+    label: str
+    kind: RowKind
+
+
+def read_row(value: Mapping[str, Any], *, where: str) -> Row:
+    """A row as a task file gives it.
+
+    Raises:
+        RecipeError: unknown kind, or a field is unknown, missing or of a wrong type.
+    """
+    fields = dict(value)
+    try:
+        name, kind, label = fields.pop("name"), fields.pop("kind"), fields.pop("label")
+    except KeyError as error:
+        raise RecipeError(f"{where}: {dict(value)}: field {error} is missing") from None
+    if kind not in ROW_KINDS:
+        known = ", ".join(ROW_KINDS)
+        raise RecipeError(f"{where}: row {name}: kind is {kind!r}; need one of {known}")
+    of_kind = build(ROW_KINDS[kind], fields, where=f"{where}: row {name}", error=RecipeError)
+    return Row(name, label, of_kind)

@@ -1,0 +1,207 @@
+"""A task: the table that is to be reproduced, and the numbers it is made with at every size.
+
+Settings are layered: `base`, then what the size sets for all, then the architecture, then the size
+for that architecture. A later layer replaces single fields of an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from quantized_lm.errors import RecipeError
+from quantized_lm.pipeline.recipe import CorpusRecipe, QuantizeRecipe, Recipe, TrainRecipe
+from quantized_lm.quant.formats import Grid
+from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
+from quantized_lm.records import build
+
+TASKS = Path(__file__).parents[2] / "recipes" / "reproduce"
+EVERY_ARCHITECTURE = "all"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the table is to show.
+
+    Attributes:
+        compression: float32 bytes over bytes on disk, at least.
+        max_ratio: perplexity over that of the float model, at most.
+        everywhere: every architecture must reach it, not just one.
+        accepts_interval: instead of `max_ratio`, the paired 95 % interval of the log-loss
+            difference may hold zero or lie below it.
+    """
+
+    compression: float
+    max_ratio: float
+    everywhere: bool = False
+    accepts_interval: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The numbers of one architecture at one size.
+
+    Attributes:
+        model: sizes of the architecture, without vocab_size, which is the corpus's.
+        cut_lines: how many lines are kept of a text file; files not named are whole.
+        quantize: fields of `QuantizeRecipe` that the methods share.
+        methods: by name, fields of `QuantizeRecipe` over those; `formats` come from the row.
+        choices: formats that mixed precision may choose from.
+        sensitivity_windows: of training text that sensitivities are measured on.
+        search: fields of the architecture search's settings.
+    """
+
+    model: dict[str, Any]
+    corpus: CorpusRecipe
+    train: TrainRecipe
+    quantize: dict[str, Any]
+    methods: dict[str, dict[str, Any]]
+    choices: tuple[str, ...]
+    cut_lines: dict[str, int] = field(default_factory=dict)
+    sensitivity_windows: int = 32
+    search: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task file.
+
+    Attributes:
+        title: of the report. protocol: a sentence on text and scoring, for the report.
+        base, architectures, sizes: layers of `Setting`; a size holds a layer by architecture,
+            and under "all" one for each.
+        rows: of the table, in its order: name, kind (key in ROW_KINDS), label and the kind's own
+            fields.
+        size_notes: a sentence on a size, for the report.
+        run_first: patterns of row names (fnmatch); rows of earlier patterns are made earlier.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    license: str
+    training_data: str
+    seed: int
+    base: dict[str, Any]
+    architectures: dict[str, dict[str, Any]]
+    sizes: dict[str, dict[str, Any]]
+    rows: tuple[dict[str, Any], ...]
+    run_first: tuple[str, ...] = ()
+    size_notes: dict[str, str] = field(default_factory=dict)
+    targets: tuple[Target, ...] = ()
+
+    def setting(self, architecture: str, size: str) -> Setting:
+        """The numbers of one architecture at one size.
+
+        Raises:
+            RecipeError: there is no such architecture or size, or a field is unknown or missing.
+        """
+        _require_known("architecture", architecture, self.architectures)
+        _require_known("size", size, self.sizes)
+        layers = (
+            self.base,
+            self.sizes[size].get(EVERY_ARCHITECTURE, {}),
+            self.architectures[architecture],
+            self.sizes[size].get(architecture, {}),
+        )
+        where = f"{self.name}: {architecture} at size {size}"
+        setting = build(Setting, reduce(merged, layers), where=where, error=RecipeError)
+        setting.model["vocab_size"] = setting.corpus.vocab_size
+        return setting
+
+    def recipe(self, architecture: str, setting: Setting, quantize: QuantizeRecipe) -> Recipe:
+        """One model of the table, as every stage takes it."""
+        return Recipe(
+            name=f"{self.name}-{architecture}",
+            seed=self.seed,
+            architecture=architecture,
+            model=setting.model,
+            corpus=setting.corpus,
+            train=setting.train,
+            quantize=quantize,
+            license=self.license,
+            training_data=self.training_data,
+        )
+
+
+def method_recipe(
+    setting: Setting,
+    method: str,
+    *,
+    formats: Mapping[str, str],
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> QuantizeRecipe:
+    """How a method of the task quantizes.
+
+    Args:
+        formats: as in `QuantizeRecipe`; empty where an allocation will give them.
+        settings: of the method's quantizer, over those of the task.
+
+    Raises:
+        RecipeError: no such method or quantizer, or a field is unknown or missing.
+        FormatError: there is no such format, or a setting is out of range.
+    """
+    _require_known("method", method, setting.methods)
+    fields = merged(setting.quantize, setting.methods[method])
+    fields = merged(fields, {"settings": dict(settings), "formats": dict(formats)})
+    where = f"method {method}"
+    recipe = build(QuantizeRecipe, fields, where=where, error=RecipeError)
+    _require_known(f"{where}: method", recipe.method, TRAINED_QUANTIZERS)
+    entry = TRAINED_QUANTIZERS[recipe.method]
+    build(entry.settings, recipe.settings, where=f"{where}: settings", error=RecipeError)
+    for choice in formats.values():
+        Grid.parse(choice)
+    return recipe
+
+
+def load_task(name: str) -> Task:
+    """Read a task that ships with the package, or a task file.
+
+    Args:
+        name: of the task, or the path of a YAML file.
+
+    Raises:
+        RecipeError: there is none, or a field is unknown, missing or of a wrong type.
+    """
+    path = TASKS / f"{name}.yaml"
+    if not path.exists():
+        path = Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in TASKS.glob("*.yaml")))
+        raise RecipeError(f"no task {name!r} ships with secondpass; give a file or one of: {known}")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"task {path} cannot be read: {error}") from None
+    task = build(Task, value, where=path.name, error=RecipeError)
+    _require_layers(task)
+    return task
+
+
+def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merged all the way down; where both have a value, that of `upper`."""
+    result = dict(lower)
+    for name, value in upper.items():
+        below = result.get(name)
+        both = isinstance(below, dict) and isinstance(value, dict)
+        result[name] = merged(below, value) if both and below is not None else value
+    return result
+
+
+def _require_layers(task: Task) -> None:
+    """A layer for an architecture that is not there would change nothing, silently."""
+    known = {EVERY_ARCHITECTURE, *task.architectures}
+    for size, layers in task.sizes.items():
+        for name in layers:
+            _require_known(f"sizes: {size}: layer", name, known)
+
+
+def _require_known(what: str, name: str, known: Mapping[str, object] | set[str]) -> None:
+    if name not in known:
+        raise RecipeError(f"{what} is {name!r}; need one of {', '.join(sorted(known))}")

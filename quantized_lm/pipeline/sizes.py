@@ -1,0 +1,113 @@
+"""How many bytes of weights.safetensors each choice of formats comes to, before any is made.
+
+Everything is counted: words, scales and level tables of packed matrices, plain float32 tensors,
+and the file's own header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from quantized_lm.errors import RecipeError
+from quantized_lm.models.layers import matrix_names
+from quantized_lm.quant.formats import BYTES_PER_WORD, Grid, get_format
+from quantized_lm.quant.quantizers.rtn import round_to_nearest
+from quantized_lm.quant.tensor import QuantizedTensor
+from quantized_lm.storage import float_bytes, tensor_bytes, weights_bytes
+
+_SCALE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class SizeTable:
+    """Bytes by matrix and choice of format.
+
+    Attributes:
+        float_bytes: the same architecture's float32 file: what compression is measured against.
+        fixed_bytes: what no choice changes: plain float32 tensors and the header of the file.
+        packed: bytes of each matrix by its name and by choice, smallest first.
+    """
+
+    float_bytes: int
+    fixed_bytes: int
+    packed: dict[str, dict[str, int]]
+
+    def total(self, formats: Mapping[str, str]) -> int:
+        """Bytes on disk with one choice for each matrix."""
+        return self.fixed_bytes + sum(self.packed[name][formats[name]] for name in self.packed)
+
+
+def size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
+    """Sizes of a float model's matrices in each of the formats, stored plain.
+
+    The header is that of the file with the largest choices: it holds sizes as decimal numbers, so
+    smaller choices may need a few bytes less. What is stored at its entropy needs less too.
+
+    Args:
+        choices: such as "2bit" or "4bit:normal".
+
+    Raises:
+        RecipeError: no choices.
+        FormatError: there is no such format or level table.
+    """
+    if not choices:
+        raise RecipeError("there are no formats to choose from; need at least one, such as '2bit'")
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    packed, largest = {}, {}
+    for name in matrix_names(model):
+        num_rows, num_columns = shapes[name]
+        shape = (num_rows, num_columns)
+        sizes = {choice: packed_size_bytes(shape, Grid.parse(choice)) for choice in choices}
+        packed[name] = _ascending(sizes)
+        largest[name] = _blank(shape, Grid.parse(max(sizes, key=sizes.__getitem__)))
+    plain = {n: np.zeros(shape, np.float32) for n, shape in shapes.items() if n not in packed}
+    file_bytes = weights_bytes(largest, plain, coding="")
+    return SizeTable(
+        float_bytes=float_bytes(shapes),
+        fixed_bytes=file_bytes - sum(tensor.size_bytes for tensor in largest.values()),
+        packed=packed,
+    )
+
+
+def coded_size_table(model: nn.Module, sizes: SizeTable) -> SizeTable:
+    """The same choices, each matrix in its smallest coding once it is rounded to nearest.
+
+    Only a guess of what a trained matrix will take: training moves weights between levels.
+    """
+    parameters = dict(model.named_parameters())
+    packed = {}
+    for name, row in sizes.packed.items():
+        weight = parameters[name].detach().numpy()
+        packed[name] = _ascending(
+            {choice: tensor_bytes(round_to_nearest(weight, Grid.parse(choice))) for choice in row}
+        )
+    return replace(sizes, packed=packed)
+
+
+def packed_size_bytes(shape: tuple[int, int], grid: Grid) -> int:
+    """`QuantizedTensor.size_bytes` of a matrix (N, K) on a grid.
+
+    N * (4 * words_per_row(K) + 2 * ceil(K / group_size)) + number of levels.
+    """
+    num_rows, num_columns = shape
+    row_bytes = BYTES_PER_WORD * get_format(grid.format).words_per_row(num_columns)
+    scales = -(-num_columns // (grid.group_size or num_columns))
+    return num_rows * (row_bytes + _SCALE_BYTES * scales) + len(grid.levels)
+
+
+def _ascending(sizes: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(sizes.items(), key=lambda item: item[1]))
+
+
+def _blank(shape: tuple[int, int], grid: Grid) -> QuantizedTensor:
+    """A tensor of that size."""
+    return QuantizedTensor.from_codes(
+        np.zeros(shape, np.uint8),
+        np.zeros((shape[0], 1), np.float16),
+        np.array(grid.levels, np.int8),
+        format=grid.format,
+    )

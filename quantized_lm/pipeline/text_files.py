@@ -1,0 +1,34 @@
+"""Lines of text files, gzip or plain; what cannot be read is named with its file and line."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+from quantized_lm.errors import DataError
+
+_GZIP = b"\x1f\x8b"
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Every line, with its line end.
+
+    Raises:
+        DataError: missing, no whole gzip file, or not UTF-8; names file and line.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            is_gzip = file.read(2) == _GZIP
+        with gzip.open(path) if is_gzip else path.open("rb") as content:
+            for number, line in enumerate(content, start=1):  # noqa: B007 - for the message
+                yield line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert it"
+        ) from None
+    except (OSError, EOFError) as error:
+        raise DataError(
+            f"{path}: cannot be read after line {number} ({error}); check --data"
+        ) from None

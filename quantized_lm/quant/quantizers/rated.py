@@ -1,0 +1,155 @@
+"""Quantization in the loop at a given rate: the bits per weight that codes take at their entropy.
+
+Learned scales that pay for bits: loss + lambda * bits per weight, with
+
+    bits = mean over weights of a code length, interpolated between the two levels around
+           weight / scale, so that it has a gradient; a level costs -log2 of its share of the codes,
+
+and lambda moved by a controller so that the codes keep to their rate. At the start thresholds and
+scales are those of pricing.py, which meet the rate with the least squared error: on a Gaussian the
+best price of a bit is 0.13 to 0.15 squared steps at every rate from 1 to 2 bits. They cannot hold
+it: in training weights gather at the thresholds, wherever those are, and a small move of all
+thresholds flips many codes at once. Pure maths on one matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantized_lm.errors import FormatError
+from quantized_lm.quant.formats import Grid
+from quantized_lm.quant.quantizers.learned import LearnedScale, LearnedSettings
+from quantized_lm.quant.quantizers.levels import Levels
+from quantized_lm.quant.quantizers.pricing import RatioHistogram, entropy, meet_rate
+
+# The controller: lambda = exp(integral + _PROPORTIONAL * excess), excess in bits per weight; the
+# integral grows by _INTEGRAL times its mean over the whole training. Weights answer late, and those
+# gathered at a threshold all at once: twice the first lets rates swing, half of both lets them
+# drift.
+_PROPORTIONAL = 4.0
+_INTEGRAL = 60.0
+_LOWEST, _HIGHEST = math.log(1e-5), math.log(1e2)
+
+
+@dataclass(frozen=True)
+class RatedSettings(LearnedSettings):
+    """Settings of learned scales and the rate.
+
+    Attributes:
+        bits: per weight, codes at their entropy; a level table may take fewer.
+        start_lambda: nats per token that one more bit in every weight costs, before the controller
+            moves it.
+        price: of a bit, in squared steps between levels, when thresholds are placed at the start; 0
+            places them in the middle between levels.
+        interval: updates between measurements of the rate.
+    """
+
+    bits: float = 2.0
+    start_lambda: float = 0.02
+    price: float = 0.14
+    interval: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.bits > 0 and self.start_lambda > 0):
+            raise FormatError(
+                f"bits is {self.bits}, start_lambda is {self.start_lambda}; need both above 0"
+            )
+        if not self.price >= 0:
+            raise FormatError(f"price is {self.price}; need at least 0")
+        if self.interval < 1:
+            raise FormatError(f"interval is {self.interval}; need at least 1")
+
+
+class RatedScale(LearnedScale):
+    """A learned scale whose codes keep to a rate from the start to the end of training.
+
+    Args:
+        weight: (N, K) float32, what scales and thresholds are fitted to.
+        grid: format and levels; one scale for a whole row or more.
+        settings: see there.
+
+    Attributes:
+        code_bits: (L,) what a level costs.
+        integral: of the controller. rate_weight: lambda. reached: progress at the last measurement.
+        updates: made so far.
+
+    Raises:
+        FormatError: weight, grid and settings do not fit together.
+    """
+
+    code_bits: Tensor
+    integral: Tensor
+    rate_weight: Tensor
+    reached: Tensor
+    updates: Tensor
+
+    def __init__(self, weight: Tensor, grid: Grid, settings: RatedSettings) -> None:
+        super().__init__(weight, grid, settings)
+        if 0 not in grid.levels and settings.bits < 1:
+            raise FormatError(f"bits is {settings.bits}; need at least 1 without a level zero")
+        self.rating = settings
+        self.levels = Levels(grid, moves=True).to(weight.device)
+        self.register_buffer("code_bits", torch.zeros_like(self.levels.values))
+        self.register_buffer("integral", torch.tensor(math.log(settings.start_lambda)))
+        self.register_buffer("rate_weight", torch.tensor(settings.start_lambda))
+        self.register_buffer("reached", torch.tensor(0.0))
+        self.register_buffer("updates", torch.tensor(0))
+        self._meet_rate(weight)
+
+    @torch.no_grad()
+    def rate(self, weight: Tensor) -> float:
+        """Bits per weight of an ideal code for this matrix's codes: their empirical entropy."""
+        codes = self.levels.codes(weight / self._scale())
+        counts = torch.bincount(codes.flatten().int(), minlength=len(self.levels))
+        return entropy(counts.double().cpu().numpy() / codes.numel())
+
+    def penalty(self, weight: Tensor) -> Tensor:
+        """Lambda times the mean of the interpolated code lengths, in nats per token."""
+        if len(self.levels) < 2:
+            return weight.new_zeros(())
+        levels = self.levels
+        ratio = (weight / self._scale()).clamp(levels.lowest, levels.highest)
+        cell = levels.cells(ratio.detach())
+        slope = self.code_bits.diff() / levels.values.diff()
+        offset = self.code_bits[:-1] - slope * levels.values[:-1]
+        return self.rate_weight * (slope[cell] * ratio + offset[cell]).mean()
+
+    @torch.no_grad()
+    def step(self, weight: Tensor, progress: float) -> None:
+        """Measure the rate every `interval` updates and after the last one, and move lambda."""
+        self.updates += 1
+        if progress >= 1 or int(self.updates) % self.rating.interval == 0:
+            histogram = RatioHistogram.of(weight / self._scale(), self.levels.reach)
+            excess = self._price_levels(histogram) - self.rating.bits
+            passed = progress - float(self.reached)
+            self.integral += _INTEGRAL * excess * passed
+            self.integral.clamp_(_LOWEST, _HIGHEST)
+            exponent = self.integral + _PROPORTIONAL * excess
+            self.rate_weight.copy_(exponent.clamp(_LOWEST, _HIGHEST).exp())
+            self.reached.fill_(progress)
+
+    @torch.no_grad()
+    def _meet_rate(self, weight: Tensor) -> None:
+        """Place thresholds and stretch scales for the wanted rate, and price the levels."""
+        ratio = weight / self._scale()
+        pricing = meet_rate(
+            RatioHistogram.of(ratio, self.levels.reach),
+            self.levels.values.double().cpu().numpy(),
+            most_bits=self.rating.bits,
+            price=self.rating.price,
+        )
+        self.levels.move(torch.from_numpy(pricing.thresholds))
+        self.log_scale.add_(math.log(pricing.stretch))
+        self._price_levels(RatioHistogram.of(ratio / pricing.stretch, self.levels.reach))
+
+    def _price_levels(self, histogram: RatioHistogram) -> float:
+        """Set what levels cost to what an ideal code would; returns the rate."""
+        shares = histogram.shares(self.levels.thresholds.double().cpu().numpy())
+        self.code_bits.copy_(torch.from_numpy(-np.log2(np.maximum(shares, 1 / histogram.count))))
+        return entropy(shares)

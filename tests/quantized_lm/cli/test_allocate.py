@@ -1,0 +1,109 @@
+"""`sensitivity` and `allocate`: from a float model to a format for each matrix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from quantized_lm.cli import allocate, sensitivity
+from quantized_lm.pipeline.allocate import read_allocation
+from quantized_lm.pipeline.checkpoint import save_weights
+from quantized_lm.pipeline.corpus import prepare_corpus
+from quantized_lm.pipeline.recipe import load_recipe
+from quantized_lm.pipeline.sensitivity import CHOICES
+from quantized_lm.pipeline.train import make_model
+from tests.tiny import TINY_YAML, write_text
+
+from .conftest import Command
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Run one of the two commands; tiny products go faster without threads."""
+    monkeypatch.setenv("COLUMNS", "160")
+    cli = typer.Typer()
+    cli.command("sensitivity")(sensitivity.run)
+    cli.command("allocate")(allocate.run)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield lambda *arguments: CliRunner().invoke(cli, [str(argument) for argument in arguments])
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe beside its run folder, which holds random float weights."""
+    folder = tmp_path_factory.mktemp("run")
+    path = folder / "tiny.yaml"
+    path.write_text(TINY_YAML)
+    settings = load_recipe(path)
+    write_text(folder, lines=300)
+    prepare_corpus(settings.corpus, data=folder, out=folder / "corpus")
+    model = make_model(settings)
+    model.initialize(seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.2)
+    (folder / "train").mkdir()
+    save_weights(folder / "train" / "weights.pt", model)
+    return path
+
+
+def test_two_commands_lead_from_weights_to_formats(run: Command, recipe: Path) -> None:
+    folder = ("--run", recipe.parent)
+    measured = run("sensitivity", recipe, *folder, "--windows", "4")
+    assert measured.exit_code == 0, measured.output
+    assert "next: secondpass allocate" in measured.stderr
+    report = json.loads(measured.stdout.splitlines()[-1])
+    assert set(report["costs"]["embedding.weight"]) == set(CHOICES)
+    found = run("allocate", recipe, *folder, "--bits", "6", "--joint")
+    assert found.exit_code == 0, found.output
+    assert "blocks.0.out.weight" in found.stdout
+    record = json.loads(found.stdout.splitlines()[-1])
+    kept = read_allocation(Path(record["path"]))
+    assert kept.formats == record["formats"]
+    assert kept.size_bytes == record["size_bytes"] <= kept.budget_bytes
+    assert kept.budget_bytes == int(kept.float_bytes * 6 / 32)
+    assert record["joint_kl"]["mean"] > 0
+
+
+def test_by_hand_needs_no_measurement(run: Command, recipe: Path) -> None:
+    found = run("allocate", recipe, "--run", recipe.parent, "--metric", "manual", "--budget", "5x")
+    assert found.exit_code == 0, found.output
+    record = json.loads(found.stdout.splitlines()[-1])
+    assert record["metric"] == "manual"
+    assert record["compression"] >= 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "need --budget or --bits"),
+        (("--budget", "16x", "--bits", "2"), "need --budget or --bits"),
+        (("--budget", "x16"), "--budget is 'x16'; need bytes"),
+        (("--budget", "0x"), "--budget is '0x'; need bytes"),
+        (("--budget", "10"), "the budget is 10 bytes; the smallest reachable size is"),
+        (("--budget", "5x", "--metric", "guess"), "--metric is 'guess'; need one of kl, hessian"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(
+    run: Command, recipe: Path, options: tuple[str, ...], message: str
+) -> None:
+    result = run("allocate", recipe, "--run", recipe.parent, "--metric", "manual", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_allocating_by_what_was_not_measured_is_told_what_to_do(
+    run: Command, recipe: Path, tmp_path: Path
+) -> None:
+    result = run("allocate", recipe, "--run", tmp_path, "--metric", "hessian", "--budget", "5x")
+    assert result.exit_code == 2
+    assert "run `secondpass sensitivity` first" in result.stderr

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quantized_lm.errors import RecipeError, SecondpassError
+from quantized_lm.pipeline.reproduce.plan import make_plan
+from quantized_lm.pipeline.reproduce.rows import read_row
+from quantized_lm.pipeline.reproduce.task import TASKS, load_task, merged, method_recipe
+
+from .conftest import TINY_TASK, tiny_task
+
+PTB = ("ptb.train.txt.gz", "ptb.valid.txt.gz", "ptb.test.txt.gz")
+
+
+def test_later_layers_replace_single_fields_of_earlier_ones() -> None:
+    task = tiny_task()
+    task = replace(
+        task,
+        architectures={"lstm": {"model": {"model_dim": 8}, "train": {"steps": 2}}},
+        sizes={
+            "big": {"all": {"train": {"steps": 1, "window": 9}}, "lstm": {"train": {"window": 7}}}
+        },
+    )
+    setting = task.setting("lstm", "big")
+    assert setting.train.steps == 2  # architecture over the size's layer for all
+    assert setting.train.window == 7  # the size's own for this architecture over that
+    assert setting.train.matrix_lr == 0.02  # base
+    assert setting.model == {"max_tokens": 48, "model_dim": 8, "vocab_size": 64}
+
+
+def test_merging_changes_neither_side() -> None:
+    lower, upper = {"a": {"b": 1}, "c": [1]}, {"a": {"d": 2}, "c": [2]}
+    assert merged(lower, upper) == {"a": {"b": 1, "d": 2}, "c": [2]}
+    assert lower == {"a": {"b": 1}, "c": [1]}
+    assert upper == {"a": {"d": 2}, "c": [2]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps: 12", "stepz: 12", "unknown field 'stepz'; did you mean 'steps'"),
+        ("kind: float,", "kind: flaot,", "kind is 'flaot'; need one of float, uniform"),
+        ("by: rounded", "by: round", "method is 'round'; need one of distilled, rounded"),
+        ("metric: kl", "metric: kll", "metric is 'kll'; need one of manual, kl"),
+        ("compression: 9,", "", "give either compression or bytes_of"),
+        ("format: 8bit,", "format: 8bit, bits: 8,", "unknown field 'bits'"),
+        ("label: by KL, ", "", "field 'label' is missing"),
+        ("cut: {all:", "cut: {lsmt:", "layer is 'lsmt'; need one of all, lstm"),
+        ("name: mixed-kl,", "name: mixed-manual,", "row 'mixed-manual' is there twice"),
+        ("run_first: [float32", "run_first: [flaot32", "no row matches 'flaot32'"),
+        ("model: {num_layers: 1, model_dim: 32}", "model: {dim: 3}", "unknown field 'dim'"),
+        ("8bit, by: rounded", "9bit, by: rounded", "no packed format is named '9bit'"),
+        ("steps: 4}", "steps: 4, method: lerned}", "method is 'lerned'; need one of"),
+    ],
+)
+def test_a_wrong_task_is_refused_before_anything_runs(
+    tmp_path: Path, text: Path, old: str, new: str, message: str
+) -> None:
+    assert old in TINY_TASK
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_TASK.replace(old, new))
+    with pytest.raises(SecondpassError, match=message.replace("(", r"\(")):
+        make_plan(load_task(str(path)), size="small", data=text)
+
+
+def test_an_unknown_task_architecture_or_size_names_the_known_ones(text: Path) -> None:
+    with pytest.raises(RecipeError, match="no task 'ptbb' ships with secondpass.*ptb"):
+        load_task("ptbb")
+    with pytest.raises(RecipeError, match="size is 'huge'; need one of cut, small"):
+        make_plan(tiny_task(), size="huge", data=text)
+    with pytest.raises(RecipeError, match="architecture is 'rnn'; need one of lstm, transformer"):
+        make_plan(tiny_task(), size="small", data=text, architectures=["rnn"])
+
+
+def test_a_method_is_what_all_share_and_its_own_fields() -> None:
+    setting = tiny_task().setting("lstm", "small")
+    recipe = method_recipe(setting, "distilled", formats={"*": "2bit"}, settings={})
+    assert (recipe.steps, recipe.batch_windows, recipe.formats) == (4, 4, {"*": "2bit"})
+
+
+def test_a_row_says_what_it_is() -> None:
+    row = read_row(yaml.safe_load(TINY_TASK)["rows"][1], where="tiny")
+    assert (row.name, row.label, row.kind.method) == ("rtn-8bit", "8 bits", "rounded")
+
+
+@pytest.mark.parametrize("task", sorted(path.stem for path in TASKS.glob("*.yaml")))
+def test_a_task_that_ships_can_be_laid_out_at_every_size(task: str, tmp_path: Path) -> None:
+    for name in PTB:
+        (tmp_path / name).write_bytes(gzip.compress(b"a line\n"))
+    read = load_task(task)
+    for size in read.sizes:
+        plan = make_plan(read, size=size, data=tmp_path)
+        assert len(plan.cells) == len(read.rows) * len(read.architectures)
