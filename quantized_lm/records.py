@@ -1,4 +1,4 @@
-"""Turn parsed JSON or YAML into frozen dataclasses, refusing what does not belong there."""
+"""Frozen dataclasses out of parsed JSON or YAML, refusing what does not belong; and as files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import difflib
 import hashlib
 import json
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
-from quantized_lm.errors import SecondpassError
+from quantized_lm.errors import DataError, SecondpassError
+from quantized_lm.files import write_atomic
 
 T = TypeVar("T")
 
@@ -48,6 +50,29 @@ def build(cls: type[T], value: object, *, where: str, error: type[SecondpassErro
             for name, item in value.items()
         }
     )
+
+
+def write_record(path: Path, record: Any) -> None:
+    """A dataclass as JSON, in one piece; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(dataclasses.asdict(record), indent=1) + "\n"
+    write_atomic(path, content.encode())
+
+
+def read_record(cls: type[T], path: Path, *, what: str, remedy: str = "") -> T:
+    """The reverse.
+
+    Args:
+        what: names what is missing if it cannot be read. remedy: ends that message.
+
+    Raises:
+        DataError: no such file, no JSON, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no {what} can be read ({error}){remedy}") from None
+    return build(cls, value, where=str(path), error=DataError)
 
 
 def without_defaults(value: object) -> Any:

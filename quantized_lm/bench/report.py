@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from quantized_lm.bench.peaks import PeakRate
 from quantized_lm.bench.rounds import Scores, SystemTimes, agreement
 from quantized_lm.bench.served import Served
 from quantized_lm.bench.systems import OWN, THREADS
+from quantized_lm.machine import processor_name
 
-# Where Linux names the processor; platform.processor() is empty there.
-_CPU_INFORMATION = Path("/proc/cpuinfo")
 METHOD = (
     "Wall time of a list, mean over the lists of a set; median and quartiles over rounds, in each "
     "of which every system scores every list once while all others sleep.",
@@ -163,15 +161,6 @@ def _row(
 def describe_machine() -> str:
     """Processor and versions."""
     return (
-        f"{_processor()}, Python {platform.python_version()}, "
+        f"{processor_name()}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, numpy {np.__version__}"
     )
-
-
-def _processor() -> str:
-    try:
-        lines = _CPU_INFORMATION.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

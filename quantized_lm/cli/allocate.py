@@ -20,7 +20,6 @@ from quantized_lm.pipeline.allocate import (
     Allocation,
     allocate,
     manual_allocation,
-    write_allocation,
 )
 from quantized_lm.pipeline.recipe import Recipe, load_recipe
 from quantized_lm.pipeline.search import SearchPlan, search
@@ -28,6 +27,7 @@ from quantized_lm.pipeline.sensitivity import CHOICES, measure_joint, read_repor
 from quantized_lm.pipeline.sizes import SizeTable, packed_size_bytes, size_table
 from quantized_lm.pipeline.train import make_model
 from quantized_lm.quant.formats import Grid
+from quantized_lm.records import write_record
 
 _FLOAT_BITS = 32
 _WIDEST_BITS = 8
@@ -111,7 +111,7 @@ def run(
     sizes = size_table(model, CHOICES)
     found = METHODS[metric](Request(settings, folder, _budget_bytes(budget, bits, sizes)))
     path = folder / "allocations" / f"{metric}-{found.budget_bytes}.json"
-    write_allocation(path, found)
+    write_record(path, found)
     out().print(_table(found, model))
     record = {"path": str(path), "compression": found.compression, **asdict(found)}
     if joint:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantized_lm.models.layers import TiedEmbedding
 from quantized_lm.models.plan import ModelPlan
+from quantized_lm.models.tree_state import (
+    TreeState,
+    append_nodes,
+    score_nodes,
+    take_slots,
+    tree_of,
+)
 
 
 class FloatModel(nn.Module, ABC):
@@ -56,15 +63,26 @@ class FloatModel(nn.Module, ABC):
             (B, T, dim), ready for the output layer.
         """
 
-    @abstractmethod
-    def new_state(self, context: Sequence[int] = ()) -> Any:
-        """See `LanguageModel.new_state`."""
+    def new_state(self, context: Sequence[int] = ()) -> TreeState:
+        """A tree that holds the root and the context path. Runs nothing."""
+        return tree_of(context)
 
-    @abstractmethod
+    @torch.inference_mode()
     def extend(
         self,
-        states: Sequence[Any],
+        states: Sequence[TreeState],
         parents: Sequence[NDArray[np.int32]],
         tokens: Sequence[NDArray[np.int32]],
     ) -> list[NDArray[np.float32]]:
-        """See `LanguageModel.extend`."""
+        """Append nodes to several trees in one forward pass (see `LanguageModel.extend`)."""
+        append_nodes(states, parents, tokens, max_tokens=self.max_tokens)
+        self._run_inner_nodes(states, take_slots(states, parents))
+        return score_nodes(self.embedding, states, parents, tokens)
+
+    @abstractmethod
+    def _run_inner_nodes(self, states: Sequence[TreeState], fresh: Sequence[Sequence[int]]) -> None:
+        """Run the nodes that have children now and `keep` what they leave behind.
+
+        Args:
+            fresh: what `take_slots` returned: per tree, parents first; all may be empty.
+        """

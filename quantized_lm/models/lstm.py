@@ -12,23 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import packed_matrix, packed_projection
 from quantized_lm.models.plan import LstmLayerPlan, LstmPlan
-from quantized_lm.models.tree_state import (
-    TreeState,
-    append_nodes,
-    keep,
-    score_nodes,
-    take_slots,
-    tree_of,
-)
+from quantized_lm.models.tree_state import TreeState, keep
 
 GATES = ("i", "f", "g", "o")  # input, forget, candidate, output: the order of torch's kernel
 SHUT = -1e4  # a gate's pre-activation at which its sigmoid is 0, whatever else is added
@@ -180,22 +171,6 @@ class Lstm(FloatModel):
         is_gap = torch.ones_like(spread, dtype=torch.bool)
         is_gap[place, row] = False
         return self._run_rows(spread, is_gap)[place, row]
-
-    def new_state(self, context: Sequence[int] = ()) -> TreeState:
-        """A tree that holds the root and the context path. Runs nothing."""
-        return tree_of(context)
-
-    @torch.inference_mode()
-    def extend(
-        self,
-        states: Sequence[TreeState],
-        parents: Sequence[NDArray[np.int32]],
-        tokens: Sequence[NDArray[np.int32]],
-    ) -> list[NDArray[np.float32]]:
-        """Append nodes to several trees in one forward pass (see `LanguageModel.extend`)."""
-        append_nodes(states, parents, tokens, max_tokens=self.max_tokens)
-        self._run_inner_nodes(states, take_slots(states, parents))
-        return score_nodes(self.embedding, states, parents, tokens)
 
     def _run_rows(self, tokens: Tensor, is_gap: Tensor | None) -> Tensor:
         """Everything but the output layer: (T, B) int64 -> (T, B, dim)."""

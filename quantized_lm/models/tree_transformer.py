@@ -18,14 +18,7 @@ from torch.nn import functional
 
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.plan import TransformerPlan
-from quantized_lm.models.tree_state import (
-    TreeState,
-    append_nodes,
-    keep,
-    score_nodes,
-    take_slots,
-    tree_of,
-)
+from quantized_lm.models.tree_state import TreeState, keep
 
 GATHERED_KEYS = 2048  # gathered at a time by path attention: a few MB, which stay in cache
 # (layer, q, k, v), each (..., heads, head_dim), to what the heads gathered, of the same shape.
@@ -96,22 +89,6 @@ class TreeTransformer(FloatModel):
             return mixed.transpose(1, 2)
 
         return self._run(tokens, self._window_positions(visible), attend)
-
-    def new_state(self, context: Sequence[int] = ()) -> TreeState:
-        """A tree that holds the root and the context path. Runs nothing."""
-        return tree_of(context)
-
-    @torch.inference_mode()
-    def extend(
-        self,
-        states: Sequence[TreeState],
-        parents: Sequence[NDArray[np.int32]],
-        tokens: Sequence[NDArray[np.int32]],
-    ) -> list[NDArray[np.float32]]:
-        """Append nodes to several trees in one forward pass (see `LanguageModel.extend`)."""
-        append_nodes(states, parents, tokens, max_tokens=self.max_tokens)
-        self._run_inner_nodes(states, take_slots(states, parents))
-        return score_nodes(self.embedding, states, parents, tokens)
 
     def _window_positions(self, visible: Tensor) -> Tensor:
         """Positions from who sees whom, (B, T, T) bool: each document starts at 0, as a tree."""

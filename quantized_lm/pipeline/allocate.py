@@ -6,21 +6,19 @@ which is an assumption: what the chosen formats do together has to be measured.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.errors import DataError, InputError
-from quantized_lm.files import write_atomic
+from quantized_lm.errors import InputError
 from quantized_lm.pipeline.sensitivity import SensitivityReport
 from quantized_lm.pipeline.sizes import SizeTable
-from quantized_lm.records import build
+from quantized_lm.records import read_record
 
 Costs = Mapping[str, Mapping[str, float]]
 
@@ -146,23 +144,13 @@ def manual_allocation(sizes: SizeTable, *, budget_bytes: int) -> Allocation:
     return _allocation(sizes, formats(level), budget_bytes, "manual", 0.0)
 
 
-def write_allocation(path: Path, allocation: Allocation) -> None:
-    """As JSON, in one piece."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(asdict(allocation), indent=1) + "\n").encode())
-
-
 def read_allocation(path: Path) -> Allocation:
-    """What `write_allocation` wrote.
+    """What `write_record` wrote.
 
     Raises:
         DataError: no such file, or it holds something else.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no allocation can be read ({error})") from None
-    return build(Allocation, value, where=str(path), error=DataError)
+    return read_record(Allocation, path, what="allocation")
 
 
 def _require_reachable(sizes: SizeTable, budget_bytes: int) -> None:

@@ -33,7 +33,7 @@ from quantized_lm.pipeline.loop import (
     run_loop,
 )
 from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
-from quantized_lm.pipeline.recipe import Recipe
+from quantized_lm.pipeline.recipe import QuantizeRecipe, Recipe
 from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, recipe_key
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
@@ -89,14 +89,10 @@ def quantize(
         extra_gradient=plan.extra_gradient,
     )
     compiled = recipe.train.compile and plan.steps > 0
-    loss = (
-        distillation_loss(student, teacher, kl_weight=plan.kl_weight, compiled=compiled)
-        if plan.kl_weight
-        else next_token_loss(student, compiled=compiled)
-    )
+    loss = task_loss(student, teacher, kl_weight=plan.kl_weight, compiled=compiled)
     quantizers = quantizers_of(student)
     run_loop(
-        Training(student, _optimizers(recipe, student), Progress(), _stepper(quantizers)),
+        Training(student, optimizers_of(plan, student), Progress(), _stepper(quantizers)),
         loop,
         make_packer(recipe, corpus, seed=recipe.seed + 1),
         corpus,
@@ -173,10 +169,15 @@ def load_student(recipe: Recipe, *, run: Path, out: Path) -> Student:
     return Student(packed, plain)
 
 
-def distillation_loss(
+def task_loss(
     student: FloatModel, teacher: FloatModel, *, kl_weight: float, compiled: bool
 ) -> Objective:
-    """kl_weight * KL(teacher || student) + (1 - kl_weight) * CE as a function of windows."""
+    """kl_weight * KL(teacher || student) + (1 - kl_weight) * CE as a function of windows.
+
+    At weight 0 the teacher is not run.
+    """
+    if not kl_weight:
+        return next_token_loss(student, compiled=compiled)
 
     def loss(inputs: Tensor, document: Tensor, targets: Tensor) -> Tensor:
         kept = (targets != IGNORED).flatten()
@@ -219,9 +220,13 @@ def _stepper(
     return after_update
 
 
-def _optimizers(recipe: Recipe, student: nn.Module) -> list[torch.optim.Optimizer]:
-    plan = recipe.quantize
-    named = list(student.named_parameters())
+def optimizers_of(plan: QuantizeRecipe, student: nn.Module) -> list[torch.optim.Optimizer]:
+    """Of the weights and scales that learn, at the plan's rates; of no logits of a search."""
+    named = [
+        (name, parameter)
+        for name, parameter in student.named_parameters()
+        if parameter.requires_grad and not name.endswith(".logits")
+    ]
     scales = [p for n, p in named if n.endswith("log_scale")]
     weights = [(n, p) for n, p in named if not n.endswith("log_scale")]
     optimizers: list[torch.optim.Optimizer] = make_optimizers(

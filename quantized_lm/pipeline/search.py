@@ -7,7 +7,6 @@ by Gumbel-softmax over logits of its own, and the logits learn along with the we
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,8 +17,6 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import Adam
 
-from quantized_lm.errors import DataError
-from quantized_lm.files import write_atomic
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
 from quantized_lm.pipeline.allocate import Allocation, allocate_costs
@@ -33,15 +30,14 @@ from quantized_lm.pipeline.loop import (
     Objectives,
     run_loop,
 )
-from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
-from quantized_lm.pipeline.quantize import distillation_loss, load_teacher
+from quantized_lm.pipeline.quantize import load_teacher, optimizers_of, task_loss
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.sensitivity import weights_hash
 from quantized_lm.pipeline.sizes import SizeTable, size_table
 from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, recipe_key
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
-from quantized_lm.records import build, content_key
+from quantized_lm.records import content_key, read_record, write_record
 
 _SEED_OFFSET = 102
 _TRAJECTORY_POINTS = 40
@@ -206,7 +202,7 @@ def search(
         allocation=_most_probable(mixtures, sizes, plan),
         trajectory={name: _points(mixture) for name, mixture in mixtures.items()},
     )
-    write_atomic(path, (json.dumps(asdict(report), indent=1) + "\n").encode())
+    write_record(path, report)
     return report
 
 
@@ -216,11 +212,7 @@ def read_search(path: Path) -> SearchReport:
     Raises:
         DataError: no such file, or it holds something else.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no search can be read ({error})") from None
-    return build(SearchReport, value, where=str(path), error=DataError)
+    return read_record(SearchReport, path, what="search")
 
 
 def make_supernet(recipe: Recipe, teacher: FloatModel, plan: SearchPlan) -> FloatModel:
@@ -289,11 +281,7 @@ def _objective(
 ) -> Objective:
     """Of weights and logits in turn; the logits' has the penalty too."""
     kl_weight = recipe.quantize.kl_weight
-    loss = (
-        distillation_loss(supernet, teacher, kl_weight=kl_weight, compiled=False)
-        if kl_weight
-        else next_token_loss(supernet, compiled=False)
-    )
+    loss = task_loss(supernet, teacher, kl_weight=kl_weight, compiled=False)
     mixtures = mixtures_of(supernet).values()
 
     def objective(windows: Windows) -> Tensor:
@@ -308,19 +296,9 @@ def _objective(
 def _optimizers(
     recipe: Recipe, plan: SearchPlan, supernet: FloatModel
 ) -> list[torch.optim.Optimizer]:
-    named = [(n, p) for n, p in supernet.named_parameters() if p.requires_grad]
-    logits = [p for n, p in named if n.endswith(".logits")]
-    scales = [p for n, p in named if n.endswith("log_scale")]
-    weights = [(n, p) for n, p in named if n.endswith(".original")]
+    logits = [mixture.logits for mixture in mixtures_of(supernet).values()]
     return [
-        *make_optimizers(
-            [p for n, p in weights if is_matrix(n, p)],
-            [p for n, p in weights if not is_matrix(n, p)],
-            matrix_lr=recipe.quantize.matrix_lr,
-            other_lr=recipe.quantize.other_lr,
-            weight_decay=0.0,
-        ),
-        Adam(scales, lr=recipe.quantize.scale_lr),
+        *optimizers_of(recipe.quantize, supernet),
         Adam(logits, lr=plan.logit_lr, betas=(0.5, 0.999)),
     ]
 

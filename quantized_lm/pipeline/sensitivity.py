@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantized_lm.errors import DataError, RecipeError
-from quantized_lm.files import write_atomic
+from quantized_lm.errors import RecipeError
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
 from quantized_lm.pipeline.batches import IGNORED, Windows
@@ -34,7 +32,7 @@ from quantized_lm.pipeline.train import make_packer
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
 from quantized_lm.quant.tensor import QuantizedTensor
-from quantized_lm.records import build, content_key
+from quantized_lm.records import content_key, read_record, write_record
 
 CHOICES = ("1bit", "ternary", "2bit", "4bit:normal", "8bit")
 CALIBRATION_TOKENS = 4096  # the relative standard error of a cost is then 2 to 4 %
@@ -135,8 +133,7 @@ def measure_sensitivity(
         costs=measured.costs,
         traces=measured.traces,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, (json.dumps(asdict(report), indent=1) + "\n").encode())
+    write_record(path, report)
     rows.delete()
     return report
 
@@ -147,13 +144,8 @@ def read_report(path: Path) -> SensitivityReport:
     Raises:
         DataError: no such file, or it holds something else.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: no sensitivities can be read ({error}); run `secondpass sensitivity` first"
-        ) from None
-    return build(SensitivityReport, value, where=str(path), error=DataError)
+    remedy = "; run `secondpass sensitivity` first"
+    return read_record(SensitivityReport, path, what="sensitivities", remedy=remedy)
 
 
 def measure_joint(

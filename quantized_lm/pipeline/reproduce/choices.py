@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from quantized_lm.errors import RecipeError
-from quantized_lm.pipeline.allocate import allocate, manual_allocation, write_allocation
+from quantized_lm.pipeline.allocate import allocate, manual_allocation
 from quantized_lm.pipeline.recipe import QuantizeRecipe, Recipe
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, FloatStage, drop_checkpoint
 from quantized_lm.pipeline.reproduce.sizing import sizes_of
@@ -16,7 +16,7 @@ from quantized_lm.pipeline.reproduce.store import FolderOf, Stage
 from quantized_lm.pipeline.reproduce.task import Setting, method_recipe
 from quantized_lm.pipeline.search import SearchPlan, search
 from quantized_lm.pipeline.sensitivity import measure_sensitivity, read_report
-from quantized_lm.records import build
+from quantized_lm.records import build, write_record
 
 SEARCH = "search"  # the method whose rates and text loss the search takes
 
@@ -94,7 +94,7 @@ class MeasuredStage(Stage):
     def run(self, folder: Path, folder_of: FolderOf) -> None:
         """Allocate."""
         report = read_report(self.sensitivity.report(folder_of))
-        write_allocation(folder / ALLOCATION, allocate(report, budget_bytes=self.budget_bytes))
+        write_record(folder / ALLOCATION, allocate(report, budget_bytes=self.budget_bytes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ class ManualStage(Stage):
         """Allocate."""
         sizes = sizes_of(self.recipe, self.choices)
         allocation = manual_allocation(sizes, budget_bytes=self.budget_bytes)
-        write_allocation(folder / ALLOCATION, allocation)
+        write_record(folder / ALLOCATION, allocation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ class SearchStage(Stage):
         """Search; goes on from a checkpoint."""
         recipe = replace(self.teacher.recipe, quantize=self.rates)
         report = search(recipe, self.plan, run=folder_of(self.teacher), out=folder)
-        write_allocation(folder / ALLOCATION, report.allocation)
+        write_record(folder / ALLOCATION, report.allocation)
         drop_checkpoint(folder)
 
 

@@ -6,12 +6,12 @@ import platform
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from quantized_lm.machine import processor_name
 from quantized_lm.pipeline.allocate import read_allocation
 from quantized_lm.pipeline.reproduce.choices import SensitivityStage
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, ArtifactStage
@@ -28,9 +28,6 @@ from quantized_lm.pipeline.reproduce.store import Stage, Store
 from quantized_lm.pipeline.reproduce.task import Target
 from quantized_lm.pipeline.sensitivity import SensitivityReport, read_report
 from quantized_lm.quant.formats import Grid, get_format
-
-# Where Linux names the processor; platform.processor() is empty there.
-_CPU_INFORMATION = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ def _origin(plan: Plan, results: Results, now: datetime) -> Origin:
     text = next(iter(plan.benches.values())).teacher.text
     return Origin(
         made_at=now.isoformat(timespec="seconds"),
-        machine=f"{_processor()}, {torch.get_num_threads()} threads",
+        machine=f"{processor_name()}, {torch.get_num_threads()} threads",
         versions={
             "python": platform.python_version(),
             "numpy": np.__version__,
@@ -213,12 +210,3 @@ def _costs(architecture: str, report: SensitivityReport) -> MeasuredCosts:
         for name, row in report.costs.items()
     }
     return MeasuredCosts(architecture, report.metric, report.windows, report.tokens, costs)
-
-
-def _processor() -> str:
-    try:
-        lines = _CPU_INFORMATION.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

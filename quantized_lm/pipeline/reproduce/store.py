@@ -12,14 +12,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from quantized_lm.errors import DataError, SecondpassError
-from quantized_lm.files import write_atomic
-from quantized_lm.records import build, content_key
+from quantized_lm.records import build, content_key, write_record
 
 _HASH_DIGITS = 16
 _RECORD = "stage.json"
@@ -150,7 +149,7 @@ class Store:
         finally:
             seconds = round(earlier + self._clock() - started, 3)
             record = StageRecord(stage.key, stage.title, status, seconds, reason)
-            write_atomic(folder / _RECORD, (json.dumps(asdict(record), indent=1) + "\n").encode())
+            write_record(folder / _RECORD, record)
 
 
 @contextmanager

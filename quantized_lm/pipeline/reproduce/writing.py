@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from quantized_lm.files import write_atomic
 from quantized_lm.pipeline.reproduce.markdown import render
 from quantized_lm.pipeline.reproduce.plots import PlotsUnavailableError, draw
 from quantized_lm.pipeline.reproduce.report import Report
+from quantized_lm.records import write_record
 
 
 def write_report(report: Report, out: Path, note: Callable[[str], None]) -> None:
@@ -20,7 +19,7 @@ def write_report(report: Report, out: Path, note: Callable[[str], None]) -> None
         note: is told if pictures cannot be drawn here.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "report.json", (json.dumps(asdict(report), indent=1) + "\n").encode())
+    write_record(out / "report.json", report)
     try:
         pictures = draw(report, out)
     except PlotsUnavailableError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from quantized_lm.bench import report as reports
+from quantized_lm import machine
 from quantized_lm.bench.gemms import GemmTime, summarize
 from quantized_lm.bench.lists import ListShape
 from quantized_lm.bench.memory import Memory
@@ -132,5 +132,5 @@ def test_memory_is_told_apart() -> None:
 def test_the_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "torch" in describe_machine()
     monkeypatch.setattr(platform, "machine", lambda: "some-cpu")
-    monkeypatch.setattr(reports, "_CPU_INFORMATION", Path("/nonexistent/cpuinfo"))
+    monkeypatch.setattr(machine, "_CPU_INFORMATION", Path("/nonexistent/cpuinfo"))
     assert describe_machine().startswith("some-cpu, Python")

@@ -14,11 +14,11 @@ from quantized_lm.pipeline.allocate import (
     allocate_costs,
     manual_allocation,
     read_allocation,
-    write_allocation,
 )
 from quantized_lm.pipeline.measured import Estimate
 from quantized_lm.pipeline.sensitivity import SensitivityReport
 from quantized_lm.pipeline.sizes import SizeTable
+from quantized_lm.records import write_record
 
 Rows = dict[str, dict[str, float]]
 
@@ -166,7 +166,7 @@ def test_an_allocation_survives_a_file(tmp_path: Path) -> None:
     sizes = sizes_of({"a": {"1bit": 30, "2bit": 60}})
     found = manual_allocation(sizes, budget_bytes=80)
     path = tmp_path / "deep" / "allocation.json"
-    write_allocation(path, found)
+    write_record(path, found)
     assert read_allocation(path) == found
     assert found.compression == pytest.approx(1000 / 70)
     path.write_text('{"metric": "kl"}')
