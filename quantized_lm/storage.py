@@ -29,13 +29,12 @@ from safetensors import SafetensorError
 
 from quantized_lm.errors import FormatError
 from quantized_lm.quant import entropy
-from quantized_lm.quant.formats import BYTES_PER_WORD, get_format
+from quantized_lm.quant.formats import get_format
 from quantized_lm.quant.tensor import QuantizedTensor
 
 AUTO = "auto"
 _FLOATS = "float32"
 _FLOAT_BYTES = 4
-_SCALE_BYTES = 2
 _HEADER_ALIGNMENT = 8
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -69,10 +68,8 @@ class TensorEntry:
         """Bytes of words, scales and levels, whatever the coding."""
         if not self.coding:
             return self.size_bytes
-        num_rows, num_columns = self.shape
-        row_bytes = BYTES_PER_WORD * get_format(self.format).words_per_row(num_columns)
-        row_bytes += _SCALE_BYTES * -(-num_columns // self.group_size)
-        return num_rows * row_bytes + self.num_levels
+        row_format = get_format(self.format)
+        return row_format.matrix_bytes(_matrix_shape(self), self.group_size, self.num_levels)
 
     @property
     def packed_bits_per_weight(self) -> float:

@@ -14,12 +14,10 @@ from torch import nn
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.models.layers import matrix_names
-from quantized_lm.quant.formats import BYTES_PER_WORD, Grid, get_format
+from quantized_lm.quant.formats import Grid, get_format
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.storage import float_bytes, tensor_bytes, weights_bytes
-
-_SCALE_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -89,14 +87,9 @@ def coded_size_table(model: nn.Module, sizes: SizeTable) -> SizeTable:
 
 
 def packed_size_bytes(shape: tuple[int, int], grid: Grid) -> int:
-    """`QuantizedTensor.size_bytes` of a matrix (N, K) on a grid.
-
-    N * (4 * words_per_row(K) + 2 * ceil(K / group_size)) + number of levels.
-    """
-    num_rows, num_columns = shape
-    row_bytes = BYTES_PER_WORD * get_format(grid.format).words_per_row(num_columns)
-    scales = -(-num_columns // (grid.group_size or num_columns))
-    return num_rows * (row_bytes + _SCALE_BYTES * scales) + len(grid.levels)
+    """`QuantizedTensor.size_bytes` of a matrix (N, K) on a grid."""
+    group_size = grid.group_size or shape[1]
+    return get_format(grid.format).matrix_bytes(shape, group_size, len(grid.levels))
 
 
 def _ascending(sizes: Mapping[str, int]) -> dict[str, int]:

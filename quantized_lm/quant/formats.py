@@ -15,6 +15,7 @@ from types import MappingProxyType
 from quantized_lm.errors import FormatError
 
 BYTES_PER_WORD = 4
+BYTES_PER_SCALE = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ class PackedFormat:
     def words_per_row(self, num_columns: int) -> int:
         """Words that hold one row of `num_columns` codes; the last one may be part padding."""
         return -(-num_columns // self.codes_per_word)
+
+    def matrix_bytes(self, shape: tuple[int, int], group_size: int, num_levels: int) -> int:
+        """`QuantizedTensor.size_bytes` of a matrix (N, K), without making it.
+
+        N * (4 * words_per_row(K) + 2 * ceil(K / group_size)) + num_levels.
+        """
+        num_rows, num_columns = shape
+        row_bytes = BYTES_PER_WORD * self.words_per_row(num_columns)
+        row_bytes += BYTES_PER_SCALE * -(-num_columns // group_size)
+        return num_rows * row_bytes + num_levels
 
 
 def _format(
