@@ -8,6 +8,7 @@ SecondpassError
 |   +-- TooLongError      more tokens than the model or the server allows
 |   +-- OovError          a word outside the vocabulary where the request forbids one
 |   +-- PresetError       unknown preset, or one that lacks what it needs
+|   +-- LatticeError      a lattice is malformed; points to its first bad arc or field
 +-- DataError             a file of text or n-best lists cannot be read
 +-- RecipeError           a recipe for making a model is wrong
 +-- FormatError           codes, scales or shapes do not fit a packed format
@@ -60,6 +61,10 @@ class OovError(InputError):
 
 class PresetError(InputError):
     """An unknown preset, or one that lacks what it needs."""
+
+
+class LatticeError(InputError):
+    """A lattice is malformed."""
 
 
 class DataError(SecondpassError):

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import TooLongError
-from quantized_lm.pruning import Search, TotalOf, search
+from quantized_lm.pruning import TotalOf, Wave, search
 from quantized_lm.tokenizer import BOUNDARY_ID, EncodedTexts, Tokenizer
 from quantized_lm.tree import TokenTree, merge_prefixes, path_sums
+from quantized_lm.waves import run_all
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,16 @@ class PreparedList:
         """Nodes to score or to run: what a batch's token budget is spent on."""
         return self.tree.num_nodes
 
+    @property
+    def context(self) -> Sequence[int]:
+        """Token ids that the model reads first."""
+        ids: list[int] = self.tree.token[1 : self.tree.base + 1].tolist()
+        return ids
+
+    def begin(self) -> ListScoring:
+        """Start to score it."""
+        return ListScoring(self)
+
 
 @dataclass(frozen=True)
 class ListScores:
@@ -160,6 +171,44 @@ class ListScores:
         return {at: prepared.tokenizer.encode(prepared.texts[at]).oov for at in positions}
 
 
+class ListScoring:
+    """A list on its way through the network."""
+
+    def __init__(self, prepared: PreparedList) -> None:
+        self._prepared = prepared
+        self._search = search(prepared.tree, prepared.total_of)
+
+    def next_wave(self) -> Wave | None:
+        """What to score next; None once all that is wanted is known."""
+        return self._search.next_wave()
+
+    def learn(self, log_prob: NDArray[np.float32]) -> None:
+        """Take the answer to the last wave."""
+        self._search.learn(log_prob)
+
+    def stop(self, cut: str) -> None:
+        """Nothing: a text that is scored in part has no score."""
+
+    def result(self) -> ListScores:
+        """The scores that were found."""
+        tree = self._prepared.tree
+        path_log_prob = self._search.log_prob[tree.path_node]
+        is_complete = self._search.is_known[tree.leaf]
+        log_prob = path_sums(path_log_prob, tree.path_length)
+        tree_nodes = int(np.count_nonzero(self._search.is_known)) - tree.base - 1
+        usage = Usage(
+            hypotheses=len(self._prepared.texts),
+            tokens=len(path_log_prob),
+            tree_nodes=tree_nodes,
+            forward_nodes=self._search.num_run,
+            cache_hits=0,
+            skipped_nodes=tree.num_scored - tree_nodes,
+            skipped_hypotheses=int(np.count_nonzero(~is_complete)),
+        )
+        log_prob[~is_complete] = -np.inf
+        return ListScores(self._prepared, log_prob, is_complete, path_log_prob, usage)
+
+
 def prepare(request: ScoreRequest, loaded: LoadedModel) -> PreparedList:
     """Tokenize a request and build its tree.
 
@@ -185,7 +234,7 @@ def prepare_encoded(
             f"text has {encoded.num_tokens[index]} tokens; {loaded.name} takes at most {limit - 1}",
             pointer=f"/hypotheses/{index}/text",
         )
-    context = _context_ids(request.context, loaded, room=limit - longest - 1)
+    context = loaded.tokenizer.context_ids(request.context, room=limit - longest - 1)
     tree = merge_prefixes(encoded.ids, encoded.num_tokens, context=context, final=request.final)
     return PreparedList(request.texts, encoded, tree, request.final, loaded.tokenizer)
 
@@ -195,24 +244,7 @@ def run_batch(prepared: Sequence[PreparedList], loaded: LoadedModel) -> list[Lis
 
     One forward pass, and a few more for lists of which only the best text is wanted.
     """
-    searches = [search(item.tree, item.total_of) for item in prepared]
-    states = [
-        loaded.model.new_state(item.tree.token[1 : item.tree.base + 1].tolist())
-        for item in prepared
-    ]
-    while waves := [
-        (one, state, wave)
-        for one, state in zip(searches, states, strict=True)
-        if (wave := one.next_wave()) is not None
-    ]:
-        answers = loaded.model.extend(
-            [state for _, state, _ in waves],
-            [wave.parents for _, _, wave in waves],
-            [wave.tokens for _, _, wave in waves],
-        )
-        for (one, _, _), log_prob in zip(waves, answers, strict=True):
-            one.learn(log_prob)
-    return [_collect(item, one) for item, one in zip(prepared, searches, strict=True)]
+    return run_all(prepared, loaded.model)
 
 
 def score_lists(requests: Sequence[ScoreRequest], loaded: LoadedModel) -> list[ListScores]:
@@ -222,30 +254,3 @@ def score_lists(requests: Sequence[ScoreRequest], loaded: LoadedModel) -> list[L
         TooLongError: as `prepare`.
     """
     return run_batch([prepare(request, loaded) for request in requests], loaded)
-
-
-def _context_ids(context: Sequence[str], loaded: LoadedModel, *, room: int) -> list[int]:
-    """The newest context that fits, each text ended by the boundary symbol."""
-    ids: list[int] = []
-    for text in context:
-        ids.extend((*loaded.tokenizer.encode(text).ids, BOUNDARY_ID))
-    return ids[max(0, len(ids) - room) :]
-
-
-def _collect(item: PreparedList, done: Search) -> ListScores:
-    tree = item.tree
-    path_log_prob = done.log_prob[tree.path_node]
-    is_complete = done.is_known[tree.leaf]
-    log_prob = path_sums(path_log_prob, tree.path_length)
-    tree_nodes = int(np.count_nonzero(done.is_known)) - tree.base - 1
-    usage = Usage(
-        hypotheses=len(item.texts),
-        tokens=len(path_log_prob),
-        tree_nodes=tree_nodes,
-        forward_nodes=done.num_run,
-        cache_hits=0,
-        skipped_nodes=tree.num_scored - tree_nodes,
-        skipped_hypotheses=int(np.count_nonzero(~is_complete)),
-    )
-    log_prob[~is_complete] = -np.inf
-    return ListScores(item, log_prob, is_complete, path_log_prob, usage)

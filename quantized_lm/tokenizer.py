@@ -170,6 +170,13 @@ class Tokenizer:
                 oov.append(word)
         return Encoding(tuple(ids), tuple(starts), tuple(words), tuple(oov))
 
+    def context_ids(self, texts: Sequence[str], *, room: int) -> list[int]:
+        """The newest tokens of earlier texts that fit, each text ended by the boundary symbol."""
+        ids: list[int] = []
+        for text in texts:
+            ids.extend((*self.encode(text).ids, BOUNDARY_ID))
+        return ids[max(0, len(ids) - room) :]
+
     def encode_all(self, texts: Sequence[str]) -> EncodedTexts:
         """Tokens of many texts at once: those of `encode`, ten times faster."""
         look_up = self._chunks.__getitem__

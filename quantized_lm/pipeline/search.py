@@ -33,7 +33,7 @@ from quantized_lm.pipeline.loop import (
 from quantized_lm.pipeline.quantize import load_teacher, optimizers_of, task_loss
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.sensitivity import weights_hash
-from quantized_lm.pipeline.sizes import SizeTable, size_table
+from quantized_lm.pipeline.sizes import SizeTable, coded_size_table, size_table
 from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, recipe_key
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
@@ -49,6 +49,8 @@ class SearchPlan:
 
     Attributes:
         budget_bytes: of weights.safetensors, everything counted.
+        coded: whether a matrix counts as it is stored, in its smallest coding, rather than as it
+            is in memory.
         choices: formats such as "2bit" or "4bit:normal".
         steps: updates, of weights and of logits in turn.
         logit_lr: Adam's, for the logits.
@@ -65,6 +67,7 @@ class SearchPlan:
     hot: float = 2.0
     cold: float = 0.2
     eval_every: int = 100
+    coded: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def search(
     """
     corpus = open_corpus(recipe.corpus, run / "corpus")
     teacher = load_teacher(recipe, run)
-    sizes = size_table(teacher, plan.choices)
+    sizes = (coded_size_table if plan.coded else size_table)(teacher, plan.choices)
     zeros = {name: dict.fromkeys(row, 0.0) for name, row in sizes.packed.items()}
     allocate_costs(zeros, sizes, budget_bytes=plan.budget_bytes, metric="nas")  # refuses early
     weights = replace(recipe.quantize, formats={}, method="", settings={})

@@ -6,7 +6,7 @@ and the file's own header.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +37,14 @@ class SizeTable:
     def total(self, formats: Mapping[str, str]) -> int:
         """Bytes on disk with one choice for each matrix."""
         return self.fixed_bytes + sum(self.packed[name][formats[name]] for name in self.packed)
+
+    def only(self, choices: Collection[str]) -> SizeTable:
+        """The table of some of its choices."""
+        packed = {
+            name: {choice: size for choice, size in row.items() if choice in choices}
+            for name, row in self.packed.items()
+        }
+        return replace(self, packed=packed)
 
 
 def size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
@@ -71,11 +79,12 @@ def size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
     )
 
 
-def coded_size_table(model: nn.Module, sizes: SizeTable) -> SizeTable:
-    """The same choices, each matrix in its smallest coding once it is rounded to nearest.
+def coded_size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
+    """As `size_table`, each matrix in its smallest coding once it is rounded to nearest.
 
     Only a guess of what a trained matrix will take: training moves weights between levels.
     """
+    sizes = size_table(model, choices)
     parameters = dict(model.named_parameters())
     packed = {}
     for name, row in sizes.packed.items():

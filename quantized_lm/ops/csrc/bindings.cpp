@@ -209,4 +209,5 @@ NB_MODULE(_cpu, m) {
     secondpass::bind_engine(m);
     secondpass::bind_transformer(m);
     secondpass::bind_lstm(m);
+    secondpass::bind_lattice(m);
 }

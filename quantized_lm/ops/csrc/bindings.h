@@ -64,5 +64,6 @@ void bind_operations(nb::module_& m);
 void bind_engine(nb::module_& m);
 void bind_transformer(nb::module_& m);
 void bind_lstm(nb::module_& m);
+void bind_lattice(nb::module_& m);
 
 }  // namespace secondpass

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.pipeline.allocate import allocate, manual_allocation
-from quantized_lm.pipeline.recipe import QuantizeRecipe, Recipe
+from quantized_lm.pipeline.quantize import load_teacher
+from quantized_lm.pipeline.recipe import QuantizeRecipe
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, FloatStage, drop_checkpoint
-from quantized_lm.pipeline.reproduce.sizing import sizes_of
+from quantized_lm.pipeline.reproduce.sizing import float_bytes_of
 from quantized_lm.pipeline.reproduce.store import FolderOf, Stage
 from quantized_lm.pipeline.reproduce.task import Setting, method_recipe
 from quantized_lm.pipeline.search import SearchPlan, search
 from quantized_lm.pipeline.sensitivity import measure_sensitivity, read_report
+from quantized_lm.pipeline.sizes import SizeTable, coded_size_table
 from quantized_lm.records import build, write_record
 
 SEARCH = "search"  # the method whose rates and text loss the search takes
@@ -67,12 +69,38 @@ class SensitivityStage(Stage):
         return folder_of(self) / f"{self.metric}.json"
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How many bytes the file of a mixed model may have, each matrix in its smallest coding.
+
+    Attributes:
+        compression: float32 bytes over these; or, where 0,
+        bytes_of: the format that all matrices together take as many bytes in.
+    """
+
+    compression: float = 0.0
+    bytes_of: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.compression:g}x" if self.compression else f"the bytes of {self.bytes_of}"
+
+    def formats(self, choices: Sequence[str]) -> tuple[str, ...]:
+        """Those whose sizes are needed to choose among some."""
+        return tuple(dict.fromkeys((*choices, *filter(None, (self.bytes_of,)))))
+
+    def size_bytes(self, sizes: SizeTable) -> int:
+        """In bytes, by a table that holds `formats`."""
+        if self.compression:
+            return int(sizes.float_bytes / self.compression)
+        return sizes.total(dict.fromkeys(sizes.packed, self.bytes_of))
+
+
 @dataclass(frozen=True, eq=False)
 class MeasuredStage(Stage):
     """The cheapest formats within a budget, by a metric."""
 
     sensitivity: SensitivityStage
-    budget_bytes: int
+    budget: Budget
 
     kind = "allocation"
 
@@ -84,54 +112,53 @@ class MeasuredStage(Stage):
     @property
     def content(self) -> tuple[object, ...]:
         """The budget."""
-        return (self.budget_bytes,)
+        return ("coded", self.budget)
 
     @property
     def title(self) -> str:
         """For the progress view."""
-        return f"allocate {self.budget_bytes} bytes by {self.sensitivity.metric}"
+        return f"allocate {self.budget} by {self.sensitivity.metric}"
 
     def run(self, folder: Path, folder_of: FolderOf) -> None:
         """Allocate."""
         report = read_report(self.sensitivity.report(folder_of))
-        write_record(folder / ALLOCATION, allocate(report, budget_bytes=self.budget_bytes))
+        choices = self.sensitivity.choices
+        sizes = _coded_sizes(self.sensitivity.teacher, self.budget.formats(choices), folder_of)
+        report = replace(report, sizes=sizes.only(choices))
+        budget_bytes = self.budget.size_bytes(sizes)
+        write_record(folder / ALLOCATION, allocate(report, budget_bytes=budget_bytes))
 
 
 @dataclass(frozen=True, eq=False)
 class ManualStage(Stage):
-    """What a person would choose; needs no model, only its sizes."""
+    """What a person would choose."""
 
-    recipe: Recipe
+    teacher: FloatStage
     choices: tuple[str, ...]
-    budget_bytes: int
+    budget: Budget
 
     kind = "allocation"
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        """None."""
-        return ()
+        """The teacher, whose matrices have sizes once they are coded."""
+        return (self.teacher,)
 
     @property
     def content(self) -> tuple[object, ...]:
-        """Sizes, choices and budget."""
-        return (
-            "manual",
-            self.recipe.architecture,
-            self.recipe.model,
-            self.choices,
-            self.budget_bytes,
-        )
+        """Choices and budget."""
+        return ("manual", "coded", self.choices, self.budget)
 
     @property
     def title(self) -> str:
         """For the progress view."""
-        return f"allocate {self.budget_bytes} bytes by hand"
+        return f"allocate {self.budget} by hand"
 
-    def run(self, folder: Path, folder_of: FolderOf) -> None:  # noqa: ARG002
+    def run(self, folder: Path, folder_of: FolderOf) -> None:
         """Allocate."""
-        sizes = sizes_of(self.recipe, self.choices)
-        allocation = manual_allocation(sizes, budget_bytes=self.budget_bytes)
+        sizes = _coded_sizes(self.teacher, self.budget.formats(self.choices), folder_of)
+        budget_bytes = self.budget.size_bytes(sizes)
+        allocation = manual_allocation(sizes.only(self.choices), budget_bytes=budget_bytes)
         write_record(folder / ALLOCATION, allocation)
 
 
@@ -172,26 +199,38 @@ class SearchStage(Stage):
         drop_checkpoint(folder)
 
 
-def _searched(teacher: FloatStage, setting: Setting, budget_bytes: int) -> Stage:
-    fields = {**setting.search, "budget_bytes": budget_bytes, "choices": list(setting.choices)}
+def _coded_sizes(teacher: FloatStage, choices: Sequence[str], folder_of: FolderOf) -> SizeTable:
+    return coded_size_table(load_teacher(teacher.recipe, folder_of(teacher)), choices)
+
+
+def _searched(teacher: FloatStage, setting: Setting, budget: Budget) -> Stage:
+    if not budget.compression:
+        raise RecipeError("row: a search takes its budget as compression, not bytes_of")
+    budget_bytes = int(float_bytes_of(teacher.recipe) / budget.compression)
+    fields = {
+        **setting.search,
+        "budget_bytes": budget_bytes,
+        "choices": list(setting.choices),
+        "coded": True,
+    }
     plan = build(SearchPlan, fields, where="search", error=RecipeError)
     return SearchStage(teacher, method_recipe(setting, SEARCH, formats={}), plan)
 
 
-def _measured(metric: str) -> Callable[[FloatStage, Setting, int], Stage]:
-    def stage(teacher: FloatStage, setting: Setting, budget_bytes: int) -> Stage:
+def _measured(metric: str) -> Callable[[FloatStage, Setting, Budget], Stage]:
+    def stage(teacher: FloatStage, setting: Setting, budget: Budget) -> Stage:
         sensitivity = SensitivityStage(
             teacher, metric, setting.choices, setting.sensitivity_windows
         )
-        return MeasuredStage(sensitivity, budget_bytes)
+        return MeasuredStage(sensitivity, budget)
 
     return stage
 
 
-def _manual(teacher: FloatStage, setting: Setting, budget_bytes: int) -> Stage:
-    return ManualStage(teacher.recipe, setting.choices, budget_bytes)
+def _manual(teacher: FloatStage, setting: Setting, budget: Budget) -> Stage:
+    return ManualStage(teacher, setting.choices, budget)
 
 
-ALLOCATIONS: Mapping[str, Callable[[FloatStage, Setting, int], Stage]] = MappingProxyType(
+ALLOCATIONS: Mapping[str, Callable[[FloatStage, Setting, Budget], Stage]] = MappingProxyType(
     {"manual": _manual, "kl": _measured("kl"), "hessian": _measured("hessian"), "nas": _searched}
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.pipeline.recipe import QuantizeRecipe
-from quantized_lm.pipeline.reproduce.choices import ALLOCATIONS
+from quantized_lm.pipeline.reproduce.choices import ALLOCATIONS, Budget
 from quantized_lm.pipeline.reproduce.models import (
     ArtifactStage,
     FloatStage,
@@ -20,7 +20,6 @@ from quantized_lm.pipeline.reproduce.models import (
 from quantized_lm.pipeline.reproduce.sizing import (
     code_bits,
     float_bytes_of,
-    sizes_of,
     widest_within,
 )
 from quantized_lm.pipeline.reproduce.store import Stage
@@ -109,7 +108,7 @@ class MixedRow(RowKind):
     Attributes:
         metric: key in ALLOCATIONS. by: name of a method of the task.
         compression: the budget is the float32 bytes over this; or
-        bytes_of: the bytes that this format takes for all matrices.
+        bytes_of: the bytes that this format takes for all matrices, rounded to nearest.
     """
 
     metric: str
@@ -131,14 +130,9 @@ class MixedRow(RowKind):
 
     def model(self, bench: Workbench, row: str) -> ModelStage:
         """One student, whose formats an allocation decides."""
-        allocation = ALLOCATIONS[self.metric](bench.teacher, bench.setting, self._budget(bench))
+        budget = Budget(self.compression, self.bytes_of)
+        allocation = ALLOCATIONS[self.metric](bench.teacher, bench.setting, budget)
         return bench.artifact(row, method_recipe(bench.setting, self.by, formats={}), allocation)
-
-    def _budget(self, bench: Workbench) -> int:
-        if self.compression:
-            return int(bench.float_bytes / self.compression)
-        sizes = sizes_of(bench.teacher.recipe, (self.bytes_of,))
-        return sizes.total(dict.fromkeys(sizes.packed, self.bytes_of))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -14,28 +14,17 @@ from quantized_lm.errors import InputError, RecipeError
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
 from quantized_lm.pipeline.recipe import Recipe
-from quantized_lm.pipeline.sizes import SizeTable, size_table
 from quantized_lm.pipeline.train import make_model
 from quantized_lm.storage import float_bytes
 
 Widen = Callable[[Mapping[str, Any], int], dict[str, Any]]
 
 
-def sizes_of(recipe: Recipe, choices: Sequence[str]) -> SizeTable:
-    """Bytes of a recipe's model in each format, without making its weights.
-
-    Raises:
-        RecipeError: the model's sizes are not those of its architecture.
-        FormatError: there is no such format.
-    """
-    return size_table(_shapes_alone(recipe), choices)
-
-
 def num_parameters(recipe: Recipe) -> int:
     """Of the float model, the tied embedding counted once.
 
     Raises:
-        RecipeError: as `sizes_of`.
+        RecipeError: the model's sizes are not those of its architecture.
     """
     return sum(part.numel() for part in _shapes_alone(recipe).parameters())
 
@@ -44,7 +33,7 @@ def float_bytes_of(recipe: Recipe) -> int:
     """Of the file of its float32 weights: what compression is measured against.
 
     Raises:
-        RecipeError: as `sizes_of`.
+        RecipeError: as `num_parameters`.
     """
     model = _shapes_alone(recipe)
     return float_bytes({name: tuple(part.shape) for name, part in model.named_parameters()})
@@ -55,7 +44,7 @@ def code_bits(recipe: Recipe, budget_bytes: int, *, scale_bits: float) -> float:
 
     Raises:
         InputError: nothing is left.
-        RecipeError: as `sizes_of`.
+        RecipeError: as `num_parameters`.
     """
     model = _shapes_alone(recipe)
     matrices = matrix_names(model)

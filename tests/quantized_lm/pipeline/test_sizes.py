@@ -53,9 +53,9 @@ def test_everything_in_the_weights_file_is_counted(any_float_run: FloatRun) -> N
 
 def test_a_coded_size_is_that_of_the_coded_file(any_float_run: FloatRun) -> None:
     model = teacher_of(any_float_run)
-    plain = size_table(model, ("ternary", "2bit"))
-    coded = coded_size_table(model, plain)
-    for choice in ("ternary", "2bit"):
+    choices = ("ternary", "2bit")
+    plain, coded = size_table(model, choices), coded_size_table(model, choices)
+    for choice in choices:
         formats = dict.fromkeys(plain.packed, choice)
         assert coded.total(formats) < plain.total(formats)
         size = file_bytes(model, choice, AUTO)

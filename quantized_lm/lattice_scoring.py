@@ -1,0 +1,231 @@
+"""From a lattice to its best word sequences under a LM: what `scoring.py` is for n-best lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.lattice.lattice import Lattice
+from quantized_lm.lattice.search import FoundSequence, LatticeSearch, SearchLimits
+from quantized_lm.lattice.spoken import ArcWeights, SpokenLattice, speak
+from quantized_lm.pruning import Wave
+from quantized_lm.waves import run_all
+
+_LONGEST_CONTEXT = 0.5  # share of what the model takes
+
+
+@dataclass(frozen=True, eq=False)
+class LatticeRequest:
+    """A lattice to rescore.
+
+    Attributes:
+        weights: of what is on the arcs. lm_scale: of the LM's log-probability.
+        limits: of the search.
+        silence: symbols that are no words, besides the usual ones.
+        context: earlier texts, oldest first; the model sees as much of the newest as fits half of
+            what it takes.
+        final: whether `</s>` is scored.
+    """
+
+    lattice: Lattice
+    weights: ArcWeights
+    lm_scale: float
+    limits: SearchLimits = field(default_factory=SearchLimits)
+    silence: frozenset[str] = frozenset()
+    context: tuple[str, ...] = ()
+    final: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class LatticeHypothesis:
+    """A word sequence of the lattice with every score.
+
+    Attributes:
+        words: in order.
+        total: nats: am_scale * am + graph_scale * graph + lm_scale * lm + bonuses.
+        am, graph: nats, sums over the arcs of its best path, not scaled.
+        lm: nats, log P(words, `</s>` when final). word_lm: of each word; `</s>` belongs to none.
+        num_tokens: of the LM, `</s>` not counted. num_words: as the LM's text rules count.
+        oov: its words with an unknown token.
+        arcs: of the lattice, on its best path. word_arcs: of each word.
+    """
+
+    words: tuple[str, ...]
+    total: float
+    am: float
+    graph: float
+    lm: float
+    word_lm: tuple[float, ...]
+    num_tokens: int
+    num_words: int
+    oov: tuple[str, ...]
+    arcs: NDArray[np.int32]
+    word_arcs: NDArray[np.int32]
+
+    @property
+    def text(self) -> str:
+        """Words with spaces between."""
+        return " ".join(self.words)
+
+
+@dataclass(frozen=True)
+class LatticeUsage:
+    """What a lattice cost.
+
+    Attributes:
+        arcs, states: of the lattice. arcs_followed: by the search, repeats counted.
+        lm_steps: nodes run through the network. tree_nodes: log-probabilities computed.
+        sequences: word sequences scored to their end. waves: forward passes.
+    """
+
+    arcs: int
+    states: int
+    arcs_followed: int
+    lm_steps: int
+    tree_nodes: int
+    sequences: int
+    waves: int
+
+
+@dataclass(frozen=True, eq=False)
+class LatticeScores:
+    """What a search came to.
+
+    Attributes:
+        prepared: what was searched.
+        search: in the state in which it ended.
+        is_exact: whether no sequence of the lattice can be better than the wanted ones.
+        cuts: what kept it from that, in alphabetical order; see `LatticeSearch`.
+        usage: what it cost.
+    """
+
+    prepared: PreparedLattice
+    search: LatticeSearch
+    is_exact: bool
+    cuts: tuple[str, ...]
+    usage: LatticeUsage
+
+    @cached_property
+    def hypotheses(self) -> tuple[LatticeHypothesis, ...]:
+        """The wanted ones, best first: fewer where there are not as many."""
+        wanted = self.prepared.request.limits.num_best
+        return tuple(self.detail(one) for one in self.search.found[:wanted])
+
+    def detail(self, found: FoundSequence) -> LatticeHypothesis:
+        """One of `search.found` with every score."""
+        prepared, spoken = self.prepared, self.prepared.spoken
+        path = self.search.path(found.prefix)
+        numbers = spoken.word[path]
+        arcs = spoken.arc[path]
+        lattice_arcs = arcs[np.diff(arcs, prepend=-1) != 0]
+        lattice = prepared.request.lattice
+        spoken_numbers = numbers[numbers > 0].tolist()
+        return LatticeHypothesis(
+            words=tuple(spoken.words[number] for number in spoken_numbers),
+            total=found.total,
+            am=float(lattice.am[lattice_arcs].sum()),
+            graph=float(lattice.graph[lattice_arcs].sum()),
+            lm=found.log_prob,
+            word_lm=tuple(self.search.log_probs(found.prefix)),
+            num_tokens=sum(len(spoken.pieces[number]) for number in spoken_numbers),
+            num_words=sum(spoken.num_words[number] for number in spoken_numbers),
+            oov=tuple(spoken.words[n] for n in spoken_numbers if n in spoken.oov),
+            arcs=lattice_arcs,
+            word_arcs=arcs[numbers > 0],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedLattice:
+    """A request made ready for the network.
+
+    Attributes:
+        context: token ids. max_tokens: of a sequence, `</s>` not counted.
+    """
+
+    request: LatticeRequest
+    spoken: SpokenLattice
+    context: Sequence[int]
+    max_tokens: int
+
+    @property
+    def cost_tokens(self) -> int:
+        """Rows of the largest wave, about: the seeds, which are scored together."""
+        longest = self.spoken.src[-1] + 1
+        return min(self.request.limits.seeds * int(longest), self.request.limits.max_lm_steps)
+
+    def begin(self) -> LatticeScoring:
+        """Start to search it."""
+        return LatticeScoring(self)
+
+
+class LatticeScoring:
+    """A lattice on its way through the network."""
+
+    def __init__(self, prepared: PreparedLattice) -> None:
+        request = prepared.request
+        self._prepared = prepared
+        self._waves = 0
+        self._search = LatticeSearch(
+            prepared.spoken,
+            lm_scale=request.lm_scale,
+            limits=request.limits,
+            num_context=len(prepared.context),
+            max_tokens=prepared.max_tokens,
+            final=request.final,
+        )
+
+    def next_wave(self) -> Wave | None:
+        """What to score next; None once the search is over."""
+        return self._search.next_wave()
+
+    def learn(self, log_prob: NDArray[np.float32]) -> None:
+        """Take the answer to the last wave."""
+        self._waves += 1
+        self._search.learn(log_prob)
+
+    def stop(self, cut: str) -> None:
+        """End the search with the best that was found."""
+        self._search.stop(cut)
+
+    def result(self) -> LatticeScores:
+        """What was found."""
+        search, lattice = self._search, self._prepared.request.lattice
+        usage = LatticeUsage(
+            arcs=lattice.num_arcs,
+            states=lattice.num_states,
+            arcs_followed=search.num_arcs,
+            lm_steps=search.num_run,
+            tree_nodes=search.num_nodes,
+            sequences=len(search.found),
+            waves=self._waves,
+        )
+        cuts = tuple(sorted(search.cuts))
+        return LatticeScores(self._prepared, search, search.is_exact, cuts, usage)
+
+
+def prepare_lattice(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:
+    """Tokenize a lattice's words and its context.
+
+    Raises:
+        LatticeError: it has ids for words and no symbol table.
+        InputError: no path has a finite score.
+    """
+    spoken = speak(request.lattice, loaded.tokenizer, request.weights, silence=request.silence)
+    room = int(_LONGEST_CONTEXT * loaded.model.max_tokens)
+    context = loaded.tokenizer.context_ids(request.context, room=room)
+    return PreparedLattice(request, spoken, context, loaded.model.max_tokens - len(context) - 1)
+
+
+def score_lattices(requests: Sequence[LatticeRequest], loaded: LoadedModel) -> list[LatticeScores]:
+    """Prepare and search in one go; all lattices share forward passes.
+
+    Raises:
+        InputError: as `prepare_lattice`.
+    """
+    return run_all([prepare_lattice(request, loaded) for request in requests], loaded.model)
