@@ -10,6 +10,7 @@ from collections.abc import Callable
 from quantized_lm.cli import (
     allocate,
     bench,
+    convert,
     evaluate,
     export,
     inspect,
@@ -29,6 +30,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("evaluate", evaluate.run),
     ("score", score.run),
     ("inspect", inspect.run),
+    ("convert", convert.run),
     ("train", train.run),
     ("sensitivity", sensitivity.run),
     ("allocate", allocate.run),

@@ -207,9 +207,10 @@ class LatticeSearch:
         return [self._spoken.words[number] for number in self._lattice.words(prefix).tolist()]
 
     def best_by_lattice(self, count: int) -> list[FoundSequence]:
-        """Up to `count` sequences, best first, by the lattice alone; the LM counts nothing."""
-        ends = self._lattice.best(count, self._limits.max_arcs)
-        return [FoundSequence(end, self._lattice.end_score(end), 0.0) for end in ends.tolist()]
+        """Up to `count` sequences, best first, by the lattice alone: the LM counts nothing."""
+        ends = self._lattice.best(count, self.num_arcs + self._limits.max_arcs).tolist()
+        scores = [(end, self._lattice.end_score(end)) for end in ends]
+        return [FoundSequence(end, score, np.nan) for end, score in scores if score > -np.inf]
 
     def path(self, prefix: int) -> Ids:
         """Numbers of the spoken lattice's arcs on the best path of a complete prefix."""
@@ -217,7 +218,7 @@ class LatticeSearch:
 
     def log_probs(self, prefix: int) -> list[float]:
         """The LM's score of each word of a prefix that was grown, nats."""
-        chain = self._chain(prefix)
+        chain = self.chain(prefix)
         so_far = [self._prefixes[one].log_prob for one in chain]
         return [after - before for before, after in itertools.pairwise(so_far)]
 
@@ -264,7 +265,7 @@ class LatticeSearch:
         ends = self._lattice.best(max(limits.seeds, limits.num_best), limits.max_arcs)
         grown: set[int] = set()
         for end in ends.tolist():
-            for prefix in itertools.takewhile(self._fits, self._chain(end)):
+            for prefix in itertools.takewhile(self._fits, self.chain(end)):
                 if prefix not in grown:
                     grown.add(prefix)
                     self._grow(prefix)
@@ -305,7 +306,7 @@ class LatticeSearch:
         self.cuts.add("max_tokens")
         return False
 
-    def _chain(self, prefix: int) -> list[int]:
+    def chain(self, prefix: int) -> list[int]:
         """A prefix and all it extends, the empty one first."""
         chain = [prefix]
         while chain[-1]:

@@ -90,7 +90,7 @@ def speak(
         ]
     )
     chained = _chained(lattice, numbers)
-    own = _weighed(lattice.am, weights.am_scale) + _weighed(lattice.graph, weights.graph_scale)
+    own = weighed(lattice.am, weights.am_scale) + weighed(lattice.graph, weights.graph_scale)
     return SpokenLattice(
         chained.src,
         chained.dst,
@@ -113,8 +113,8 @@ class _Chained:
     is_first: NDArray[np.bool_]
 
 
-def _weighed(scores: Floats, scale: float) -> Floats:
-    """Scale 0 removes a term, so that 0 times infinity is 0."""
+def weighed(scores: Floats, scale: float) -> Floats:
+    """Scores times a scale. Scale 0 removes a term, so that 0 times infinity is 0."""
     return scale * scores if scale else np.zeros(len(scores))
 
 

@@ -1,0 +1,157 @@
+"""`secondpass convert`: lattices of one format in, the same lattices in another out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantized_lm.cli.console import command, note, progress
+from quantized_lm.errors import DataError, LatticeError
+from quantized_lm.files import write_atomic
+from quantized_lm.lattice.files import read_lattices, write_lattices
+from quantized_lm.lattice.formats import (
+    LATTICE_FORMATS,
+    LatticeFormat,
+    ReadOptions,
+    format_by_name,
+    format_of_path,
+)
+from quantized_lm.lattice.lattice import Lattice
+from quantized_lm.lattice.symbols import read_symbols, symbols_text, with_one_table
+
+_NAMES = ", ".join(LATTICE_FORMATS)
+_DEFAULTS = ReadOptions()
+
+
+@command
+def run(  # noqa: PLR0913 - each is an option of the command
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Lattice, archive, or folder of them; or .gz.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Lattice, archive or folder; .gz packs a file.")
+    ],
+    *,
+    source_format: Annotated[
+        str | None, typer.Option("--from", help=f"Format of IN: {_NAMES}. [default: its suffix]")
+    ] = None,
+    target_format: Annotated[
+        str | None, typer.Option("--to", help="Format of OUT. [default: its suffix]")
+    ] = None,
+    symbols: Annotated[
+        Path | None, typer.Option(help='Words of IN\'s ids, lines "word id" (words.txt).')
+    ] = None,
+    symbols_out: Annotated[
+        Path | None, typer.Option(help="Where to write the words of OUT's ids.")
+    ] = None,
+    words_on: Annotated[
+        str, typer.Option(help="Which labels of k2 are words: auto, labels or aux_labels.")
+    ] = _DEFAULTS.words_on,
+    max_arcs: Annotated[
+        int, typer.Option(min=1, help="A lattice with more arcs is refused.")
+    ] = _DEFAULTS.max_arcs,
+) -> None:
+    """Convert lattices of k2, Kaldi, HTK and OpenFst into each other, every score bit that fits.
+
+    What the format of OUT cannot hold is named on standard error. OUT appears once it is complete.
+
+    secondpass convert lattice.slf.gz lattice.k2.json
+
+    secondpass convert lats.ark lattices --to htk --symbols words.txt
+
+    secondpass convert htk_folder lats.ark --symbols-out words.txt
+    """
+    options = ReadOptions(
+        symbols=read_symbols(symbols) if symbols is not None else None,
+        words_on=words_on,
+        max_arcs=max_arcs,
+    )
+    to = format_by_name(target_format) if target_format is not None else format_of_path(target)
+    lattices = with_one_table(_read(source, source_format, options))
+    if _is_folder(source, target, to, len(lattices)):
+        _write_folder(target, lattices, to)
+    else:
+        write_lattices(target, lattices, target=to)
+    if symbols_out is not None:
+        _write_symbols(symbols_out, lattices)
+    arcs = sum(lattice.num_arcs for lattice in lattices)
+    dropped = to.drops(lattices)
+    if symbols_out is not None and "symbols" in dropped:
+        dropped.remove("symbols")
+    if dropped:
+        note(f"{to.name} does not hold, and so was left out: {', '.join(dropped)}")
+    note(f"{target} is written: {len(lattices)} lattices, {arcs} arcs")
+
+
+def _read(source: Path, name: str | None, options: ReadOptions) -> list[Lattice]:
+    given = format_by_name(name) if name is not None else None
+    if not source.is_dir():
+        return read_lattices(source, options, source=given)
+    files = [path for path in sorted(source.iterdir()) if _is_lattice(path, given)]
+    if not files:
+        raise DataError(f"{source}: has no file of a lattice; need one, or its format by --from")
+    lattices = []
+    with progress("files") as bar:
+        for path in bar.track(files, description="read"):
+            lattices += read_lattices(path, options, source=given)
+    return lattices
+
+
+def _is_lattice(path: Path, given: LatticeFormat | None) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return given is not None or _has_suffix(path)
+
+
+def _has_suffix(path: Path) -> bool:
+    try:
+        format_of_path(path)
+    except LatticeError:
+        return False
+    return True
+
+
+def _is_folder(source: Path, target: Path, to: LatticeFormat, count: int) -> bool:
+    if target.is_dir():
+        return True
+    return not _has_suffix(target) and (source.is_dir() or (count > 1 and not to.holds_many))
+
+
+def _write_folder(target: Path, lattices: Sequence[Lattice], to: LatticeFormat) -> None:
+    """A file for each lattice, named by its utterance; all of them or none."""
+    names = [lattice.utterance for lattice in lattices]
+    for name in names:
+        if not name or name.startswith(".") or set(name) & set("/\\\0"):
+            raise DataError(f"utterance id is {name!r}, which cannot be the name of a file")
+    if len(set(names)) < len(names):
+        again = next(name for at, name in enumerate(names) if name in names[:at])
+        raise DataError(f"utterance id {again!r} is there twice, and names a file of {target}")
+    beside = target.with_name(f".{target.name}.partial")
+    try:
+        beside.mkdir()
+        with progress("lattices") as bar:
+            for lattice in bar.track(lattices, description="write"):
+                write_lattices(
+                    beside / f"{lattice.utterance}{to.suffixes[0]}", [lattice], target=to
+                )
+        target.mkdir(exist_ok=True)
+        for path in beside.iterdir():
+            path.replace(target / path.name)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_symbols(path: Path, lattices: Sequence[Lattice]) -> None:
+    symbols = lattices[0].symbols
+    if symbols is None:
+        raise DataError(f"{path}: the lattices have ids alone; there are no words to write")
+    try:
+        write_atomic(path, symbols_text(symbols).encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None

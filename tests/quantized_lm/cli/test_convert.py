@@ -1,0 +1,147 @@
+"""`convert`: files, archives and folders; what is left out is said; a bad input writes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quantized_lm.lattice.files import read_lattices
+
+from .conftest import Command
+
+SLF = """VERSION=1.0
+UTTERANCE={name}
+lmscale=9.5
+N=3 L=2
+I=0 t=0 W=!NULL
+I=1 t=0.5 W={word}
+I=2 t=1 W=!NULL
+J=0 S=0 E=1 a=-1.5 l=-0.1
+J=1 S=1 E=2 a=-2 l=-0.25
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two HTK files."""
+    path = tmp_path / "htk"
+    path.mkdir()
+    for name, word in (("a", "hello"), ("b", "there")):
+        (path / f"{name}.slf").write_text(SLF.format(name=name, word=word))
+    (path / "notes.md").write_text("not a lattice")
+    return path
+
+
+def test_one_file_becomes_another_and_what_is_left_out_is_said(run: Command, folder: Path) -> None:
+    target = folder / "a.k2.json"
+    result = run("convert", folder / "a.slf", target)
+    assert result.exit_code == 0, result.output
+    first, second = result.stderr.splitlines()
+    assert first == (
+        "k2-json does not hold, and so was left out: header lmscale, header start_word, "
+        "state time_s"
+    )
+    assert second == f"{target} is written: 1 lattices, 2 arcs"
+    record = json.loads(target.read_bytes())
+    assert record["arcs"] == [[0, 1, 1, -1.60000002], [1, 2, 2, -2.25], [2, 3, -1, 0]]
+    assert record["symbols"] == {"1": "hello", "2": "!NULL"}
+
+
+def test_a_folder_becomes_an_archive_with_one_table_and_a_folder_again(
+    run: Command, folder: Path
+) -> None:
+    archive, words = folder.parent / "lats.ark.gz", folder.parent / "words.txt"
+    result = run("convert", folder, archive, "--symbols-out", words)
+    assert result.exit_code == 0, result.output
+    assert "symbols" not in result.stderr
+    assert words.read_text().splitlines() == ["<eps> 0", "hello 1", "!NULL 2", "there 3"]
+    again = folder.parent / "again"
+    result = run("convert", archive, again, "--to", "htk", "--symbols", words)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in again.iterdir()) == ["a.slf", "b.slf"]
+    for name in ("a", "b"):
+        (before,), (after,) = (read_lattices(one / f"{name}.slf") for one in (folder, again))
+        assert after.am.tolist() == before.am.tolist()
+        assert sorted(after.symbols or {}) == [1, 2]
+
+
+def test_formats_may_be_named_where_suffixes_say_nothing(run: Command, folder: Path) -> None:
+    source = folder / "lat.1"
+    (folder / "a.slf").rename(source)
+    assert run("convert", source, folder / "x", "--from", "htk", "--to", "k2-text").exit_code == 0
+    assert (folder / "x").read_text().endswith("\n3\n")
+
+
+def test_an_existing_folder_gets_a_file_for_each_lattice(run: Command, folder: Path) -> None:
+    target = folder.parent / "out"
+    target.mkdir()
+    assert run("convert", folder, target, "--to", "kaldi-text").exit_code == 0
+    assert sorted(path.name for path in target.iterdir()) == ["a.lat.txt", "b.lat.txt"]
+
+
+def test_a_bad_lattice_in_a_folder_is_one_line_and_writes_nothing(
+    run: Command, folder: Path
+) -> None:
+    bad = folder / "b.slf"
+    bad.write_text(bad.read_text().replace("a=-2", "a=x"))
+    before = sorted(folder.parent.iterdir())
+    for target in ("out.ark", "out"):
+        result = run("convert", folder, folder.parent / target, "--to", "kaldi-text")
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: /arcs/1: {bad}: line 9: arc 1 has a= 'x'; need a number\n"
+        )
+    assert sorted(folder.parent.iterdir()) == before
+
+
+def test_ids_that_cannot_name_files_are_refused(run: Command, folder: Path) -> None:
+    for names, message in ((("x/y", "b"), "cannot be the name of a file"), (("b", "b"), "twice")):
+        for old, name in zip(("a", "b"), names, strict=True):
+            (folder / f"{old}.slf").write_text(SLF.format(name=name, word="hello"))
+        result = run("convert", folder, folder.parent / "out", "--to", "k2-json")
+        assert result.exit_code == 2
+        assert message in result.stderr
+    assert not (folder.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("missing.ark", "x.slf"), "cannot be read"),
+        (("htk/a.slf", "x"), "no lattice format ends so"),
+        (("htk/a.slf", "x.ark", "--from", "k3"), "need one of k2-json"),
+        (("htk/a.slf", "none/x.ark"), "cannot be written"),
+        (("htk/a.slf", "none/x", "--to", "htk"), "cannot be written"),
+        (("htk", "none/x", "--to", "htk"), "cannot be written"),
+        (("htk", "x.slf"), "holds one lattice; got 2"),
+        (("htk/a.slf", "x.ark", "--max-arcs", "1"), "2 arcs; need at most 1"),
+        (("htk/a.slf", "x.ark", "--words-on", "both"), "need one of auto"),
+        (("htk/a.slf", "x.ark", "--symbols", "htk/notes.md"), 'need "word id"'),
+        (("htk/a.slf", "x.ark", "--symbols-out", "none/words.txt"), "cannot be written"),
+        (("empty", "x.ark"), "has no file of a lattice"),
+    ],
+)
+def test_a_bad_argument_is_one_line_and_exit_code_2(
+    run: Command,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "empty").mkdir()
+    result = run("convert", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_ids_without_words_have_no_table_to_write(run: Command, folder: Path) -> None:
+    archive, words = folder / "a.ark", folder / "words.txt"
+    assert run("convert", folder / "a.slf", archive).exit_code == 0
+    result = run("convert", archive, folder / "b.lat.txt", "--symbols-out", words)
+    assert result.exit_code == 2
+    assert "no words to write" in result.stderr

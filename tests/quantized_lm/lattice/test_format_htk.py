@@ -1,0 +1,231 @@
+"""HTK's SLF: both places of words, headers, bases, escapes, what is refused; and real files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantized_lm.errors import LatticeError
+from quantized_lm.lattice.files import read_lattices
+from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
+from quantized_lm.lattice.lattice import Lattice
+
+from .format_cases import exact, make_lattice, paths
+
+HTK = LATTICE_FORMATS["htk"]
+ON_NODES = """VERSION=1.0
+UTTERANCE=u1
+lmname=a.arpa
+lmscale=14.00
+start=0
+end=3
+N=4 L=4
+I=0 W=!NULL t=0
+I=1 W=hello t=0.5 v=1
+I=2 W="it's" t=0.25 v=2
+I=3 W=</s> t=1 v=1
+J=0 S=0 E=1 a=-1.5 l=-0.5 r=0.25
+J=1 S=0 E=2 a=-2.5 l=-1 r=0
+J=2 S=1 E=3 a=-3 l=0 r=1
+J=3 S=2 E=3 a=-4 l=-2 r=1
+"""
+ON_LINKS = """# made by hand
+VERSION=1.1
+N=3 L=3
+I=2 t=1.0
+I=0 t=0.0
+I=1 t=0.5
+J=0 START=0 END=1 WORD=hello acoustic=-1.5 language=-0.5
+J=1 S=0 E=1 W=there
+J=2 S=1 E=2 W=!NULL a=-2
+"""
+
+
+def read(text: str, options: ReadOptions | None = None) -> Lattice:
+    (lattice,) = HTK.read(text.encode(), options or ReadOptions())
+    return lattice
+
+
+def test_a_link_has_the_word_of_the_node_it_enters() -> None:
+    lattice = read(ON_NODES)
+    assert paths(lattice, exact) == [
+        ((-1.5, -0.5), "hello", (-3.0, 0.0), "</s>"),
+        ((-2.5, -1.0), "it's", (-4.0, -2.0), "</s>"),
+    ]
+    assert dict(lattice.header) == {
+        "lmname": "a.arpa",
+        "lmscale": "14.00",
+        "start_word": "!NULL",
+    }
+    assert lattice.utterance == "u1"
+    assert lattice.state_attributes["time_s"].tolist() == [0.0, 0.5, 0.25, 1.0]
+    np.testing.assert_array_equal(lattice.state_attributes["v"], [math.nan, 1, 2, 1])
+
+
+def test_a_file_is_written_as_it_was_read() -> None:
+    assert HTK.write([read(ON_NODES)]).decode() == ON_NODES
+    assert HTK.drops([read(ON_NODES)]) == []
+
+
+def test_words_on_links_stay_there_where_links_into_a_node_differ() -> None:
+    lattice = read(ON_LINKS)
+    assert paths(lattice, exact) == [
+        ("there", (-2.0, 0.0), "!NULL"),
+        ((-1.5, -0.5), "hello", (-2.0, 0.0), "!NULL"),
+    ]
+    written = HTK.write([lattice]).decode()
+    assert "J=1 S=0 E=1 W=there a=0" in written
+    assert paths(read(written), exact) == paths(lattice, exact)
+
+
+@pytest.mark.parametrize(
+    ("base", "factor"), [("10", math.log(10)), ("2.71828", 1.0), ("1.0001", math.log(1.0001))]
+)
+def test_logs_of_another_base_become_natural(base: str, factor: float) -> None:
+    lattice = read(ON_NODES.replace("lmname", f"base={base}\nlmname"))
+    np.testing.assert_array_equal(lattice.am, np.array([-1.5, -2.5, -3.0, -4.0]) * factor)
+    assert "base" not in lattice.header
+
+
+def test_base_0_means_probabilities() -> None:
+    lattice = read(
+        ON_LINKS.replace("N=3", "base=0\nN=3")
+        .replace("-1.5", "0.5")
+        .replace("-0.5", "0")
+        .replace("a=-2", "a=1")
+    )
+    assert lattice.am.tolist() == [math.log(0.5), 0.0, 0.0]
+    assert lattice.graph.tolist() == [-math.inf, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("written", "word"),
+    [
+        (r"\'EM", "'EM"),
+        (r'"two words"', "two words"),
+        (r"'a\"b'", 'a"b'),
+        (r"a\040b", "a b"),
+        (r"a\\b", "a\\b"),
+        ("é", "é"),
+        ('""', ""),
+        ("a=b", "a=b"),
+    ],
+)
+def test_words_may_be_quoted_and_escaped(written: str, word: str) -> None:
+    lattice = read(ON_NODES.replace("hello", written))
+    assert lattice.symbols is not None
+    assert lattice.symbols[1] == word
+    again = read(HTK.write([lattice]).decode())
+    assert paths(again, exact) == paths(lattice, exact)
+
+
+def test_ids_come_from_the_table_that_is_given() -> None:
+    symbols = {5: "hello", 6: "it's", 7: "</s>"}
+    lattice = read(ON_NODES, ReadOptions(symbols=symbols))
+    assert lattice.words.values.tolist() == [5, 6, 7, 7]
+    with pytest.raises(LatticeError, match='line 13: arc 1 has word "it\'s"') as caught:
+        read(ON_NODES, ReadOptions(symbols={5: "hello"}))
+    assert caught.value.pointer == "/arcs/1"
+
+
+def test_nodes_out_of_order_are_renumbered_with_their_times() -> None:
+    text = "N=3 L=2\nI=0 t=1\nI=1 t=0\nI=2 t=0.5 W=x\nJ=0 S=2 E=0 d=:a,1:\nJ=1 S=1 E=2\n"
+    lattice = read(text)
+    assert lattice.src.tolist() == [0, 1]
+    assert lattice.state_attributes["time_s"].tolist() == [0.0, 0.5, 1.0]
+    assert lattice.arc_attributes["d"].tolist() == ["", ":a,1:"]  # type: ignore[union-attr]
+    assert "J=1 S=1 E=2 a=0 d=:a,1:" in HTK.write([lattice]).decode()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "pointer", "message"),
+    [
+        ("N=4 L=4", "N=5 L=4", "", "N=5, but there are 4"),
+        ("N=4 L=4", "N=4 L=5", "", "L=5, but there are 4"),
+        ("N=4 L=4", "", "", "N=None"),
+        ("N=4 L=4", "N=4 L=999999", "/arcs", "999999 arcs; need at most 100000"),
+        (
+            "E=3 a=-4",
+            "E=4 a=-4",
+            "/arcs/3",
+            "line 15: arc 3 has E= '4'; need a whole number from 0 to 3",
+        ),
+        ("E=3 a=-4", "a=-4", "/arcs/3", "E= ''"),
+        ("S=2 E=3", "S=2 E=2", "/arcs/3", "part of a cycle"),
+        ("S=0 E=2", "S=1 E=1", "/arcs/1", "part of a cycle"),
+        ("S=0 E=2", "S=0 E=1", "/arcs/3", "line 15: arc 3 is at state 2, which the start"),
+        ("S=2 E=3", "S=0 E=3", "/arcs/1", "line 13: arc 1 is at state 2, which reaches no final"),
+        ("a=-4", "a=x", "/arcs/3", "a= 'x'"),
+        ("a=-4", "a=nan", "/arcs/3", "acoustic score nan"),
+        ("l=-2", "l=inf", "/arcs/3", "graph score inf"),
+        ("I=2", "I=1", "/nodes/2", "line 10: node 2 has number 1, as another has"),
+        ("I=2", "I=9", "/nodes/2", "number '9'"),
+        ("start=0", "start=9", "", "start is '9'"),
+        ("end=3", "end=2", "/arcs/2", "is at state 3, which reaches no final"),
+        ("v=2", "v=2 L=sub", "", "sublattices"),
+        ("lmscale", "base=0.5\nlmscale", "/base", "base is 0.5"),
+        ("lmscale=14.00", "lmscale", "", "line 4: has 'lmscale'; need name=value"),
+        ("E=3 a=-4", "E=3 W=x a=-4", "/arcs/3", "has word 'x', and its end has '</s>'"),
+    ],
+)
+def test_a_bad_lattice_is_refused_where_it_is_bad(
+    before: str, after: str, pointer: str, message: str
+) -> None:
+    assert before in ON_NODES
+    with pytest.raises(LatticeError, match=message) as caught:
+        read(ON_NODES.replace(before, after))
+    assert caught.value.pointer == pointer
+
+
+def test_two_ends_are_refused_where_the_header_names_none() -> None:
+    text = "N=3 L=2\nI=0\nI=1\nI=2\nJ=0 S=0 E=1\nJ=1 S=0 E=2\n"
+    with pytest.raises(LatticeError, match="2 nodes that no link leaves"):
+        read(text)
+    with pytest.raises(LatticeError, match="0 nodes that no link enters"):
+        read("N=2 L=2\nI=0\nI=1\nJ=0 S=0 E=1\nJ=1 S=1 E=0\n")
+    with pytest.raises(LatticeError, match="no nodes"):
+        read("N=0 L=1\nJ=0 S=0 E=0\n")
+
+
+def test_ids_without_words_cannot_be_written() -> None:
+    with pytest.raises(LatticeError, match="HTK needs words"):
+        HTK.write([make_lattice([(0, 1, [1], 0.0, 0.0)], symbols=None)])
+
+
+def test_real_lattices_of_two_recognizers_come_back_in_every_format(shared_data: Path) -> None:
+    folder = shared_data / "lattices"
+    files = sorted(folder.glob("*/*.gz"))
+    if not files:
+        pytest.skip(f"no lattices in {folder}")
+    for path in files[::10]:
+        (lattice,) = read_lattices(path)
+        (again,) = HTK.read(HTK.write([lattice]), ReadOptions())
+        for name in ("src", "dst", "am", "graph"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(lattice, name))
+        assert words_of(again) == words_of(lattice)
+        assert again.header == lattice.header
+        for name, column in {**lattice.arc_attributes, **lattice.state_attributes}.items():
+            other = {**again.arc_attributes, **again.state_attributes}[name]
+            np.testing.assert_array_equal(other, column)
+        for one in LATTICE_FORMATS.values():
+            options = ReadOptions(symbols=lattice.symbols)
+            (converted,) = one.read(one.write([lattice]), options)
+            assert converted.num_arcs in (lattice.num_arcs, lattice.num_arcs + 1)
+            total = (lattice.am + lattice.graph).sum()
+            assert float((converted.am + converted.graph).sum()) == pytest.approx(total, rel=1e-6)
+
+
+def words_of(lattice: Lattice) -> list[str]:
+    assert lattice.symbols is not None
+    return [lattice.symbols[word] for word in lattice.words.values.tolist()]
+
+
+def test_every_real_lattice_is_read(shared_data: Path) -> None:
+    files = sorted((shared_data / "lattices").glob("*/*.gz"))
+    if not files:
+        pytest.skip("no lattices beside the checkout")
+    arcs = [read_lattices(path)[0].num_arcs for path in files]
+    assert min(arcs) > 0
