@@ -10,6 +10,7 @@ from collections.abc import Callable
 from quantized_lm.cli import (
     allocate,
     bench,
+    compare,
     convert,
     evaluate,
     export,
@@ -28,6 +29,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("rescore", rescore.run),
     ("tune", tune.run),
     ("evaluate", evaluate.run),
+    ("compare", compare.run),
     ("score", score.run),
     ("inspect", inspect.run),
     ("convert", convert.run),

@@ -10,9 +10,14 @@ from typing import Annotated
 import typer
 
 from quantized_lm.cli.console import command, note, progress
-from quantized_lm.errors import DataError, LatticeError
+from quantized_lm.errors import DataError
 from quantized_lm.files import write_atomic
-from quantized_lm.lattice.files import read_lattices, write_lattices
+from quantized_lm.lattice.files import (
+    lattice_files,
+    names_lattice,
+    read_lattices,
+    write_lattices,
+)
 from quantized_lm.lattice.formats import (
     LATTICE_FORMATS,
     LatticeFormat,
@@ -89,11 +94,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
 def _read(source: Path, name: str | None, options: ReadOptions) -> list[Lattice]:
     given = format_by_name(name) if name is not None else None
-    if not source.is_dir():
-        return read_lattices(source, options, source=given)
-    files = [path for path in sorted(source.iterdir()) if _is_lattice(path, given)]
-    if not files:
-        raise DataError(f"{source}: has no file of a lattice; need one, or its format by --from")
+    files = lattice_files(source, given=given)
     lattices = []
     with progress("files") as bar:
         for path in bar.track(files, description="read"):
@@ -101,24 +102,10 @@ def _read(source: Path, name: str | None, options: ReadOptions) -> list[Lattice]
     return lattices
 
 
-def _is_lattice(path: Path, given: LatticeFormat | None) -> bool:
-    if path.name.startswith(".") or not path.is_file():
-        return False
-    return given is not None or _has_suffix(path)
-
-
-def _has_suffix(path: Path) -> bool:
-    try:
-        format_of_path(path)
-    except LatticeError:
-        return False
-    return True
-
-
 def _is_folder(source: Path, target: Path, to: LatticeFormat, count: int) -> bool:
     if target.is_dir():
         return True
-    return not _has_suffix(target) and (source.is_dir() or (count > 1 and not to.holds_many))
+    return not names_lattice(target) and (source.is_dir() or (count > 1 and not to.holds_many))
 
 
 def _write_folder(target: Path, lattices: Sequence[Lattice], to: LatticeFormat) -> None:

@@ -44,6 +44,32 @@ def read_lattices(
     ]
 
 
+def lattice_files(source: Path, *, given: LatticeFormat | None = None) -> list[Path]:
+    """A file itself, or those of a folder that are lattices by their names, in order.
+
+    Args:
+        given: the format of all files, whatever their names are.
+
+    Raises:
+        DataError: the folder has none.
+    """
+    if not source.is_dir():
+        return [source]
+    files = [path for path in sorted(source.iterdir()) if _is_lattice(path, given)]
+    if not files:
+        raise DataError(f"{source}: has no file of a lattice; need one, or its format by name")
+    return files
+
+
+def names_lattice(path: Path) -> bool:
+    """Whether a format is known by the name of the file."""
+    try:
+        format_of_path(path)
+    except LatticeError:
+        return False
+    return True
+
+
 def write_lattices(
     path: Path, lattices: Sequence[Lattice], *, target: LatticeFormat | None = None
 ) -> None:
@@ -105,6 +131,12 @@ def unpack(content: bytes, *, limit: int = MAX_BYTES, name: str = "the lattice")
     except zlib.error as error:
         raise DataError(f"{name}: is no gzip file ({error})") from None
     return b"".join(parts)
+
+
+def _is_lattice(path: Path, given: LatticeFormat | None) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return given is not None or names_lattice(path)
 
 
 def _stem(path: Path, one: LatticeFormat) -> str:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.errors import InputError
+from quantized_lm.errors import InputError, LatticeError
 from quantized_lm.lattice.spoken import SpokenLattice
 from quantized_lm.ops._cpu import WordPrefixes
 from quantized_lm.pruning import ROUNDING_NATS, Wave
@@ -146,7 +146,7 @@ class LatticeSearch:
         num_nodes: log-probabilities asked for.
 
     Raises:
-        InputError: the lattice has no path whose score is finite.
+        LatticeError: the lattice has no path whose score is finite.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class LatticeSearch:
         self._deepest = num_context + max_tokens
         self._lattice = WordPrefixes(spoken.src, spoken.dst, spoken.word, spoken.score)
         if self._lattice.bounds(np.zeros(1, np.int32))[0] == -np.inf:
-            raise InputError("no path of the lattice has a finite score", pointer="/arcs")
+            raise LatticeError("no path of the lattice has a finite score", pointer="/arcs")
         self._next_node = num_context + 1
         self._prefixes = {0: _Prefix(num_context, num_context, 0.0, (), 0)}
         self._open: dict[int, list[tuple[float, int]]] = {}  # by words, heaps of (-expected, id)
@@ -274,8 +274,7 @@ class LatticeSearch:
 
     def _grow_beam(self) -> None:
         """Grow the most promising prefix of every length."""
-        wanted = self._limits.num_best
-        floor = self.found[wanted - 1].total if len(self.found) >= wanted else -np.inf
+        floor = self._floor()
         for heap in list(self._open.values()):
             while heap:
                 expected, prefix = heapq.heappop(heap)
@@ -283,6 +282,11 @@ class LatticeSearch:
                     if self._fits(prefix):
                         self._grow(prefix)
                     break
+
+    def _floor(self) -> float:
+        """The total that is to be beaten."""
+        wanted = self._limits.num_best
+        return self.found[wanted - 1].total if len(self.found) >= wanted else -np.inf
 
     def _can_win(self, prefix: int, floor: float) -> bool:
         bound = float(self._lattice.bounds(np.array([prefix], np.int32))[0])
@@ -323,6 +327,10 @@ class LatticeSearch:
         rest = range(start, len(self._tokens))
         known.rest = ()
         end_score, children, words = self._lattice.grow(prefix)
+        if self._is_seeded and self._lm_scale >= 0:
+            most = self._lattice.bounds(children) + self._lm_scale * known.log_prob
+            can_win = most + self._lm_scale * ROUNDING_NATS > self._floor()
+            children, words = children[can_win], words[can_win]
         ends, end = end_score > -np.inf, None
         if ends and self._final:
             end = len(self._tokens)

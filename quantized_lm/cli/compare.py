@@ -1,0 +1,160 @@
+"""`secondpass compare`: what a lattice gives over n-best lists, with one LM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from quantized_lm.artifact import bundled_path, load_artifact
+from quantized_lm.bench.lattice_comparison import (
+    DECODER_LIST,
+    LATTICE,
+    Comparison,
+    LatticeWeights,
+    Spoken,
+    SystemResult,
+    compare,
+    count_passes,
+)
+from quantized_lm.cli.console import command, out, print_json, progress
+from quantized_lm.cli.rescore import DEFAULT_MODEL
+from quantized_lm.errors import DataError
+from quantized_lm.lattice.files import lattice_files, read_lattices
+from quantized_lm.lattice.lattice import Lattice
+from quantized_lm.lattice.search import SearchLimits
+from quantized_lm.machine import processor_name
+from quantized_lm.nbest import Utterance, read_utterances
+from quantized_lm.significance import mapsswe
+
+_OF_LATTICE = "of the lattice alone"
+
+
+@command
+def run(
+    lattices: Annotated[
+        list[Path], typer.Argument(metavar="LATTICES...", help="Files or folders of lattices.")
+    ],
+    *,
+    lists: Annotated[
+        list[Path],
+        typer.Option(help="n-best lists with `ref`, by the lattices' utterance ids; repeatable."),
+    ],
+    model: Annotated[
+        Path | None, typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]")
+    ] = None,
+    size: Annotated[list[int] | None, typer.Option(help="Of a list made of the lattice.")] = None,
+    lm_scale: Annotated[float, typer.Option(help="To tune from.")] = 10.0,
+    word_bonus: Annotated[float, typer.Option(help="To tune from, nats.")] = -8.0,
+) -> None:
+    """Rescore lattices, their n-best lists and the decoder's, and count words, steps and time.
+
+    Totals are am + lm_scale * lm + word_bonus * words. Both are tuned on every second utterance and
+    used on the others, and the other way round: every utterance is reported once.
+
+    secondpass compare lattices/ --lists lists.jsonl.gz
+    """
+    sizes = tuple(size or (10, 100, 1000))
+    spoken = _spoken(lattices, lists)
+    loaded = load_artifact(model or bundled_path(DEFAULT_MODEL))
+    with progress("utterances") as bar:
+        task = bar.add_task("rescore", total=(count_passes(sizes) + 1) * len(spoken))
+        comparison = compare(
+            spoken,
+            loaded,
+            sizes=sizes,
+            limits=SearchLimits(),
+            start=LatticeWeights(lm_scale, word_bonus),
+            done=lambda: bar.advance(task),
+        )
+    out().print(_table(comparison))
+    for one in comparison.systems:
+        if one.name != LATTICE:
+            out().print(_verdict(spoken, comparison, one))
+    print_json(_record(comparison, loaded.name, loaded.backend))
+
+
+def _spoken(sources: Sequence[Path], lists: Sequence[Path]) -> list[Spoken]:
+    by_id = {one.id: one for path in lists for one in read_utterances(path)}
+    paths = [path for source in sources for path in lattice_files(source)]
+    found = [
+        _one(lattice, by_id[lattice.utterance])
+        for path in paths
+        for lattice in read_lattices(path)
+        if lattice.utterance in by_id
+    ]
+    if not found:
+        raise DataError("no lattice has the utterance id of a list; need ids that agree")
+    return found
+
+
+def _one(lattice: Lattice, listed: Utterance) -> Spoken:
+    if listed.ref is None:
+        raise DataError(f"utterance {listed.id!r} has no ref; need what was said")
+    am = tuple(one.am_score for one in listed.hypotheses if one.am_score is not None)
+    has_all = len(am) == len(listed.hypotheses)
+    texts = tuple(one.text for one in listed.hypotheses) if has_all else ()
+    return Spoken(listed.id, listed.ref, lattice, texts, am if has_all else ())
+
+
+def _name(one: SystemResult) -> str:
+    return one.name if one.name in {DECODER_LIST, LATTICE} else f"{one.name} {_OF_LATTICE}"
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table()
+    table.add_column("rescored")
+    for title in ("LM steps", "log-probs", "time", "WER", "WER, own weights"):
+        table.add_column(title, justify="right")
+    lattice = comparison.systems[-1]
+    first = f"{100 * comparison.first_pass_errors / comparison.words:.2f} %"
+    table.add_row("nothing: best by am", "", "", "", first, "")
+    for one in comparison.systems:
+        table.add_row(
+            _name(one),
+            f"{one.lm_steps / comparison.utterances:.0f}",
+            f"{one.tree_nodes / comparison.utterances:.0f}",
+            f"{one.seconds / lattice.seconds:.2f}",
+            f"{100 * one.errors / comparison.words:.2f} %",
+            f"{100 * one.own_errors / comparison.words:.2f} %",
+        )
+    table.caption = (
+        f"{comparison.utterances} utterances, {comparison.words} words. Steps and log-probs per "
+        "utterance; time of the median utterance over that of the lattice. WER with the weights "
+        "that were tuned for lattices, and with those tuned for the row itself."
+    )
+    return table
+
+
+def _verdict(spoken: Sequence[Spoken], comparison: Comparison, one: SystemResult) -> str:
+    references = [utterance.reference for utterance in spoken]
+    lattice = comparison.systems[-1]
+    test = mapsswe(references, one.answers, lattice.answers)
+    return f"lattice against {_name(one)}: MAPSSWE z {test.z:.2f}, p {test.p:.3g}"
+
+
+def _record(comparison: Comparison, model: str, backend: str) -> dict[str, object]:
+    return {
+        "model": model,
+        "backend": backend,
+        "machine": processor_name(),
+        "utterances": comparison.utterances,
+        "words": comparison.words,
+        "weights": [asdict(one) for one in comparison.weights],
+        "wer_am_alone": comparison.first_pass_errors / comparison.words,
+        "systems": [
+            {
+                "name": one.name,
+                "wer": one.errors / comparison.words,
+                "wer_own_weights": one.own_errors / comparison.words,
+                "lm_steps": one.lm_steps,
+                "tree_nodes": one.tree_nodes,
+                "median_seconds": one.seconds,
+            }
+            for one in comparison.systems
+        ],
+    }
