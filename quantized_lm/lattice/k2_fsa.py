@@ -31,7 +31,7 @@ def to_lattice(fsa: Any, options: ReadOptions = _DEFAULT) -> Lattice:
 
     am = scores - lm_scores and graph = lm_scores; words are those of `aux_labels`, where there are
     any. Every other attribute with an entry per arc is carried, and `from_lattice` gives the same
-    Fsa back, bit for bit.
+    Fsa back, bit for bit, with `aux_labels` as a tensor where no arc has two words.
 
     Args:
         fsa: k2.Fsa, on any device.

@@ -300,7 +300,7 @@ def _words(
     arc = np.repeat(np.arange(len(dst)), lengths_of(aux))
     is_final = dst[arc] == dst.max()
     bad = too_large | (values < FINAL) | ((values == FINAL) & ~is_final)
-    _refuse_value(bad, arc, values, places, "need 0 or more, and -1 at the final state alone")
+    _refuse_value(bad, arc, values, places, "but needs 0 or more, and -1 at the final state alone")
     kept = values > 0
     lengths = np.bincount(arc[kept], minlength=len(dst))
     return ragged(lengths, values[kept].astype(np.int32)), attributes
@@ -322,4 +322,4 @@ def _refuse_value(
 ) -> None:
     if bad.any():
         at = int(np.argmax(bad))
-        raise places.error(int(arc[at]), f"has word {values[at]}; {need}")
+        raise places.error(int(arc[at]), f"has word {values[at]}, {need}")

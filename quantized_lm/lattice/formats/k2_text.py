@@ -110,7 +110,7 @@ def _is_written(name: str, column: Column | Ragged) -> bool:
 def _list_texts(column: Ragged) -> list[str]:
     values, splits = list(map(str, column.values.tolist())), column.splits.tolist()
     return [
-        "[ " + "".join(f"{value} " for value in values[begin:end]) + "]"
+        "[ " + " ".join(values[begin:end]) + "]"  # k2 1.23 reads no space before the bracket
         for begin, end in pairwise(splits)
     ]
 

@@ -244,7 +244,7 @@ def change(row: int, column: int, value: object) -> Callable[[Record], None]:
         (lambda c: c.update(lm_scores=[0.0, "-inf", 0.0, 0.0]), "/arcs/1", "-inf of both"),
         (lambda c: c.update(other=[1, 2]), "/other", "2 entries for 4 arcs"),
         (lambda c: c.update(other=[1, None, 2, 3]), "/other", "None; need numbers"),
-        (lambda c: c.update(symbols={"3": "a"}), "/arcs/1", "word 5; which is not in"),
+        (lambda c: c.update(symbols={"3": "a"}), "/arcs/1", "word 5, which is not in"),
         (lambda c: c.update(symbols={"x": "a"}), "/symbols", "need"),
         (lambda c: c.update(symbols=3), "/symbols", "no object"),
         (lambda c: c.update(id=3), "/id", "no string"),
