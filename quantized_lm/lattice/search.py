@@ -173,6 +173,7 @@ class LatticeSearch:
         self._next_node = num_context + 1
         self._prefixes = {0: _Prefix(num_context, num_context, 0.0, (), 0)}
         self._open: dict[int, list[tuple[float, int]]] = {}  # by words, heaps of (-expected, id)
+        self._grown: set[int] = set()
         self._wave: list[_Growth] = []
         self._parents: list[int] = []
         self._tokens: list[int] = []
@@ -319,6 +320,7 @@ class LatticeSearch:
 
     def _grow(self, prefix: int) -> None:
         """Ask for the rest of a prefix, for its end, and for the first pieces of its children."""
+        self._grown.add(prefix)
         known = self._prefixes[prefix]
         start = len(self._tokens)
         for piece in known.rest:
@@ -394,7 +396,7 @@ class LatticeSearch:
         expected = self._lattice.expected(children) + lm - rest
         heap = self._open.setdefault(self._prefixes[growth.prefix].num_words + 1, [])
         for child, value in zip(children.tolist(), expected.tolist(), strict=True):
-            if value > -np.inf and not self._lattice.is_grown(child):
+            if value > -np.inf and child not in self._grown:
                 heapq.heappush(heap, (-value, child))
 
     def _keep_to_limits(self) -> None:

@@ -140,12 +140,6 @@ void bind_lattice(nb::module_& m) {
                  return self.prefix(prefix).word;
              },
              "prefix"_a)
-        .def("is_grown",
-             [](const WordPrefixes& self, std::int32_t prefix) {
-                 require_prefix(self, prefix);
-                 return self.prefix(prefix).is_grown;
-             },
-             "prefix"_a)
         .def("end_score",
              [](const WordPrefixes& self, std::int32_t prefix) {
                  require_prefix(self, prefix);

@@ -77,6 +77,22 @@ def test_without_merging_the_search_equals_enumeration(num_best: int) -> None:
         totals = all_totals(lattice)
         assert_best(run(spoken, SearchLimits.exact(num_best=num_best)), totals, num_best)
         assert_best(run(spoken, UNLIMITED), totals, 1)
+        # To find the seeds many prefixes are grown that are on the way to none of them.
+        few = SearchLimits(num_best, seeds=num_best, order=None, patience=None)
+        assert_best(run(spoken, few), totals, num_best)
+
+
+def test_what_was_grown_to_find_seeds_is_searched_like_the_rest() -> None:
+    spoken = ladder(5, width=4)
+    limits = SearchLimits(num_best=30, seeds=200, order=None, patience=None)
+    everything = run(spoken, SearchLimits(seeds=1, order=None, patience=None), lm_scale=-1e-9)
+    assert len(everything.found) == 4**5
+    by_total = sorted(
+        (one.total + 1e-9 * one.log_prob + 2.0 * one.log_prob for one in everything.found),
+        reverse=True,
+    )
+    found = run(spoken, limits, lm_scale=2.0).found[:30]
+    np.testing.assert_allclose([one.total for one in found], by_total[:30], atol=1e-4)
 
 
 def test_a_context_is_read_and_an_open_end_is_not_scored() -> None:
