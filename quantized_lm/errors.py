@@ -9,6 +9,7 @@ SecondpassError
 |   +-- OovError          a word outside the vocabulary where the request forbids one
 |   +-- PresetError       unknown preset, or one that lacks what it needs
 |   +-- LatticeError      a lattice is malformed; points to its first bad arc or field
+|       +-- TooManyArcsError    a lattice has more arcs than are read
 +-- DataError             a file of text or n-best lists cannot be read
 +-- RecipeError           a recipe for making a model is wrong
 +-- FormatError           codes, scales or shapes do not fit a packed format
@@ -65,6 +66,10 @@ class PresetError(InputError):
 
 class LatticeError(InputError):
     """A lattice is malformed."""
+
+
+class TooManyArcsError(LatticeError):
+    """A lattice has more arcs than are read."""
 
 
 class DataError(SecondpassError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.artifact import LoadedModel
+from quantized_lm.combine import Weights
+from quantized_lm.errors import InputError
 from quantized_lm.lattice.lattice import Lattice
-from quantized_lm.lattice.search import FoundSequence, LatticeSearch, SearchLimits
+from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice.rescored import Weighing, rescored_lattice
+from quantized_lm.lattice.search import FoundSequence, LatticeSearch
 from quantized_lm.lattice.spoken import ArcWeights, SpokenLattice, speak
 from quantized_lm.pruning import Wave
 from quantized_lm.waves import run_all
 
+BUDGETS = ("deadline", "max_arcs", "max_lm_steps", "max_tokens")  # cuts that nobody wished for
 _LONGEST_CONTEXT = 0.5  # share of what the model takes
 
 
@@ -47,9 +52,11 @@ class LatticeHypothesis:
 
     Attributes:
         words: in order.
-        total: nats: am_scale * am + graph_scale * graph + lm_scale * lm + bonuses.
+        total: nats: am_scale * am + graph_scale * graph + lm_scale * lm + bonuses; without the LM
+            where it was not asked.
         am, graph: nats, sums over the arcs of its best path, not scaled.
-        lm: nats, log P(words, `</s>` when final). word_lm: of each word; `</s>` belongs to none.
+        lm: nats, log P(words, `</s>` when final); NaN where the LM was not asked.
+        word_lm: of each word; `</s>` belongs to none.
         num_tokens: of the LM, `</s>` not counted. num_words: as the LM's text rules count.
         oov: its words with an unknown token.
         arcs: of the lattice, on its best path. word_arcs: of each word.
@@ -110,14 +117,46 @@ class LatticeScores:
     cuts: tuple[str, ...]
     usage: LatticeUsage
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the LM had a say: not if no sequence came to its end in time, or was short."""
+        return bool(self.search.found)
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """The budgets among the cuts; the others were chosen."""
+        return tuple(cut for cut in self.cuts if cut in BUDGETS)
+
+    @cached_property
+    def sequences(self) -> Sequence[FoundSequence]:
+        """All that were scored to their ends, best first; if none were, those of the lattice."""
+        limits = self.prepared.request.limits
+        return self.search.found or self.search.best_by_lattice(limits.num_best)
+
     @cached_property
     def hypotheses(self) -> tuple[LatticeHypothesis, ...]:
         """The wanted ones, best first: fewer where there are not as many."""
         wanted = self.prepared.request.limits.num_best
-        return tuple(self.detail(one) for one in self.search.found[:wanted])
+        return tuple(self.detail(one) for one in self.sequences[:wanted])
+
+    def posteriors(self, scale: float = 1.0) -> NDArray[np.float64]:
+        """(F,) softmax(scale * total) over `sequences`."""
+        totals = np.array([one.total for one in self.sequences])
+        powers = np.exp(scale * (totals - totals.max(initial=-np.inf)))
+        return np.asarray(powers / powers.sum(), np.float64)
+
+    def rescored(self, most: int = 1000) -> Lattice:
+        """The lattice of the best `most` sequences, with all scores weighed; see `rescored.py`."""
+        prepared = self.prepared
+        weighing = Weighing(
+            prepared.request.weights, prepared.request.lm_scale if self.is_scored else 0.0
+        )
+        return rescored_lattice(
+            prepared.request.lattice, prepared.spoken, self.search, self.sequences[:most], weighing
+        )
 
     def detail(self, found: FoundSequence) -> LatticeHypothesis:
-        """One of `search.found` with every score."""
+        """One of `sequences` with every score."""
         prepared, spoken = self.prepared, self.prepared.spoken
         path = self.search.path(found.prefix)
         numbers = spoken.word[path]
@@ -131,7 +170,7 @@ class LatticeScores:
             am=float(lattice.am[lattice_arcs].sum()),
             graph=float(lattice.graph[lattice_arcs].sum()),
             lm=found.log_prob,
-            word_lm=tuple(self.search.log_probs(found.prefix)),
+            word_lm=tuple(self.search.log_probs(found.prefix)) if self.is_scored else (),
             num_tokens=sum(len(spoken.pieces[number]) for number in spoken_numbers),
             num_words=sum(spoken.num_words[number] for number in spoken_numbers),
             oov=tuple(spoken.words[n] for n in spoken_numbers if n in spoken.oov),
@@ -156,8 +195,9 @@ class PreparedLattice:
     @property
     def cost_tokens(self) -> int:
         """Rows of the largest wave, about: the seeds, which are scored together."""
-        longest = self.spoken.src[-1] + 1
-        return min(self.request.limits.seeds * int(longest), self.request.limits.max_lm_steps)
+        limits = self.request.limits
+        longest = min(int(self.spoken.src[-1]) + 1, self.max_tokens)
+        return min(max(limits.seeds, limits.num_best) * longest, limits.max_lm_steps)
 
     def begin(self) -> LatticeScoring:
         """Start to search it."""
@@ -209,17 +249,40 @@ class LatticeScoring:
         return LatticeScores(self._prepared, search, search.is_exact, cuts, usage)
 
 
+def arc_weights(weights: Weights) -> ArcWeights:
+    """Weights as a lattice's sequences are ranked: by am, graph, the LM, words and tokens alone.
+
+    Raises:
+        InputError: another one is set; the pointer is relative to the weights.
+    """
+    neutral = Weights()
+    for name in ("char_bonus", "bias", "extra", "length_norm", "mode"):
+        value, needed = getattr(weights, name), getattr(neutral, name)
+        if any(value.values()) if isinstance(value, Mapping) else value != needed:
+            raise InputError(
+                f"{name} is {value!r}; need {needed!r}, as a lattice's sequences are ranked by am, "
+                "graph, LM, words and tokens alone",
+                pointer=f"/{name}",
+            )
+    return ArcWeights(
+        weights.am_scale, weights.graph_scale, weights.word_bonus, weights.token_bonus
+    )
+
+
 def prepare_lattice(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:
     """Tokenize a lattice's words and its context.
 
     Raises:
-        LatticeError: it has ids for words and no symbol table.
-        InputError: no path has a finite score.
+        LatticeError: it has ids for words and no symbol table, or no path has a finite score.
     """
     spoken = speak(request.lattice, loaded.tokenizer, request.weights, silence=request.silence)
     room = int(_LONGEST_CONTEXT * loaded.model.max_tokens)
     context = loaded.tokenizer.context_ids(request.context, room=room)
-    return PreparedLattice(request, spoken, context, loaded.model.max_tokens - len(context) - 1)
+    longest = loaded.model.max_tokens - len(context) - 1
+    prepared = PreparedLattice(request, spoken, context, longest)
+    if not np.isfinite(spoken.score).all():
+        prepared.begin()  # which refuses a lattice without a path
+    return prepared
 
 
 def score_lattices(requests: Sequence[LatticeRequest], loaded: LoadedModel) -> list[LatticeScores]:

@@ -60,12 +60,17 @@ class Work(Protocol[Result_co]):
 class Running(Generic[Result]):
     """A piece of work and how far it has come.
 
+    Args:
+        cut: why it has to stop before its first wave; None if it has not.
+
     Attributes:
         state: the model's. wave: what to score next; None once it is over.
     """
 
-    def __init__(self, work: Work[Result], model: LanguageModel) -> None:
+    def __init__(self, work: Work[Result], model: LanguageModel, *, cut: str | None = None) -> None:
         self._scoring = work.begin()
+        if cut is not None:
+            self._scoring.stop(cut)
         self.state = model.new_state(work.context)
         self.wave = self._scoring.next_wave()
 

@@ -19,6 +19,7 @@ from service.middleware import Envelope
 from service.openapi import ProblemApi
 from service.registry import LoadModel
 from service.routes import ROUTERS
+from service.routes.lattice import PATH as LATTICE_PATH
 from service.settings import Settings
 
 
@@ -46,14 +47,19 @@ def create_app(settings: Settings, *, load: LoadModel | None = None) -> FastAPI:
 
     app = ProblemApi(
         title="secondpass",
-        summary="Second-pass rescoring of speech recognition n-best lists.",
+        summary="Second-pass rescoring of speech recognition n-best lists and lattices.",
         version=version("secondpass"),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
     )
     app.state.draining = draining
-    app.add_middleware(Envelope, metrics=metrics, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        Envelope,
+        metrics=metrics,
+        max_body_bytes=settings.max_body_bytes,
+        body_bytes_of={LATTICE_PATH: settings.max_lattice_body_bytes},
+    )
     install_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantized_lm.scoring import ListScores, PreparedList, run_batch
 from service.errors import DrainingError, ModelConflictError, NotReadyError
+from service.lattice_rescoring import LatticeRescorer
 from service.metrics import Metrics
 from service.registry import LoadModel, Registry, load_registry
-from service.rescoring import Engine, Rescorer
+from service.rescoring import Rescorer
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.text_scoring import TextScorer
@@ -26,6 +25,7 @@ class Core:
         registry: the loaded models.
         engine: the thread that runs them.
         rescorer: `/v1/rescore`.
+        lattice_rescorer: `/v1/rescore/lattice`.
         text_scorer: `/v1/score`.
         draining: set once shutdown has begun.
     """
@@ -33,8 +33,9 @@ class Core:
     settings: Settings
     metrics: Metrics
     registry: Registry
-    engine: Engine
+    engine: Scheduler
     rescorer: Rescorer
+    lattice_rescorer: LatticeRescorer
     text_scorer: TextScorer
     draining: threading.Event
 
@@ -69,16 +70,18 @@ def start_core(
                 f"{largest} tree nodes, so need at least that"
             )
 
-    def run(name: str, batch: Sequence[PreparedList]) -> list[ListScores]:
-        return run_batch(batch, registry.get(name))
-
-    engine: Engine = Scheduler(run, budget_tokens=settings.budget_tokens, metrics=metrics)
+    engine = Scheduler(
+        lambda name: registry.get(name).model,
+        budget_tokens=settings.budget_tokens,
+        metrics=metrics,
+    )
     core = Core(
         settings=settings,
         metrics=metrics,
         registry=registry,
         engine=engine,
         rescorer=Rescorer(registry, engine, metrics),
+        lattice_rescorer=LatticeRescorer(registry, engine, metrics, settings),
         text_scorer=TextScorer(registry, engine, metrics),
         draining=draining,
     )

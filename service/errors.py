@@ -19,12 +19,14 @@ from quantized_lm.combine import escape
 from quantized_lm.errors import (
     ArtifactError,
     InputError,
+    LatticeError,
     MissingScoreError,
     NonFiniteError,
     OovError,
     PresetError,
     SecondpassError,
     TooLongError,
+    TooManyArcsError,
 )
 from service.schemas import ErrorItem, Problem, RequestProblem
 
@@ -61,7 +63,7 @@ class BodyTooLargeError(HTTPException):
 
 
 class UnsupportedMediaTypeError(HTTPException):
-    """The body is not plain JSON."""
+    """The body is of a type, or packed in a way, that the route does not read."""
 
     def __init__(self, message: str) -> None:
         super().__init__(status_code=415, detail=message)
@@ -97,6 +99,8 @@ ERRORS: Mapping[type[Exception], ErrorKind] = {
     TooLongError: ErrorKind(422, "too_long", "A text has more tokens than the model takes"),
     OovError: ErrorKind(422, "oov", "A word is outside the vocabulary"),
     PresetError: ErrorKind(422, "invalid_preset", "The preset or its parameters are unusable"),
+    LatticeError: ErrorKind(422, "invalid_lattice", "The lattice is unusable"),
+    TooManyArcsError: ErrorKind(413, "too_many_arcs", "A lattice has more arcs than the limit"),
     OverBudgetError: ErrorKind(413, "too_many_tokens", "A list is larger than a forward pass"),
     ModelNotFoundError: ErrorKind(404, "model_not_found", "No such model is loaded"),
     NotReadyError: ErrorKind(503, "not_ready", "The engine is not running", retry_after_s=1),
@@ -109,7 +113,7 @@ HTTP_ERRORS: Mapping[int, ErrorKind] = {
     404: ErrorKind(404, "not_found", "No such path"),
     405: ErrorKind(405, "method_not_allowed", "The path has no such method"),
     413: ErrorKind(413, "body_too_large", "The body is larger than the limit"),
-    415: ErrorKind(415, "unsupported_media_type", "The body is not plain JSON"),
+    415: ErrorKind(415, "unsupported_media_type", "The route does not read this type"),
 }
 
 

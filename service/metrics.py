@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
 from quantized_lm.combine import Ranking
+from quantized_lm.lattice_scoring import LatticeScores
 from quantized_lm.scoring import ListScores
 
 # 0.1 ms to 13 s: a rescorer answers in milliseconds, a full queue in seconds.
@@ -30,6 +31,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests()
         self._work()
+        self._lattices()
         self._models()
 
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -62,6 +64,17 @@ class Metrics:
             best, second = ranking.total[ranking.order[:2]].tolist()
             self.score_margin.labels(model).observe(best - second)
 
+    def count_lattice(self, model: str, scores: LatticeScores) -> None:
+        """Count one lattice, and the budgets that ended its search."""
+        usage = scores.usage
+        self.utterances.labels(model, "ranked").inc()
+        self.lattice_arcs.labels(model).observe(usage.arcs)
+        self.lattice_lm_steps.labels(model).observe(usage.lm_steps)
+        self.hypotheses.labels(model).inc(usage.sequences)
+        self.tokens.labels(model, "scored").inc(usage.tree_nodes)
+        for reason in scores.degraded:
+            self.degraded.labels(model, reason).inc()
+
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Count one stage of one request."""
         self.stage_duration.labels(stage).observe(seconds)
@@ -84,7 +97,7 @@ class Metrics:
         )
         self.utterances = self._counter(
             "rescore_utterances",
-            "Utterances of /v1/rescore, ranked or failed.",
+            "Utterances of /v1/rescore and /v1/rescore/lattice, ranked or failed.",
             ("model", "outcome"),
         )
         self.rank_changed = self._counter(
@@ -124,6 +137,20 @@ class Metrics:
         )
         self.oov = self._counter(
             "rescore_oov_tokens", "Words that hold the unknown token.", ("model",)
+        )
+
+    def _lattices(self) -> None:
+        self.lattice_arcs = self._histogram(
+            "rescore_lattice_arcs", "Arcs of one lattice.", ("model",), TOKENS
+        )
+        self.lattice_lm_steps = self._histogram(
+            "rescore_lattice_lm_steps",
+            "Nodes that one lattice had run through the network.",
+            ("model",),
+            TOKENS,
+        )
+        self.degraded = self._counter(
+            "rescore_degraded", "Lattices whose search a budget ended.", ("model", "reason")
         )
 
     def _models(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,9 +16,10 @@ from service.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from service.metrics import OTHER_MODEL, Metrics
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_JSON = "application/json"
-_IDENTITY = "identity"
+JSON = "application/json"
+IDENTITY = "identity"
 UNKNOWN_ROUTE = "unknown"
+CLIENT_GONE = 499  # what nobody reads; nginx's number
 
 
 class Envelope:
@@ -27,6 +29,7 @@ class Envelope:
         app: what answers.
         metrics: where requests are counted.
         max_body_bytes: a body larger than this raises BodyTooLargeError where it is read.
+        body_bytes_of: path -> the same for a route with a limit of its own.
         clock: seconds, monotonic.
     """
 
@@ -36,11 +39,13 @@ class Envelope:
         *,
         metrics: Metrics,
         max_body_bytes: int,
+        body_bytes_of: Mapping[str, int] = MappingProxyType({}),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._body_bytes_of = body_bytes_of
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,20 +72,19 @@ class Envelope:
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         declared = Headers(scope=scope).get("content-length", "")
+        limit = self._body_bytes_of.get(
+            scope["path"].removeprefix(scope.get("root_path", "")), self._max_body_bytes
+        )
         size_bytes = 0
 
         async def receive_limited() -> Message:
             nonlocal size_bytes
-            if declared.isdecimal() and int(declared) > self._max_body_bytes:
-                raise BodyTooLargeError(
-                    f"the body has {declared} bytes; need {self._max_body_bytes} or fewer"
-                )
+            if declared.isdecimal() and int(declared) > limit:
+                raise BodyTooLargeError(f"the body has {declared} bytes; need {limit} or fewer")
             message = await receive()
             size_bytes += len(message.get("body", b""))
-            if size_bytes > self._max_body_bytes:
-                raise BodyTooLargeError(
-                    f"the body has more than {self._max_body_bytes} bytes; need that or fewer"
-                )
+            if size_bytes > limit:
+                raise BodyTooLargeError(f"the body has more than {limit} bytes; need that or fewer")
             return message
 
         return receive_limited
@@ -88,9 +92,14 @@ class Envelope:
     def _measure(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
         model = scope["state"].get("model", OTHER_MODEL)
-        outcome = "ok" if status < 400 else "invalid" if status < 500 else "error"
-        self._metrics.requests.labels(route, model, outcome).inc()
+        self._metrics.requests.labels(route, model, _outcome(status)).inc()
         self._metrics.request_duration.labels(route, model).observe(seconds)
+
+
+def _outcome(status: int) -> str:
+    if status == CLIENT_GONE:
+        return "canceled"
+    return "ok" if status < 400 else "invalid" if status < 500 else "error"
 
 
 def _request_id(given: str) -> str:
@@ -100,7 +109,7 @@ def _request_id(given: str) -> str:
 
 def is_plain_json(headers: Headers) -> bool:
     """Whether the headers say that the body is plain JSON."""
-    return _media_type(headers) == _JSON and _encoding(headers) == _IDENTITY
+    return media_type_of(headers) == JSON and encoding_of(headers) == IDENTITY
 
 
 async def require_json(request: Request) -> None:
@@ -109,19 +118,21 @@ async def require_json(request: Request) -> None:
     Raises:
         UnsupportedMediaTypeError: Content-Type or Content-Encoding says so.
     """
-    media_type = _media_type(request.headers)
-    if media_type != _JSON:
+    media_type = media_type_of(request.headers)
+    if media_type != JSON:
         raise UnsupportedMediaTypeError(
             f"Content-Type is {media_type or 'absent'!r}; need application/json"
         )
-    encoding = _encoding(request.headers)
-    if encoding != _IDENTITY:
+    encoding = encoding_of(request.headers)
+    if encoding != IDENTITY:
         raise UnsupportedMediaTypeError(f"Content-Encoding is {encoding!r}; need identity")
 
 
-def _media_type(headers: Headers) -> str:
+def media_type_of(headers: Headers) -> str:
+    """The Content-Type without parameters; "" where it is absent."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _encoding(headers: Headers) -> str:
-    return headers.get("content-encoding", _IDENTITY).strip().lower()
+def encoding_of(headers: Headers) -> str:
+    """The Content-Encoding."""
+    return headers.get("content-encoding", IDENTITY).strip().lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from quantized_lm.artifact import LoadedModel
-from service.schemas import ModelDetail, ModelSummary, TensorInfo
+from service.served_schemas import ModelDetail, ModelSummary, TensorInfo
 
 
 def model_summary(model: LoadedModel) -> ModelSummary:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from quantized_lm.combine import formula
 from quantized_lm.errors import InputError
-from quantized_lm.scoring import ListScores, PreparedList
+from quantized_lm.scoring import ListScores
 from service.listwork import (
     CheckedList,
     ListRules,
@@ -27,8 +27,6 @@ from service.schemas import RescoreRequest, RescoreResponse
 from service.timing import Stopwatch
 from service.weighting import resolve_weights
 
-Engine = Scheduler[PreparedList, ListScores]
-
 
 class Rescorer:
     """Ranks n-best lists. Runs no model itself: the engine does."""
@@ -36,7 +34,7 @@ class Rescorer:
     def __init__(
         self,
         registry: Registry,
-        engine: Engine,
+        engine: Scheduler,
         metrics: Metrics,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -58,13 +56,13 @@ class Rescorer:
         texts = [h.text for utterance in request.utterances for h in utterance.hypotheses]
         with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
             prepared = await run_step(texts, prepare_lists, request.utterances, rules)
-            _refuse_if_alone(prepared)
+            refuse_if_alone(prepared)
             watch.lap("tokenize")
             completed = await self._engine.scored(_jobs(prepared, rules))
             watch.lap_engine(completed)
             scores = [done.result for done in completed]
             ranked = await run_step(texts, rank_lists, prepared, scores, rules)
-            _refuse_if_alone(ranked)
+            refuse_if_alone(ranked)
             results = await run_step(texts, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
         self._count(ranked, rules)
@@ -101,15 +99,13 @@ class Rescorer:
                 self._metrics.count_scores(name, scores)
 
 
-def _refuse_if_alone(lists: Sequence[object]) -> None:
+def refuse_if_alone(lists: Sequence[object]) -> None:
     """Raise the error of the only utterance; among several an error stays where it is."""
     if len(lists) == 1 and isinstance(lists[0], InputError):
         raise lists[0]
 
 
-def _jobs(
-    prepared: Sequence[CheckedList | InputError], rules: ListRules
-) -> list[Job[PreparedList]]:
+def _jobs(prepared: Sequence[CheckedList | InputError], rules: ListRules) -> list[Job[ListScores]]:
     return [
         Job(model.name, tree, tree.cost_tokens)
         for checked in prepared

@@ -1,7 +1,9 @@
 """One thread that owns the models, and the queue before it. Knows neither text nor HTTP.
 
-Each forward pass takes, in order of arrival, the queued work of one model that fits the budget.
-Every job that was accepted gets a result, an error, or is dropped because its waiter left.
+What runs together is of one model and fits the budget. Between two forward passes results are
+handed out, work that nobody waits for is dropped, work that is late is stopped, and queued work of
+the same model is taken in, in order of arrival; unless the oldest is of another model, which then
+is next. Every job that was accepted gets a result, an error, or is dropped because its waiter left.
 """
 
 from __future__ import annotations
@@ -11,31 +13,42 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from quantized_lm.models.base import LanguageModel
+from quantized_lm.waves import Running, Work, forward
 from service.errors import DrainingError
 from service.metrics import Metrics
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
+DEADLINE = "deadline"  # what work that is late is told
 
 
 @dataclass(frozen=True)
-class Job(Generic[Item]):
-    """One piece of work: cost in tree nodes, 0 to the scheduler's budget."""
+class Job(Generic[Result]):
+    """One piece of work.
+
+    Attributes:
+        model: name of the one that it needs.
+        work: what is done.
+        cost_tokens: its share of the budget while it runs, 0 to all of it.
+        deadline_s: when it has to make do with what it knows, on the scheduler's clock.
+    """
 
     model: str
-    item: Item
+    work: Work[Result]
     cost_tokens: int
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Completed(Generic[Result]):
-    """A result and when its forward pass ran, in seconds of the scheduler's clock."""
+    """A result, when it was taken in and when it was over, in seconds of the scheduler's clock."""
 
     result: Result
     started_s: float
@@ -43,34 +56,48 @@ class Completed(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class _Waiting(Generic[Item, Result]):
-    job: Job[Item]
+class _Waiting(Generic[Result]):
+    job: Job[Result]
     future: Future[Completed[Result]] = field(default_factory=Future)
 
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, if anybody waits."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
-class Scheduler(Generic[Item, Result]):
-    """Runs jobs in batches on its own thread.
+
+@dataclass
+class _Started(Generic[Result]):
+    waiting: _Waiting[Result]
+    piece: Running[Result]
+    started_s: float
+    deadline_s: float | None
+
+
+class Scheduler:
+    """Runs jobs wave by wave on its own thread.
 
     Args:
-        run: (model name, items) -> one result per item, in order; called on the engine thread.
-        budget_tokens: most tree nodes in one call of `run`.
-        metrics: where queue and batches are measured.
+        model_of: name -> model; its forward passes run on the engine thread.
+        budget_tokens: most tokens that the running jobs may cost together.
+        metrics: where queue and forward passes are measured.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        run: Callable[[str, Sequence[Item]], Sequence[Result]],
+        model_of: Callable[[str], LanguageModel],
         *,
         budget_tokens: int,
         metrics: Metrics,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.budget_tokens = budget_tokens
-        self._run = run
+        self._model_of = model_of
         self._metrics = metrics
         self._clock = clock
-        self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._queue: deque[_Waiting[Any]] = deque()
+        self._started: list[_Started[Any]] = []  # of one model; the engine thread's alone
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -91,14 +118,14 @@ class Scheduler(Generic[Item, Result]):
             self._changed.notify()
         self._thread.join()
 
-    def submit(self, jobs: Sequence[Job[Item]]) -> list[Future[Completed[Result]]]:
-        """Queue jobs together, so that they can share a batch; one future per job.
+    def submit(self, jobs: Sequence[Job[Result]]) -> list[Future[Completed[Result]]]:
+        """Queue jobs together, so that they can share forward passes; one future per job.
 
         Raises:
             DrainingError: `stop` was called; none is queued.
             ValueError: one is larger than the budget.
         """
-        waiting = [_Waiting[Item, Result](job) for job in jobs]
+        waiting = [_Waiting(job) for job in jobs]
         for job in jobs:
             if job.cost_tokens > self.budget_tokens:
                 raise ValueError(
@@ -115,32 +142,46 @@ class Scheduler(Generic[Item, Result]):
             self._changed.notify()
         return [entry.future for entry in waiting]
 
-    async def scored(self, jobs: Sequence[Job[Item]]) -> list[Completed[Result]]:
+    async def scored(self, jobs: Sequence[Job[Result]]) -> list[Completed[Result]]:
         """Queue jobs together and wait for all of them.
 
         Raises:
             DrainingError: `stop` was called.
-            Exception: whatever `run` raised for the batch of one of them.
+            Exception: whatever one of them failed with.
         """
-        return await asyncio.gather(*map(asyncio.wrap_future, self.submit(jobs)))
+        futures = self.submit(jobs)
+        try:
+            return await asyncio.gather(*map(asyncio.wrap_future, futures))
+        finally:
+            for future in futures:
+                future.cancel()  # nobody waits for what is left of a request that failed or left
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            self._leave_queue(batch)
-            wanted = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
-            if wanted:
-                self._run_batch(wanted)
+        while (taken := self._next_batch()) or self._started:
+            if taken:
+                self._leave_queue(taken)
+                now_s = self._clock()
+                for waiting in taken:
+                    self._begin(waiting, now_s)
+                self._settle(now_s)
+            if self._started:
+                self._forward()
+                self._settle(self._clock())
 
-    def _next_batch(self) -> list[_Waiting[Item, Result]]:
-        """Wait for work and take one batch of it; empty once closed and drained."""
+    def _next_batch(self) -> list[_Waiting[Any]]:
+        """What of the queue runs now; waits for work if none does. Empty if closed and drained."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._is_closed)
-            taken: list[_Waiting[Item, Result]] = []
-            left: deque[_Waiting[Item, Result]] = deque()
-            room = self.budget_tokens
+            self._changed.wait_for(lambda: self._queue or self._started or self._is_closed)
+            running = [entry.waiting.job for entry in self._started]
+            oldest = self._queue[0].job.model if self._queue else None
+            if running and oldest != running[0].model:
+                return []
+            taken: list[_Waiting[Any]] = []
+            left: deque[_Waiting[Any]] = deque()
+            room = self.budget_tokens - sum(job.cost_tokens for job in running)
             while self._queue:
                 entry = self._queue.popleft()
-                is_same_model = not taken or entry.job.model == taken[0].job.model
+                is_same_model = entry.job.model == oldest
                 if is_same_model and entry.job.cost_tokens > room:
                     left.append(entry)
                     break  # nobody of this model overtakes it
@@ -150,26 +191,72 @@ class Scheduler(Generic[Item, Result]):
             self._queue = left
             return taken
 
-    def _leave_queue(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
+    def _leave_queue(self, batch: Sequence[_Waiting[Any]]) -> None:
         for entry in batch:
             self._metrics.queue_requests.labels(entry.job.model).dec()
             self._metrics.queue_tokens.labels(entry.job.model).dec(entry.job.cost_tokens)
 
-    def _run_batch(self, batch: Sequence[_Waiting[Item, Result]]) -> None:
-        model = batch[0].job.model
-        self._metrics.batch_sequences.labels(model).observe(len(batch))
-        self._metrics.batch_tokens.labels(model).observe(
-            sum(entry.job.cost_tokens for entry in batch)
-        )
-        started_s = self._clock()
-        try:
-            results = self._run(model, [entry.job.item for entry in batch])
-            answered = list(zip(batch, results, strict=True))
-        except Exception as error:
-            logger.exception("a batch of %d lists failed on model %s", len(batch), model)
-            for entry in batch:
-                entry.future.set_exception(error)  # the engine outlives a failed batch
+    def _begin(self, waiting: _Waiting[Any], now_s: float) -> None:
+        if waiting.future.cancelled():
             return
-        finished_s = self._clock()
-        for entry, result in answered:
-            entry.future.set_result(Completed(result, started_s, finished_s))
+        job, deadline_s = waiting.job, waiting.job.deadline_s
+        cut = None
+        if deadline_s is not None and now_s >= deadline_s:
+            cut, deadline_s = DEADLINE, None
+        with self._failing_alone(waiting):
+            piece = Running(job.work, self._model_of(job.model), cut=cut)
+            self._started.append(_Started(waiting, piece, now_s, deadline_s))
+
+    def _forward(self) -> None:
+        """One wave of everything that runs. A pass that fails, fails all that is in it."""
+        entries = self._started
+        model = entries[0].waiting.job.model
+        self._metrics.batch_sequences.labels(model).observe(len(entries))
+        self._metrics.batch_tokens.labels(model).observe(
+            sum(entry.piece.num_nodes for entry in entries)
+        )
+        try:
+            answers = forward([entry.piece for entry in entries], self._model_of(model))
+        except Exception as error:
+            logger.exception("a pass of %d pieces of work failed on %s", len(entries), model)
+            self._started = []
+            for entry in entries:
+                entry.waiting.fail(error)
+            return
+        self._started = []
+        for entry, (piece, log_prob) in zip(entries, answers, strict=True):
+            with self._failing_alone(entry.waiting):
+                piece.learn(log_prob)
+                self._started.append(entry)
+
+    def _settle(self, now_s: float) -> None:
+        """Stop what is late, hand out what is over, and forget what nobody waits for."""
+        entries, self._started = self._started, []
+        for entry in entries:
+            future = entry.waiting.future
+            if future.cancelled():
+                continue
+            with self._failing_alone(entry.waiting):
+                if not _is_over(entry, now_s):
+                    self._started.append(entry)
+                    continue
+                result = entry.piece.result()
+                if future.set_running_or_notify_cancel():
+                    future.set_result(Completed(result, entry.started_s, now_s))
+
+    @contextmanager
+    def _failing_alone(self, waiting: _Waiting[Any]) -> Iterator[None]:
+        """Pass an error to the waiter and nobody else."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("a piece of work failed on %s", waiting.job.model)
+            waiting.fail(error)
+
+
+def _is_over(entry: _Started[Any], now_s: float) -> bool:
+    """Whether a piece has nothing left to score; one that is late is asked, once, to stop."""
+    if entry.deadline_s is not None and now_s >= entry.deadline_s:
+        entry.deadline_s = None
+        entry.piece.stop(DEADLINE)
+    return entry.piece.is_over

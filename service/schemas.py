@@ -1,4 +1,4 @@
-"""The wire contract on one page. Every limit is a Field, every unknown field is refused.
+"""The wire contract of lists and texts. Every limit is a Field, every unknown field is refused.
 
 Numbers are finite, natural logs, higher is better; strings are not turned into numbers. What is
 sent in bulk is a typed dict: checked by mypy, and not by pydantic once per hypothesis.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import NotRequired, Self, TypedDict
 
 MAX_UTTERANCES = 64
 MAX_HYPOTHESES = 1000
@@ -142,23 +142,28 @@ class Options(Wire):
     )
 
 
-class RescoreRequest(Wire):
-    """N-best lists to rank. `model` may be absent if exactly one is loaded."""
+class LmRequest(Wire):
+    """Which LMs, and what counts. `model` may be absent if exactly one is loaded."""
 
     model: Name | None = None
     lms: list[LmChoice] | None = Field(default=None, min_length=1, max_length=MAX_LMS)
-    utterances: list[Utterance] = Field(min_length=1, max_length=MAX_UTTERANCES)
     weights: WeightChoice = Field(default_factory=WeightChoice)
-    options: Options = Field(default_factory=Options)
 
     @model_validator(mode="after")
-    def _lms_are_named_once(self) -> RescoreRequest:
+    def _lms_are_named_once(self) -> Self:
         names = [choice.model for choice in self.lms or []]
         if self.model is not None and names:
             raise ValueError("got model and lms; send one of the two")
         if len(set(names)) < len(names):
             raise ValueError(f"lms names {', '.join(names)}; name each model once")
         return self
+
+
+class RescoreRequest(LmRequest):
+    """N-best lists to rank."""
+
+    utterances: list[Utterance] = Field(min_length=1, max_length=MAX_UTTERANCES)
+    options: Options = Field(default_factory=Options)
 
 
 class ScoreRequest(Wire):
@@ -333,68 +338,3 @@ class ScoreResponse(Sent):
     results: list[ScoredText]
     timing: Timing
     usage: UsageCounts
-
-
-class TensorInfo(Wire):
-    """How one tensor is stored."""
-
-    format: str
-    shape: list[int]
-    group_size: int = Field(description="Weights along a row that share a scale; 0 if unpacked.")
-    bits_per_weight: float
-    packed_bits_per_weight: float = Field(description="Once decoded at load.")
-    size_bytes: int
-
-
-class ModelSummary(Wire):
-    """A loaded model."""
-
-    id: str
-    revision: str
-    architecture: str
-    parameters: int
-    bits_per_weight: float = Field(description="Scales, codebooks and norms included.")
-    size_bytes: int
-    max_tokens: int
-    vocab_size: int
-    license: str
-    backend: str = Field(description="The kernels that run it.")
-
-
-class ModelDetail(ModelSummary):
-    """A loaded model, tensor by tensor."""
-
-    text: dict[str, str | bool]
-    default_weights: dict[str, float]
-    tensors: dict[str, TensorInfo]
-    provenance: dict[str, object]
-
-
-class ModelList(Wire):
-    """Every loaded model."""
-
-    models: list[ModelSummary]
-
-
-class Limits(Wire):
-    """What a request may hold."""
-
-    body_bytes: int
-    tree_nodes_per_utterance: int
-    tokens_per_text: dict[str, int] = Field(description="By model, context included.")
-    utterances: int = MAX_UTTERANCES
-    hypotheses_per_utterance: int = MAX_HYPOTHESES
-    texts: int = MAX_HYPOTHESES
-    text_chars: int = MAX_TEXT_CHARS
-    context_texts: int = MAX_CONTEXT_TEXTS
-    lms: int = MAX_LMS
-    extra_terms: int = MAX_EXTRA_TERMS
-    name_chars: int = MAX_NAME_CHARS
-    abs_score: float = MAX_SCORE
-    abs_weight: float = MAX_WEIGHT
-
-
-class ProbeStatus(Wire):
-    """What a health probe found."""
-
-    status: Literal["live", "started", "ready"]

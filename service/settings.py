@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=8 * MIB, ge=1, description="Largest request body, in bytes."
     )
+    max_lattice_body_bytes: int = Field(
+        default=64 * MIB,
+        ge=1,
+        description="The same of /v1/rescore/lattice, packed with gzip or not.",
+    )
+    max_lattice_arcs: int = Field(default=100_000, ge=1, description="Arcs of one lattice.")
     drain_s: float = Field(
         default=0.0,
         ge=0.0,

@@ -12,8 +12,7 @@ from service.listwork import prepare_texts, run_step
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import scored_texts, total_usage
-from service.rescoring import Engine
-from service.scheduler import Job
+from service.scheduler import Job, Scheduler
 from service.schemas import ScoreRequest, ScoreResponse
 from service.timing import Stopwatch
 
@@ -24,7 +23,7 @@ class TextScorer:
     def __init__(
         self,
         registry: Registry,
-        engine: Engine,
+        engine: Scheduler,
         metrics: Metrics,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:

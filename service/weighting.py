@@ -10,13 +10,13 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.combine import Weights
 from quantized_lm.errors import InputError
 from quantized_lm.presets import preset_weights
-from service.schemas import RescoreRequest, WeightChoice
+from service.schemas import LmRequest, WeightChoice
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {"am_scale": 1.0, "lm_scale": 0.5}
 _NOT_WEIGHTS = {"preset", "parameters", "lm_scale"}
 
 
-def resolve_weights(request: RescoreRequest, models: Sequence[LoadedModel]) -> Weights:
+def resolve_weights(request: LmRequest, models: Sequence[LoadedModel]) -> Weights:
     """The weights of a request over its models, in the order it names them.
 
     Raises:
@@ -49,7 +49,7 @@ def _base(choice: WeightChoice, first: LoadedModel) -> Weights:
 
 
 def _lm_scales(
-    request: RescoreRequest, models: Sequence[LoadedModel], base: Weights
+    request: LmRequest, models: Sequence[LoadedModel], base: Weights
 ) -> dict[str, float]:
     own = {lm.model: lm.lm_scale for lm in request.lms or [] if lm.lm_scale is not None}
     scales = {}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.lattice import Lattice
-from quantized_lm.lattice.search import SearchLimits
+from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.spoken import ArcWeights, speak
 from quantized_lm.lattice_scoring import LatticeRequest, score_lattices
 from quantized_lm.ops._cpu import WordPrefixes

@@ -26,7 +26,7 @@ from quantized_lm.cli.rescore import DEFAULT_MODEL
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
 from quantized_lm.lattice.lattice import Lattice
-from quantized_lm.lattice.search import SearchLimits
+from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.machine import processor_name
 from quantized_lm.nbest import Utterance, read_utterances
 from quantized_lm.significance import mapsswe

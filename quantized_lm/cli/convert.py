@@ -78,7 +78,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     to = format_by_name(target_format) if target_format is not None else format_of_path(target)
     lattices = with_one_table(_read(source, source_format, options))
     if _is_folder(source, target, to, len(lattices)):
-        _write_folder(target, lattices, to)
+        write_folder(target, lattices, to)
     else:
         write_lattices(target, lattices, target=to)
     if symbols_out is not None:
@@ -108,7 +108,7 @@ def _is_folder(source: Path, target: Path, to: LatticeFormat, count: int) -> boo
     return not names_lattice(target) and (source.is_dir() or (count > 1 and not to.holds_many))
 
 
-def _write_folder(target: Path, lattices: Sequence[Lattice], to: LatticeFormat) -> None:
+def write_folder(target: Path, lattices: Sequence[Lattice], to: LatticeFormat) -> None:
     """A file for each lattice, named by its utterance; all of them or none."""
     names = [lattice.utterance for lattice in lattices]
     for name in names:

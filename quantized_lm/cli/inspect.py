@@ -1,4 +1,4 @@
-"""`secondpass inspect`: what a packed model is made of, tensor by tensor, and where it is from."""
+"""`secondpass inspect`: what a packed model, or a lattice, is made of and where it is from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from rich.table import Table
 
 from quantized_lm.artifact import Manifest, bundled_path, load_artifact, read_manifest
 from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
 from quantized_lm.cli.rescore import DEFAULT_MODEL
+from quantized_lm.errors import DataError
+from quantized_lm.lattice.files import names_lattice
+from quantized_lm.lattice.formats import ReadOptions, format_by_name
+from quantized_lm.lattice.symbols import read_symbols
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.storage import TensorEntry
 
@@ -22,10 +27,12 @@ _BAR_WIDTH = 14
 
 
 @command
-def run(
+def run(  # noqa: PLR0913 - each is an option of the command
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help=f"Model folder. [default: {DEFAULT_MODEL}]"),
+        typer.Argument(
+            metavar="[PATH]", help=f"Model folder, or file of lattices. [default: {DEFAULT_MODEL}]"
+        ),
     ] = None,
     *,
     verify: Annotated[
@@ -34,8 +41,22 @@ def run(
     as_json: Annotated[
         bool, typer.Option("--json", help="The manifest as one JSON object.")
     ] = False,
+    lattice_format: Annotated[
+        str | None, typer.Option("--format", help="PATH is lattices in this format.")
+    ] = None,
+    symbols: Annotated[
+        Path | None, typer.Option(help='Words of a lattice\'s ids, lines "word id" (words.txt).')
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw a small lattice: .dot, or .svg, .png, .pdf.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder; the lattice is also drawn rescored.")
+    ] = None,
 ) -> None:
     """Bits per tensor, sizes, compression against float32, and provenance of a packed model.
+
+    Of lattices: states, arcs and scores, and a drawing of one with up to 200 arcs.
 
     Bits per weight count everything stored: scales, level tables, norms, biases, embeddings.
     Tensors that are stored at their entropy have more bits once loaded: "packed".
@@ -43,7 +64,17 @@ def run(
     secondpass inspect
 
     secondpass inspect models/en-small --verify
+
+    secondpass inspect u1.slf.gz --plot u1.svg --model models/en-small
     """
+    if folder is not None and (lattice_format is not None or _is_lattice(folder)):
+        reading = ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None)
+        given = format_by_name(lattice_format) if lattice_format is not None else None
+        loaded = load_artifact(model) if model is not None and plot is not None else None
+        inspect_lattice(InspectedLattice(folder, given, reading, plot), loaded, out())
+        return
+    if plot is not None:
+        raise DataError(f"{folder or DEFAULT_MODEL}: is no lattice by its name; --plot needs one")
     path = bundled_path(DEFAULT_MODEL) if folder is None else folder
     manifest = read_manifest(path)
     if verify:
@@ -68,6 +99,10 @@ def run(
     }
     for label, value in {**lines, **_flat("provenance", manifest.provenance)}.items():
         console.print(f"{label:<16} {value}", soft_wrap=True)
+
+
+def _is_lattice(path: Path) -> bool:
+    return not path.is_dir() and names_lattice(path)
 
 
 def _tensors(manifest: Manifest) -> Table:

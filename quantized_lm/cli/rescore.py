@@ -1,4 +1,4 @@
-"""`secondpass rescore`: n-best lists in, the same lists with every score and in new order out."""
+"""`secondpass rescore`: n-best lists or lattices in, lists in new order with every score out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -15,21 +16,35 @@ import typer
 from quantized_lm.artifact import LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, explain, note, progress
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
+from quantized_lm.cli.rescore_lattices import (
+    LatticeSource,
+    RescoredFolder,
+    count_lattices,
+    is_lattices,
+    rescore_lattices,
+)
 from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, combine, formula
 from quantized_lm.errors import DataError, InputError
+from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions, format_by_name
+from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice.symbols import read_symbols
 from quantized_lm.nbest import DEFAULT_FIRST_PASS, Utterance, open_replace, read_utterances
 from quantized_lm.scored import LmColumn, components_of, join, result_record
 from quantized_lm.scoring import ListScores, PreparedList, ScoreRequest, prepare, run_batch
 
 Json = dict[str, object]
 DEFAULT_MODEL = "en-small"
+_LIMITS = SearchLimits()
+_FORMATS = ", ".join(LATTICE_FORMATS)
 _BATCH_TOKENS = 1024  # larger ones were slower on two cores, and take more memory
 
 
 @command
 def run(  # noqa: PLR0913 - each is an option of the command
-    source: Annotated[Path, typer.Argument(metavar="IN", help="N-best lists, JSON lines or .gz.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="N-best lists in JSON lines, or lattices; .gz too.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Rescored lists; .gz packs them.")],
     *,
     model: Annotated[
@@ -50,10 +65,30 @@ def run(  # noqa: PLR0913 - each is an option of the command
     lm_scale: Annotated[float | None, typer.Option(help="Factor of the LM's score.")] = None,
     word_bonus: Annotated[float | None, typer.Option(help="Added per word, nats.")] = None,
     url: Annotated[
-        str | None, typer.Option(help="Rescore through the server at this address.")
+        str | None, typer.Option(help="Rescore lists through the server at this address.")
+    ] = None,
+    lattice_format: Annotated[
+        str | None,
+        typer.Option("--format", help=f"IN is lattices in {_FORMATS}. [default: by its suffix]"),
+    ] = None,
+    symbols: Annotated[
+        Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
+    ] = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Sequences of each lattice.")] = 10,
+    order: Annotated[
+        int, typer.Option(min=0, help="Words after which histories are one, plus 1; 0: never.")
+    ] = _LIMITS.order or 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Sequences of each lattice that are scored first.")
+    ] = _LIMITS.seeds,
+    lattice_out: Annotated[
+        Path | None, typer.Option(help="Folder for rescored lattices, in IN's format.")
     ] = None,
 ) -> None:
     """Score every hypothesis with the LM and rank each list by its total.
+
+    IN may also be a lattice, a Kaldi archive or a folder of lattices: their best sequences are
+    found, and written like lists.
 
     The output keeps every score, so that `tune` and `evaluate` need no model. It appears under
     its name only once it is complete.
@@ -67,6 +102,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass rescore test.jsonl out.jsonl --preset nemo:alpha=0.5,beta=0.1
 
     secondpass rescore test.jsonl out.jsonl --url http://127.0.0.1:8080
+
+    secondpass rescore lattices/ out.jsonl --lattice-out rescored/
+
+    secondpass rescore lats.ark out.jsonl --symbols words.txt --graph-scale 1 --n-best 100
     """
     given = {"am_scale": am_scale, "graph_scale": graph_scale, "word_bonus": word_bonus}
     options = WeightOptions(
@@ -75,6 +114,21 @@ def run(  # noqa: PLR0913 - each is an option of the command
         lm_scale=lm_scale,
         numbers={name: value for name, value in given.items() if value is not None},
     )
+    if lattice_format is not None or is_lattices(source):
+        if url is not None:
+            raise DataError("--url takes n-best lists; post lattices to /v1/rescore/lattice")
+        loaded, chosen = _model_and_weights(model, options)
+        lattices = LatticeSource(
+            source,
+            format_by_name(lattice_format) if lattice_format is not None else None,
+            ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None),
+        )
+        limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
+        folder = RescoredFolder(lattice_out)
+        count = count_lattices(lattices)
+        _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
+        folder.write()
+        return
     # All lines are checked before any is scored: a fault at the end costs no hour of work.
     count = sum(1 for _ in read_utterances(source, first_pass=first_pass))
     utterances = read_utterances(source, first_pass=first_pass)
@@ -83,11 +137,15 @@ def run(  # noqa: PLR0913 - each is an option of the command
         server = Server(url, wire_settings(options, model))
         records = chain.from_iterable(rescore_all(server, utterances))
     else:
-        loaded = load_artifact(bundled_path(DEFAULT_MODEL) if model is None else Path(model))
-        chosen = resolve(options, loaded.name, loaded.manifest.default_weights)
-        note(f"{loaded.name} ({loaded.backend}): {formula(chosen)}")
-        records = rescore_local(utterances, loaded, chosen)
+        records = rescore_local(utterances, *_model_and_weights(model, options))
     _write(target, records, count)
+
+
+def _model_and_weights(model: str | None, options: WeightOptions) -> tuple[LoadedModel, Weights]:
+    loaded = load_artifact(bundled_path(DEFAULT_MODEL) if model is None else Path(model))
+    chosen = resolve(options, loaded.name, loaded.manifest.default_weights)
+    note(f"{loaded.name} ({loaded.backend}): {formula(chosen)}")
+    return loaded, chosen
 
 
 def rescore_local(
@@ -163,4 +221,4 @@ def _write(target: Path, records: Iterable[Json], count: int) -> None:
     speed = done / (time.perf_counter() - began)
     note(f"{target}: {done} utterances, {changed} with a new best, {speed:.1f} utterances/s")
     if degraded:
-        note(f"warning: {degraded} utterances came back degraded, in first-pass order")
+        note(f"warning: {degraded} utterances came back degraded: a limit ended their scoring")

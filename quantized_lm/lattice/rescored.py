@@ -1,4 +1,4 @@
-"""The lattice that a search leaves: the sequences it has scored, on the arcs of their best paths."""
+"""The sequences a search has scored, as a lattice: on the arcs of their best paths."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from quantized_lm.lattice.lattice import Lattice, Ragged, require_valid
+from quantized_lm.lattice.lattice import Lattice, require_valid
 from quantized_lm.lattice.ragged import take, take_lists, take_rows
 from quantized_lm.lattice.search import FoundSequence, LatticeSearch
-from quantized_lm.lattice.spoken import ArcWeights, Floats, SpokenLattice, weighed
+from quantized_lm.lattice.spoken import ArcWeights, SpokenLattice, weighed
 
 LM = "lm"
 _SCALES = ("acscale", "lmscale", "ngscale", "wdpenalty", "prscale")  # of HTK
@@ -97,7 +97,7 @@ def _edges(
         while position < len(arcs) and arcs[position] == arc:  # the parts of an arc of many words
             if word[position]:
                 lm += word_lm[at]
-                bonus += weights.bonus(spoken, word[position])
+                bonus += _bonus(spoken, word[position], weights)
                 at += 1
             position += 1
         state = int(lattice.dst[arc])
@@ -106,3 +106,9 @@ def _edges(
         edges[src, dst, arc] = (lm + ending if is_last else lm, bonus)
         src = dst
     return edges
+
+
+def _bonus(spoken: SpokenLattice, word: int, weights: ArcWeights) -> float:
+    """What a word counts for by being there."""
+    tokens = len(spoken.pieces[word])
+    return weights.word_bonus * spoken.num_words[word] + weights.token_bonus * tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ class Allocation:
         budget_bytes, size_bytes: allowed and used, of weights.safetensors with everything in it.
         float_bytes: the same architecture in float32.
         cost: sum over the tensors, in the metric's unit; 0 where it has none.
+        rates: bits per weight that codes are to take at their entropy, by tensor name; empty where
+            formats alone are chosen.
     """
 
     metric: str
@@ -41,6 +43,7 @@ class Allocation:
     size_bytes: int
     float_bytes: int
     cost: float
+    rates: dict[str, float] = field(default_factory=dict)
 
     @property
     def compression(self) -> float:

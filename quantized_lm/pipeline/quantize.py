@@ -11,6 +11,7 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
 from quantized_lm.quant.quantizers.trained import TrainedQuantizer
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.records import build, content_key
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,13 @@ def make_student(recipe: Recipe, teacher: FloatModel) -> FloatModel:
         known = ", ".join(TRAINED_QUANTIZERS)
         raise RecipeError(f"quantize: method is {plan.method!r}; need one of {known}")
     method = TRAINED_QUANTIZERS[plan.method]
-    settings = build(method.settings, plan.settings, where="quantize: settings", error=RecipeError)
     student = make_model(recipe)
     student.load_state_dict(teacher.state_dict())
     for name in matrix_names(student):
         module = student.get_submodule(name.removesuffix(".weight"))
         assert isinstance(module.weight, Tensor)
+        fields = {**plan.settings, **(_first_match(plan.overrides, name) or {})}
+        settings = build(method.settings, fields, where="quantize: settings", error=RecipeError)
         quantizer = method.make(module.weight, _grid(plan.formats, name), settings)
         parametrize.register_parametrization(module, "weight", quantizer)
     return student
@@ -242,15 +246,23 @@ def optimizers_of(plan: QuantizeRecipe, student: nn.Module) -> list[torch.optim.
 
 
 def _grid(formats: Mapping[str, str], name: str) -> Grid:
-    """The first pattern that matches."""
-    for pattern, choice in formats.items():
+    choice = _first_match(formats, name)
+    if choice is None:
+        raise RecipeError(f"quantize: formats: no pattern matches {name!r}; add one such as '*'")
+    return Grid.parse(choice)
+
+
+def _first_match(by_pattern: Mapping[str, Value], name: str) -> Value | None:
+    """The value of the first pattern that matches."""
+    for pattern, value in by_pattern.items():
         if fnmatch.fnmatchcase(name, pattern):
-            return Grid.parse(choice)
-    raise RecipeError(f"quantize: formats: no pattern matches {name!r}; add one such as '*'")
+            return value
+    return None
 
 
 def _stage_key(recipe: Recipe, run: Path) -> str:
     """Recipe and teacher: a student of another teacher is another run."""
     history = (run / "train" / "history.jsonl").read_text()
-    order = list(recipe.quantize.formats)  # the first pattern that matches wins
-    return content_key(recipe_key(recipe), recipe.quantize, order, history)
+    # Where the first pattern that matches wins, their order counts.
+    order = list(recipe.quantize.formats), list(recipe.quantize.overrides)
+    return content_key(recipe_key(recipe), recipe.quantize, *filter(None, order), history)

@@ -91,6 +91,7 @@ class QuantizeRecipe:
         steps: updates; 0 only rounds the teacher.
         formats: packed format by tensor name pattern (fnmatch), first match wins.
         method: key in TRAINED_QUANTIZERS. settings: what its settings class takes.
+        overrides: by tensor name pattern, first match wins: settings that differ for these tensors.
         kl_weight: weight of KL(teacher || student); the rest is cross entropy on the text.
         dropout, clip_norm: as in training.
         extra_gradient: update with the gradient at the point that a first update reaches
@@ -109,6 +110,7 @@ class QuantizeRecipe:
     dropout: float = 0.0
     clip_norm: float = 0.0
     extra_gradient: bool = False
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     warmup_steps: int = 20
     eval_every: int = 100
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from fastapi import Depends, Request
 from fastapi.responses import Response
@@ -14,11 +15,13 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from service.core import Core
+from service.lattice_schemas import LatticeResponse
 from service.metrics import SEVERAL_MODELS
 from service.middleware import is_plain_json
 from service.schemas import RescoreResponse, ScoreResponse
 from service.timing import server_timing
 
+Reply = TypeVar("Reply")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -62,7 +65,7 @@ def request_id_of(request: Request) -> str:
     return str(request.state.request_id)
 
 
-def respond(request: Request, reply: RescoreResponse | ScoreResponse) -> Response:
+def respond(request: Request, reply: RescoreResponse | ScoreResponse | LatticeResponse) -> Response:
     """The reply as JSON; revision and times also in the headers, the model in the metrics."""
     started_s = time.perf_counter()
     content = to_json(reply)
@@ -73,6 +76,27 @@ def respond(request: Request, reply: RescoreResponse | ScoreResponse) -> Respons
         "Server-Timing": server_timing(reply["timing"]),
     }
     return Response(content, headers=headers, media_type="application/json")
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply | None:
+    """What the work comes to; None, and no more of it is done, once the client is gone.
+
+    The body has to be read before.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(request))
+    try:
+        done, _ = await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working in done else None
+    finally:
+        leaving.cancel()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)  # until the engine knows as well
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _core(request: Request) -> Core:

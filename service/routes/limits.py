@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from service.openapi import PROBLEMS
 from service.routes.exchange import CoreDep
-from service.schemas import Limits
+from service.served_schemas import Limits
 
 router = APIRouter(tags=["models"], responses=PROBLEMS)
 
@@ -17,6 +17,8 @@ async def show_limits(core: CoreDep) -> Limits:
     models = core.registry.models.values()
     return Limits(
         body_bytes=core.settings.max_body_bytes,
+        lattice_body_bytes=core.settings.max_lattice_body_bytes,
+        lattice_arcs=core.settings.max_lattice_arcs,
         tree_nodes_per_utterance=core.settings.budget_tokens,
         tokens_per_text={model.name: model.model.max_tokens - 1 for model in models},
     )

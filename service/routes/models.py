@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from service.model_info import model_detail, model_summary
 from service.openapi import PROBLEMS
 from service.routes.exchange import CoreDep
-from service.schemas import ModelDetail, ModelList
+from service.served_schemas import ModelDetail, ModelList
 
 router = APIRouter(prefix="/v1/models", tags=["models"], responses=PROBLEMS)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.openapi import PROBLEMS
 from service.routes.exchange import CoreDep
-from service.schemas import ProbeStatus
+from service.served_schemas import ProbeStatus
 
 router = APIRouter(tags=["operations"])
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quantized_lm.lattice.search import SearchLimits
+from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.spoken import ArcWeights
 from quantized_lm.lattice_scoring import (
     LatticeRequest,

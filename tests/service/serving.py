@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+from anyio.from_thread import BlockingPortal
 from fastapi import FastAPI
 
 from quantized_lm.artifact import LoadedModel
+from quantized_lm.lattice.formats import LATTICE_FORMATS
+from quantized_lm.lattice.lattice import Lattice
 from service.app import create_app
 from service.settings import Settings
 from tests.fakes import FakeLoader, fake_loaded
@@ -45,3 +49,27 @@ def utterance(*texts: str, **fields: Any) -> Json:
 def request(*utterances: Json, **fields: Any) -> Json:
     """A body of /v1/rescore."""
     return {"utterances": list(utterances or [utterance("the cat sat", "a cat sat")]), **fields}
+
+
+def lattice_entry(lattice: Lattice) -> Json:
+    """An entry of `lattices` in a body of /v1/rescore/lattice."""
+    return {"lattice": json.loads(LATTICE_FORMATS["k2-json"].write([lattice]))}
+
+
+class Caller:
+    """Sends bodies to an app that runs on another thread's event loop."""
+
+    def __init__(self, portal: BlockingPortal, client: httpx.AsyncClient) -> None:
+        self._portal = portal
+        self._client = client
+
+    def post(
+        self, path: str, content: bytes, media_type: str = "application/json"
+    ) -> httpx.Response:
+        """The answer to one body."""
+
+        async def send() -> httpx.Response:
+            headers = {"Content-Type": media_type}
+            return await self._client.post(path, content=content, headers=headers)
+
+        return self._portal.call(send)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import ERRORS, HTTP_ERRORS
 from service.schemas import MAX_SCORE, MAX_WEIGHT
-from tests.service.serving import Json, running
+from tests.service.serving import Caller, Json
 
 CODES = {kind.code for kind in (*ERRORS.values(), *HTTP_ERRORS.values())}
 MODELS = st.sampled_from(["tiny", "tiny", "absent"])
@@ -82,30 +80,6 @@ quick = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-class Caller:
-    """Sends bodies to an app that runs on another thread's event loop."""
-
-    def __init__(self, portal: BlockingPortal, client: httpx.AsyncClient) -> None:
-        self._portal = portal
-        self._client = client
-
-    def post(self, path: str, content: bytes) -> httpx.Response:
-        """The answer to one JSON body."""
-
-        async def send() -> httpx.Response:
-            headers = {"Content-Type": "application/json"}
-            return await self._client.post(path, content=content, headers=headers)
-
-        return self._portal.call(send)
-
-
-@pytest.fixture(scope="module")
-def caller() -> Iterator[Caller]:
-    """An app with one fake model."""
-    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running()) as started:
-        yield Caller(portal, started[0])
 
 
 def check(response: httpx.Response) -> Json | None:

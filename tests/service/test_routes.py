@@ -9,6 +9,7 @@ import pytest
 
 from service import schemas
 from service.errors import PROBLEM_JSON
+from service.lattice_schemas import MAX_LATTICES
 from tests.fakes import fake_loaded
 from tests.service.serving import request, running
 
@@ -44,6 +45,8 @@ async def test_limits_are_those_the_schema_and_the_settings_enforce() -> None:
     assert limits["hypotheses_per_utterance"] == schemas.MAX_HYPOTHESES
     assert (limits["tree_nodes_per_utterance"], limits["body_bytes"]) == (100, 5000)
     assert limits["tokens_per_text"] == {"tiny": 63}
+    assert (limits["lattices"], limits["lattice_arcs"]) == (MAX_LATTICES, 100_000)
+    assert limits["lattice_body_bytes"] == 64 << 20
 
 
 async def test_the_token_limit_is_exact() -> None:

@@ -4,10 +4,12 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "lattice_search.h"
 #include "word_prefixes.h"
 
 namespace secondpass {
@@ -30,8 +32,7 @@ std::vector<Scalar> copy_of(const Array<const Scalar, 1>& array) {
     return {array.data(), array.data() + array.shape(0)};
 }
 
-std::unique_ptr<WordPrefixes> make_word_prefixes(const Ids& src, const Ids& dst, const Ids& word,
-                                                 const Doubles& score) {
+LatticeArcs arcs_of(const Ids& src, const Ids& dst, const Ids& word, const Doubles& score) {
     const std::size_t count = src.shape(0);
     require(count > 0, "src is empty; need one arc or more");
     require_shape(dst, "dst", 1, count);
@@ -46,7 +47,12 @@ std::unique_ptr<WordPrefixes> make_word_prefixes(const Ids& src, const Ids& dst,
         require(arcs.score[a] < std::numeric_limits<double>::infinity(), "a score is NaN or infinite");
         arcs.num_states = std::max(arcs.num_states, arcs.dst[a] + 1);
     }
-    return std::make_unique<WordPrefixes>(std::move(arcs));
+    return arcs;
+}
+
+std::unique_ptr<WordPrefixes> make_word_prefixes(const Ids& src, const Ids& dst, const Ids& word,
+                                                 const Doubles& score) {
+    return std::make_unique<WordPrefixes>(arcs_of(src, dst, word, score));
 }
 
 void require_prefix(const WordPrefixes& prefixes, std::int32_t prefix) {
@@ -65,6 +71,57 @@ nb::tuple grow(WordPrefixes& prefixes, std::int32_t prefix) {
         words.push_back(prefixes.prefix(child).word);
     }
     return nb::make_tuple(prefixes.end_score(prefix), to_numpy(std::move(children)), to_numpy(std::move(words)));
+}
+
+Pieces pieces_of(const Ids& first, const Ids& tokens, const std::vector<std::int32_t>& words) {
+    const std::size_t count = first.shape(0);
+    require(count > 1 && first(0) == 0, "first is no list of starts; need 0 and an end for every word");
+    for (std::size_t w = 1; w < count; ++w) require(first(w) >= first(w - 1), "first descends");
+    require(static_cast<std::size_t>(first(count - 1)) == tokens.shape(0), "first does not end with the tokens");
+    for (const std::int32_t word : words)
+        require(static_cast<std::size_t>(word) + 1 < count, "a word has no tokens; need a start for each");
+    return {copy_of<std::int32_t>(first), copy_of<std::int32_t>(tokens)};
+}
+
+std::unique_ptr<LatticeSearch> make_search(const Ids& src, const Ids& dst, const Ids& word, const Doubles& score,
+                                           const Ids& first_piece, const Ids& pieces, const SearchLimits& limits,
+                                           const Reading& reading) {
+    require(limits.num_best > 0 && limits.seeds > 0, "num_best or seeds is 0; need 1 or more");
+    require(reading.num_context >= 0, "num_context is negative");
+    LatticeArcs arcs = arcs_of(src, dst, word, score);
+    Pieces tokens = pieces_of(first_piece, pieces, arcs.word);
+    return std::make_unique<LatticeSearch>(std::move(arcs), std::move(tokens), limits, reading);
+}
+
+// (parents, tokens) of the next wave, or None.
+nb::object next_wave(LatticeSearch& search) {
+    bool is_wave = false;
+    {
+        const nb::gil_scoped_release release;
+        is_wave = search.next_wave();
+    }
+    if (!is_wave) return nb::none();
+    return nb::make_tuple(to_numpy(std::vector<std::int32_t>(search.parents())),
+                          to_numpy(std::vector<std::int32_t>(search.tokens())));
+}
+
+void learn(LatticeSearch& search, const Vector& log_prob) {
+    require_shape(log_prob, "log_prob", 1, search.tokens().size());
+    const nb::gil_scoped_release release;
+    search.learn(log_prob.data());
+}
+
+// (prefixes, totals, log-probabilities) of the complete sequences, best first.
+nb::tuple found(const LatticeSearch& search) {
+    std::vector<std::int32_t> prefixes;
+    std::vector<double> totals, log_probs;
+    for (const Found& one : search.found()) {
+        prefixes.push_back(one.prefix);
+        totals.push_back(one.total);
+        log_probs.push_back(one.log_prob);
+    }
+    return nb::make_tuple(to_numpy(std::move(prefixes)), to_numpy(std::move(totals)),
+                          to_numpy(std::move(log_probs)));
 }
 
 template <typename Ask>
@@ -120,7 +177,14 @@ void bind_lattice(nb::module_& m) {
              },
              "prefixes"_a.noconvert(), "other_score"_a.noconvert(), "order"_a)
         .def("best",
-             [](WordPrefixes& self, std::size_t k, std::size_t most_arcs) { return to_numpy(self.best(k, most_arcs)); },
+             [](WordPrefixes& self, std::size_t k, std::size_t most_arcs) {
+                 std::vector<std::int32_t> ends;
+                 {
+                     const nb::gil_scoped_release release;
+                     ends = self.best(k, most_arcs);
+                 }
+                 return to_numpy(std::move(ends));
+             },
              "k"_a, "most_arcs"_a)
         .def("words",
              [](const WordPrefixes& self, std::int32_t prefix) {
@@ -152,6 +216,38 @@ void bind_lattice(nb::module_& m) {
                  return to_numpy(self.path(prefix));
              },
              "prefix"_a);
+    nb::class_<SearchLimits>(m, "SearchLimits")
+        .def("__init__",
+             [](SearchLimits* self, std::size_t num_best, std::size_t seeds, std::int32_t order, double beam,
+                std::size_t patience, std::size_t max_lm_steps, std::size_t max_arcs) {
+                 new (self) SearchLimits{num_best, seeds, order, beam, patience, max_lm_steps, max_arcs};
+             },
+             "num_best"_a, "seeds"_a, "order"_a, "beam"_a, "patience"_a, "max_lm_steps"_a, "max_arcs"_a);
+    nb::class_<Reading>(m, "Reading")
+        .def("__init__",
+             [](Reading* self, double lm_scale, std::int32_t num_context, std::int32_t deepest, bool is_final) {
+                 new (self) Reading{lm_scale, num_context, deepest, is_final};
+             },
+             "lm_scale"_a, "num_context"_a, "deepest"_a, "is_final"_a);
+    nb::class_<LatticeSearch>(m, "LatticeSearch", "The best word sequences under a LM, wave by wave.")
+        .def(nb::new_(&make_search), "src"_a.noconvert(), "dst"_a.noconvert(), "word"_a.noconvert(),
+             "score"_a.noconvert(), "first_piece"_a.noconvert(), "pieces"_a.noconvert(), "limits"_a, "reading"_a)
+        .def("next_wave", &next_wave)
+        .def("learn", &learn, "log_prob"_a.noconvert())
+        .def("stop", &LatticeSearch::stop)
+        .def("found", &found)
+        .def("log_prob",
+             [](const LatticeSearch& self, std::int32_t prefix) {
+                 require_prefix(self.lattice(), prefix);
+                 return self.log_prob(prefix);
+             },
+             "prefix"_a)
+        .def_prop_ro("is_over", &LatticeSearch::is_over)
+        .def_prop_ro("cuts", &LatticeSearch::cuts)
+        .def_prop_ro("num_run", &LatticeSearch::num_run)
+        .def_prop_ro("num_nodes", &LatticeSearch::num_nodes)
+        .def_prop_ro("lattice", [](LatticeSearch& self) -> WordPrefixes& { return self.lattice(); },
+                     nb::rv_policy::reference_internal);
 }
 
 }  // namespace secondpass

@@ -1,6 +1,7 @@
 #include "word_prefixes.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <queue>
 #include <tuple>
@@ -173,15 +174,21 @@ std::size_t WordPrefixes::merge(std::int32_t prefix, double other_score, std::in
 }
 
 std::vector<std::int32_t> WordPrefixes::best(std::size_t k, std::size_t most_arcs) {
-    // Completed prefixes come before others of their score, and those met first before later ones.
-    using Item = std::tuple<double, bool, std::int32_t>;
+    // Of equal scores completed prefixes come first, then long ones, then those met first: so a lattice
+    // whose paths all score alike is followed to its end and not in its whole width. Scores that differ
+    // as sums of the same numbers do are equal.
+    using Item = std::tuple<double, bool, std::int32_t, std::int32_t>;
+    const double step = std::ldexp(std::max(1.0, std::abs(bound(0))), -38);
     std::priority_queue<Item> open;
-    open.emplace(bound(0), false, 0);
+    const auto add = [&](double score, bool is_complete, std::int32_t prefix) {
+        const std::int32_t depth = prefixes_[static_cast<std::size_t>(prefix)].depth;
+        if (score != kImpossible) open.emplace(std::round(score / step), is_complete, depth, -prefix);
+    };
+    add(bound(0), false, 0);
     std::vector<std::int32_t> found;
     while (!open.empty() && found.size() < k && num_followed_ <= most_arcs) {
-        const auto [score, is_complete, negative] = open.top();
+        const auto [score, is_complete, depth, negative] = open.top();
         open.pop();
-        if (score == kImpossible) break;
         const std::int32_t prefix = -negative;
         if (is_complete) {
             found.push_back(prefix);
@@ -189,10 +196,13 @@ std::vector<std::int32_t> WordPrefixes::best(std::size_t k, std::size_t most_arc
         }
         grow(prefix);
         const Prefix of = prefixes_[static_cast<std::size_t>(prefix)];
-        if (of.end != kNone) open.emplace(end_score(prefix), true, -prefix);
+        if (of.end != kNone) add(end_score(prefix), true, prefix);
         for (std::int32_t child = of.first_child; child < of.last_child; ++child)
-            open.emplace(bound(child), false, -child);
+            add(bound(child), false, child);
     }
+    std::stable_sort(found.begin(), found.end(), [this](std::int32_t x, std::int32_t y) {
+        return end_score(x) > end_score(y);
+    });
     return found;
 }
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from quantized_lm.errors import RecipeError
-from quantized_lm.pipeline.allocate import allocate, manual_allocation
+from quantized_lm.pipeline.allocate import Allocation, allocate, manual_allocation
 from quantized_lm.pipeline.quantize import load_teacher
+from quantized_lm.pipeline.rates import allocate_rates, levels_for
 from quantized_lm.pipeline.recipe import QuantizeRecipe
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, FloatStage, drop_checkpoint
 from quantized_lm.pipeline.reproduce.sizing import float_bytes_of
 from quantized_lm.pipeline.reproduce.store import FolderOf, Stage
 from quantized_lm.pipeline.reproduce.task import Setting, method_recipe
 from quantized_lm.pipeline.search import SearchPlan, search
-from quantized_lm.pipeline.sensitivity import measure_sensitivity, read_report
+from quantized_lm.pipeline.sensitivity import METRICS, measure_sensitivity, read_report
 from quantized_lm.pipeline.sizes import SizeTable, coded_size_table
 from quantized_lm.records import build, write_record
 
@@ -130,6 +131,57 @@ class MeasuredStage(Stage):
 
 
 @dataclass(frozen=True, eq=False)
+class RatesStage(Stage):
+    """How many bits the codes of each matrix get, by a metric.
+
+    Attributes:
+        at: the format whose costs are compared. bits: mean over all weights.
+        compression: what the file is to come to.
+    """
+
+    sensitivity: SensitivityStage
+    at: str
+    bits: float
+    compression: float
+
+    kind = "allocation"
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """The sensitivities."""
+        return (self.sensitivity,)
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """The mean, and what it is divided by."""
+        return ("rates", self.at, self.bits)
+
+    @property
+    def title(self) -> str:
+        """For the progress view."""
+        return f"allocate {self.bits:g} bits a weight by {self.sensitivity.metric}"
+
+    def run(self, folder: Path, folder_of: FolderOf) -> None:
+        """Allocate."""
+        report = read_report(self.sensitivity.report(folder_of))
+        model = load_teacher(self.sensitivity.teacher.recipe, folder_of(self.sensitivity.teacher))
+        weights = {name: model.get_parameter(name).numel() for name in report.costs}
+        costs = {name: row[self.at].mean for name, row in report.costs.items()}
+        rates = allocate_rates(costs, weights, bits=self.bits)
+        budget_bytes = int(report.sizes.float_bytes / self.compression)
+        allocation = Allocation(
+            metric=report.metric,
+            formats={name: levels_for(bits) for name, bits in rates.items()},
+            budget_bytes=budget_bytes,
+            size_bytes=budget_bytes,  # what training and coding come to is not known before
+            float_bytes=report.sizes.float_bytes,
+            cost=sum(costs.values()),
+            rates=rates,
+        )
+        write_record(folder / ALLOCATION, allocation)
+
+
+@dataclass(frozen=True, eq=False)
 class ManualStage(Stage):
     """What a person would choose."""
 
@@ -217,12 +269,20 @@ def _searched(teacher: FloatStage, setting: Setting, budget: Budget) -> Stage:
     return SearchStage(teacher, method_recipe(setting, SEARCH, formats={}), plan)
 
 
+def sensitivity_stage(teacher: FloatStage, setting: Setting, metric: str) -> SensitivityStage:
+    """The sensitivities that a task asks for.
+
+    Raises:
+        RecipeError: there is no such metric.
+    """
+    if metric not in METRICS:
+        raise RecipeError(f"row: metric is {metric!r}; need one of {', '.join(METRICS)}")
+    return SensitivityStage(teacher, metric, setting.choices, setting.sensitivity_windows)
+
+
 def _measured(metric: str) -> Callable[[FloatStage, Setting, Budget], Stage]:
     def stage(teacher: FloatStage, setting: Setting, budget: Budget) -> Stage:
-        sensitivity = SensitivityStage(
-            teacher, metric, setting.choices, setting.sensitivity_windows
-        )
-        return MeasuredStage(sensitivity, budget)
+        return MeasuredStage(sensitivity_stage(teacher, setting, metric), budget)
 
     return stage
 

@@ -202,7 +202,7 @@ class QuantizeStage(Stage):
     """A student of a float model.
 
     Attributes:
-        quantize: how; its formats are replaced by those of the allocation if there is one.
+        quantize: how; formats and rates are those of the allocation if there is one.
         allocation: a stage that leaves ALLOCATION.
     """
 
@@ -238,8 +238,10 @@ class QuantizeStage(Stage):
         recipe = replace(self.teacher.recipe, quantize=self.quantize)
         if self.allocation is None:
             return recipe
-        formats = read_allocation(folder_of(self.allocation) / ALLOCATION).formats
-        return replace(recipe, quantize=replace(self.quantize, formats=formats))
+        found = read_allocation(folder_of(self.allocation) / ALLOCATION)
+        overrides = {name: {"bits": bits} for name, bits in found.rates.items()}
+        quantize = replace(self.quantize, formats=found.formats, overrides=overrides)
+        return replace(recipe, quantize=quantize)
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,7 +51,9 @@ class ChosenFormats:
     """A finished allocation.
 
     Attributes:
-        metric: what chose. formats, bits: by tensor name; bits are nominal, per weight.
+        metric: what chose. formats: by tensor name. bits: per weight, likewise: those of the rate
+            where one was chosen, else those of a code.
+        has_rates: which of the two.
     """
 
     architecture: str
@@ -59,6 +61,7 @@ class ChosenFormats:
     compression: float
     formats: dict[str, str]
     bits: dict[str, float]
+    has_rates: bool
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,12 @@ def _allocations(plan: Plan, store: Store) -> list[ChosenFormats]:
                 allocation.metric,
                 allocation.compression,
                 allocation.formats,
-                {
+                allocation.rates
+                or {
                     name: get_format(Grid.parse(choice).format).stored_bits
                     for name, choice in allocation.formats.items()
                 },
+                bool(allocation.rates),
             )
     return list(found.values())
 

@@ -10,7 +10,12 @@ from typing import Any
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.pipeline.recipe import QuantizeRecipe
-from quantized_lm.pipeline.reproduce.choices import ALLOCATIONS, Budget
+from quantized_lm.pipeline.reproduce.choices import (
+    ALLOCATIONS,
+    Budget,
+    RatesStage,
+    sensitivity_stage,
+)
 from quantized_lm.pipeline.reproduce.models import (
     ArtifactStage,
     FloatStage,
@@ -25,6 +30,8 @@ from quantized_lm.pipeline.reproduce.sizing import (
 from quantized_lm.pipeline.reproduce.store import Stage
 from quantized_lm.pipeline.reproduce.task import Setting, method_recipe
 from quantized_lm.records import build
+
+_COSTS_AT = "2bit"  # the format whose costs rates are made of
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,9 @@ class RatedRow(RowKind):
     bits = share * (8 * (budget - unpacked bytes) / weights - scale_bits / weights per row)
 
     Attributes:
-        format: whose levels may be more than the bits suggest, such as "4bit:quinary".
+        format: of all matrices, whose levels may be more than the bits suggest, such as
+            "4bit:quinary"; or
+        metric: key in METRICS, by which each matrix gets bits and levels of its own.
         by: name of a method of the task; its quantizer takes `bits`.
         compression: the budget is the float32 bytes over this.
         scale_bits: that a row's scale takes on disk.
@@ -150,11 +159,16 @@ class RatedRow(RowKind):
             rows give some back: what the file then has decides.
     """
 
-    format: str
     by: str
     compression: float
+    format: str = ""
+    metric: str = ""
     scale_bits: float = 16.0
     share: float = 0.995
+
+    def __post_init__(self) -> None:
+        if bool(self.format) == bool(self.metric):
+            raise RecipeError("row: give either format or metric")
 
     @property
     def method(self) -> str:
@@ -169,8 +183,12 @@ class RatedRow(RowKind):
         """
         budget = int(bench.float_bytes / self.compression)
         bits = code_bits(bench.teacher.recipe, budget, scale_bits=self.scale_bits)
-        settings = {"bits": round(self.share * bits, 4)}
-        formats = {"*": self.format}
+        bits = round(self.share * bits, 4)
+        if self.metric:
+            sensitivity = sensitivity_stage(bench.teacher, bench.setting, self.metric)
+            rates = RatesStage(sensitivity, _COSTS_AT, bits, self.compression)
+            return bench.artifact(row, method_recipe(bench.setting, self.by, formats={}), rates)
+        formats, settings = {"*": self.format}, {"bits": bits}
         quantize = method_recipe(bench.setting, self.by, formats=formats, settings=settings)
         return bench.artifact(row, quantize)
 

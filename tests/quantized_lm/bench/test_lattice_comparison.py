@@ -14,7 +14,7 @@ from quantized_lm.bench.lattice_comparison import (
     count_passes,
 )
 from quantized_lm.errors import DataError
-from quantized_lm.lattice.search import SearchLimits
+from quantized_lm.lattice.limits import SearchLimits
 from tests.fakes import TableModel, fake_loaded
 from tests.quantized_lm.lattice.random_lattices import paths, random_lattice, words_of
 

@@ -31,11 +31,11 @@ def reproduce_it(task: Path | str, *options: object) -> Result:
 
 
 def test_one_command_makes_rows_and_reports(task: Path, tmp_path: Path) -> None:
-    chosen = ("--architecture", "transformer", "--only", "[fr]*", "--report", tmp_path / "copy")
+    chosen = ("--architecture", "transformer", "--only", "[fr][lt]*", "--report", tmp_path / "copy")
     result = reproduce_it(task, *chosen)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout.splitlines()[-1])
-    assert (summary["cells"], summary["measured"], summary["failed"]) == (9, 2, {})
+    assert (summary["cells"], summary["measured"], summary["failed"]) == (11, 2, {})
     assert summary["targets"][0] == {"compression": 2.0, "reached": True}
     assert "transformer rtn-8bit: complete" in result.stderr
     copy, kept = tmp_path / "copy", tmp_path / "runs" / "tiny-small" / "report"

@@ -5,7 +5,8 @@ import pytest
 
 from quantized_lm.errors import InputError
 from quantized_lm.lattice.lattice import Lattice, Ragged
-from quantized_lm.lattice.search import LatticeSearch, SearchLimits
+from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice.search import LatticeSearch
 from quantized_lm.lattice.spoken import ArcWeights, SpokenLattice, speak
 from tests.fakes import TableModel, fake_tokenizer
 from tests.quantized_lm.lattice.random_lattices import paths, random_lattice, words_of

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quantized_lm.artifact import LoadedModel, bundled_path, load_artifact
 from quantized_lm.lattice.files import read_lattices
 from quantized_lm.lattice.lattice import Lattice, Ragged, require_valid
-from quantized_lm.lattice.search import SearchLimits
+from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.spoken import ArcWeights, is_word
 from quantized_lm.lattice_scoring import LatticeRequest, score_lattices
 from quantized_lm.scoring import ScoreRequest, score_lists

@@ -174,3 +174,15 @@ def test_unknown_prefixes_are_refused() -> None:
             prefixes.grow(unknown)
         with pytest.raises(ValueError, match="there is no prefix"):
             prefixes.bounds(np.array([unknown], np.int32))
+
+
+@pytest.mark.parametrize("score", [0.0, -0.1, -1.0 / 3.0, 1e6 / 7.0])
+def test_a_lattice_whose_paths_all_score_alike_is_not_followed_in_its_whole_width(
+    score: float,
+) -> None:
+    length, width = 40, 6
+    src = np.repeat(np.arange(length, dtype=np.int32), width)
+    word = 1 + np.tile(np.arange(width, dtype=np.int32), length)
+    prefixes = WordPrefixes(src, src + 1, word, np.full(length * width, score))
+    assert len(prefixes.best(10, 1_000_000)) == 10
+    assert prefixes.num_followed < 100 * length * width

@@ -13,8 +13,15 @@ from quantized_lm.errors import DataError, RecipeError
 from quantized_lm.pipeline.checkpoint import load_weights
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.loop import mean_nll
-from quantized_lm.pipeline.quantize import load_student, load_teacher, make_student, quantize
+from quantized_lm.pipeline.quantize import (
+    load_student,
+    load_teacher,
+    make_student,
+    quantize,
+    quantizers_of,
+)
 from quantized_lm.pipeline.train import make_model, next_token_loss
+from quantized_lm.quant.quantizers.rated import RatedScale
 from tests.conftest import TinyRun
 from tests.tiny import tiny_recipe
 
@@ -83,6 +90,28 @@ def test_every_method_trains_what_it_packs(
     rounded = replace(recipe, quantize=replace(plan, steps=0))
     quantize(rounded, run=tiny_run.out, out=tmp_path / "rounded")
     assert best["dev_nll"] < rows_of(tmp_path / "rounded")[0]["dev_nll"]
+
+
+def test_settings_can_differ_by_tensor(tiny_run: TinyRun) -> None:
+    plan = replace(
+        tiny_run.recipe.quantize,
+        method="rated",
+        settings={"bits": 2.0},
+        overrides={"blocks.0.up*": {"bits": 1.2}, "blocks.*": {"bits": 1.6}},
+        formats={"*": "4bit:quinary"},
+    )
+    teacher = load_teacher(tiny_run.recipe, tiny_run.out)
+    student = make_student(replace(tiny_run.recipe, quantize=plan), teacher)
+    rates = {}
+    for name, (quantizer, weight) in quantizers_of(student).items():
+        assert isinstance(quantizer, RatedScale)
+        rates[name] = quantizer.rate(weight)
+    assert rates["embedding.weight"] == pytest.approx(2.0, abs=0.03)
+    assert rates["blocks.0.up.weight"] == pytest.approx(1.2, abs=0.03)
+    assert rates["blocks.1.up.weight"] == pytest.approx(1.6, abs=0.03)
+    wrong = replace(plan, overrides={"embedding*": {"bitz": 2.0}})
+    with pytest.raises(RecipeError, match="unknown field 'bitz'"):
+        make_student(replace(tiny_run.recipe, quantize=wrong), teacher)
 
 
 def test_without_steps_the_teacher_is_only_rounded(tiny_run: TinyRun, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ base:
   methods:
     rounded: {steps: 0}
     distilled: {steps: 4}
+    rated: {steps: 4, method: rated}
     search: {steps: 0}
   search: {steps: 4, eval_every: 2}
 architectures:
@@ -61,6 +62,8 @@ rows:
   - {name: mixed-kl, kind: mixed, label: by KL, metric: kl, compression: 9, by: distilled}
   - {name: mixed-nas, kind: mixed, label: by NAS, metric: nas, compression: 9, by: distilled}
   - {name: mixed-even, kind: mixed, label: even, metric: kl, bytes_of: 2bit, by: rounded}
+  - {name: rated, kind: rated, label: by rate, metric: kl, compression: 8, by: rated}
+  - {name: rated-even, kind: rated, label: one rate, format: 4bit:quinary, compression: 8, by: rated}
   - {name: small, kind: smaller_float, label: smaller, compression: 4}
   - {name: smaller, kind: smaller_float, label: smaller still, compression: 8}
 run_first: [float32, qat-*]

@@ -57,7 +57,7 @@ def test_every_cell_is_measured_and_says_what_it_was_made_in(
     assert [cell.status for cell in report.cells] == ["measured"] * len(tiny_table.plan.cells)
     for cell in report.cells:
         assert all((tiny_table.store.root / name / "stage.json").exists() for name in cell.stages)
-    assert len({numbers_of(report, cell.row).recipe_sha256 for cell in report.cells}) == 9
+    assert len({numbers_of(report, cell.row).recipe_sha256 for cell in report.cells}) == 11
 
 
 @pytest.mark.parametrize("row", ["qat-2bit", "mixed-kl", "mixed-nas"])
@@ -95,6 +95,15 @@ def test_the_float_model_is_measured_against_itself(report: Report) -> None:
     assert numbers_of(report, "mixed-kl").compression >= 8.5  # sizes after training are guessed
 
 
+def test_a_rated_model_has_a_rate_for_every_matrix(tiny_table: TinyTable) -> None:
+    recipe = cell_of(tiny_table, "rated").model.recipe_of(tiny_table.store.folder)
+    rates = [fields["bits"] for fields in recipe.quantize.overrides.values()]
+    assert len(rates) == len(recipe.quantize.formats) > 4
+    assert min(rates) < max(rates)
+    even = cell_of(tiny_table, "rated-even").model.recipe_of(tiny_table.store.folder)
+    assert even.quantize.overrides == {}
+
+
 def test_mixed_rows_stand_beside_uniform_ones_of_their_method(report: Report) -> None:
     pairs = [(one.mixed, one.uniform) for one in report.comparisons]
     assert ("mixed-kl", "qat-2bit") in pairs
@@ -117,9 +126,14 @@ def test_a_target_takes_the_best_on_dev_among_what_is_small_enough(report: Repor
 
 
 def test_allocations_and_sensitivities_are_those_of_the_stages(report: Report) -> None:
-    assert sorted(one.metric for one in report.allocations) == ["kl", "kl", "manual", "nas"]
+    metrics = sorted(one.metric for one in report.allocations)
+    assert metrics == ["kl", "kl", "kl", "manual", "nas"]
+    (rated,) = [one for one in report.allocations if one.has_rates]
+    assert 0.7 <= min(rated.bits.values()) < max(rated.bits.values()) <= 3.5
     for one in report.allocations:
         assert one.compression >= 8
+        if one.has_rates:
+            continue
         assert set(one.formats.values()) <= {"1bit", "2bit", "8bit"}
         assert {one.formats[name]: bits for name, bits in one.bits.items()}.items() <= {
             ("1bit", 1.0),

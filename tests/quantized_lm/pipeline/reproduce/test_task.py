@@ -45,9 +45,12 @@ def test_merging_changes_neither_side() -> None:
     [
         ("steps: 12", "stepz: 12", "unknown field 'stepz'; did you mean 'steps'"),
         ("kind: float,", "kind: flaot,", "kind is 'flaot'; need one of float, uniform"),
-        ("by: rounded", "by: round", "method is 'round'; need one of distilled, rounded"),
+        ("by: rounded", "by: round", "method is 'round'; need one of distilled, rated"),
         ("metric: kl", "metric: kll", "metric is 'kll'; need one of manual, kl"),
         ("compression: 9,", "", "give either compression or bytes_of"),
+        ("metric: nas, compression: 9", "metric: nas, bytes_of: 2bit", "takes its budget as"),
+        ("format: 4bit:quinary,", "", "give either format or metric"),
+        ("metric: kl, compression: 8", "metric: nas, compression: 8", "metric is 'nas'; need one"),
         ("format: 8bit,", "format: 8bit, bits: 8,", "unknown field 'bits'"),
         ("label: by KL, ", "", "field 'label' is missing"),
         ("cut: {all:", "cut: {lsmt:", "layer is 'lsmt'; need one of all, lstm"),

@@ -1,0 +1,176 @@
+"""`secondpass rescore` on lattices: their best sequences as lists with every score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.cli.console import explain, note
+from quantized_lm.cli.convert import write_folder
+from quantized_lm.combine import Weights
+from quantized_lm.errors import DataError, InputError
+from quantized_lm.lattice.files import lattice_files, names_lattice, read_lattices
+from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
+from quantized_lm.lattice.lattice import Lattice
+from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice_scoring import (
+    LatticeRequest,
+    LatticeScores,
+    PreparedLattice,
+    arc_weights,
+    prepare_lattice,
+)
+from quantized_lm.waves import run_all
+
+_BATCH_LATTICES = 8  # what shares forward passes
+
+
+@dataclass(frozen=True)
+class LatticeSource:
+    """Where lattices are, and how they are read.
+
+    Attributes:
+        path: a file, an archive or a folder.
+        given: the format of every file; None: the one its name ends in.
+    """
+
+    path: Path
+    given: LatticeFormat | None = None
+    reading: ReadOptions = field(default_factory=ReadOptions)
+
+    def read(self) -> Iterator[tuple[LatticeFormat, Lattice]]:
+        """All lattices in order, a file at a time.
+
+        Raises:
+            DataError: a file cannot be read, or the folder has no lattice.
+            LatticeError: a lattice is malformed.
+        """
+        for path in lattice_files(self.path, given=self.given):
+            one = self.given or format_of_path(path)
+            for lattice in read_lattices(path, self.reading, source=one):
+                yield one, lattice
+
+
+@dataclass
+class RescoredFolder:
+    """Collects rescored lattices by format, and writes them once all are there.
+
+    Attributes:
+        path: the folder; None where none is wanted.
+    """
+
+    path: Path | None
+    lattices: dict[str, tuple[LatticeFormat, list[Lattice]]] = field(default_factory=dict)
+
+    def add(self, target: LatticeFormat, scores: LatticeScores) -> None:
+        """Take one up."""
+        if self.path is not None:
+            _, rescored = self.lattices.setdefault(target.name, (target, []))
+            rescored.append(scores.rescored())
+
+    def write(self) -> None:
+        """A file for each lattice, in the format that it came in.
+
+        Raises:
+            DataError: the folder cannot be written, or an utterance id is no name of a file.
+        """
+        if self.path is None:
+            return
+        for target, rescored in self.lattices.values():
+            write_folder(self.path, rescored, target)
+            dropped = target.drops(rescored)
+            if dropped:
+                note(f"{target.name} does not hold, and so was left out: {', '.join(dropped)}")
+
+
+def is_lattices(source: Path) -> bool:
+    """Whether the input of `rescore` is lattices by its name, or a folder."""
+    return source.is_dir() or names_lattice(source)
+
+
+def rescore_lattices(
+    source: LatticeSource,
+    loaded: LoadedModel,
+    weights: Weights,
+    limits: SearchLimits,
+    folder: RescoredFolder,
+) -> Iterator[dict[str, object]]:
+    """Result lines of all lattices in order, several in one forward pass.
+
+    Raises:
+        DataError: a lattice cannot be rescored; the message names the utterance.
+        InputError: a weight is set that a lattice has no use for.
+    """
+    counting, lm_scale = arc_weights(weights), weights.lm_scales[loaded.name]
+    lattices = source.read()
+    while batch := list(islice(lattices, _BATCH_LATTICES)):
+        requests = [LatticeRequest(one, counting, lm_scale, limits) for _, one in batch]
+        prepared = [_prepared(request, loaded) for request in requests]
+        for (target, lattice), scores in zip(batch, run_all(prepared, loaded.model), strict=True):
+            folder.add(target, scores)
+            yield lattice_record(lattice.utterance, scores, loaded.name, lm_scale)
+
+
+def lattice_record(
+    utterance: str, scores: LatticeScores, model: str, lm_scale: float
+) -> dict[str, object]:
+    """One line, as `rescore` writes it of a list; `input_rank` is by the lattice's own scores.
+
+    A score that JSON has no number for becomes null.
+    """
+    posteriors = scores.posteriors()
+    hypotheses = scores.hypotheses
+    own = [one.total - lm_scale * one.lm if scores.is_scored else one.total for one in hypotheses]
+    by_own = np.argsort(-np.array(own), kind="stable").tolist()
+    entries = [
+        {
+            "rank": position + 1,
+            "input_rank": by_own.index(position) + 1,
+            "text": one.text,
+            "score": one.total,
+            "posterior": float(posteriors[position]),
+            "components": {
+                "am": _finite(one.am),
+                "graph": _finite(one.graph),
+                "lm": {model: one.lm} if scores.is_scored else {},
+                "extra": {},
+            },
+            "num_words": one.num_words,
+            "num_tokens": one.num_tokens,
+            "num_chars": len(one.text),
+            "oov": list(one.oov),
+        }
+        for position, one in enumerate(hypotheses)
+    ]
+    return {
+        "id": utterance,
+        "changed": by_own[0] != 0,
+        "degraded": list(scores.degraded),
+        "exact": scores.is_exact,
+        "hypotheses": entries,
+    }
+
+
+def count_lattices(source: LatticeSource) -> int:
+    """How many there are; all of them are read, so that a fault is found before the work.
+
+    Raises:
+        DataError, LatticeError: as `LatticeSource.read`.
+    """
+    return sum(1 for _ in source.read())
+
+
+def _prepared(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:
+    try:
+        return prepare_lattice(request, loaded)
+    except InputError as error:
+        raise DataError(f"utterance {request.lattice.utterance!r}: {explain(error)}") from None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

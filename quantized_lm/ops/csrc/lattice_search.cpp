@@ -1,0 +1,224 @@
+#include "lattice_search.h"
+
+#include <algorithm>
+
+namespace secondpass {
+namespace {
+
+constexpr std::int32_t kBoundary = 0;
+constexpr double kRoundingNats = 1e-3;    // log-probabilities are rounded, and may add up to a little above 0
+constexpr double kNewWordNats = 6.0;      // a guess of what a word costs that the LM was not yet asked for
+constexpr double kLaterPieceNats = 2.0;   // and each piece of a word after its first
+
+}  // namespace
+
+LatticeSearch::LatticeSearch(LatticeArcs arcs, Pieces pieces, const SearchLimits& limits, const Reading& reading)
+    : lattice_(std::move(arcs)),
+      pieces_(std::move(pieces)),
+      limits_(limits),
+      reading_(reading),
+      word_nats_(pieces_.first.size() - 1, 0.0),
+      word_count_(pieces_.first.size() - 1, 0),
+      next_node_(reading.num_context + 1) {
+    met_.emplace_back();
+    met_[0].node = met_[0].num_tokens = reading.num_context;
+}
+
+bool LatticeSearch::is_over() const {
+    return is_seeded_ && std::all_of(open_.begin(), open_.end(), [](const Heap& heap) { return heap.empty(); });
+}
+
+bool LatticeSearch::next_wave() {
+    wave_.clear();
+    parents_.clear();
+    tokens_.clear();
+    children_.clear();
+    asked_.clear();
+    while (wave_.empty()) {
+        if (!is_seeded_)
+            grow_seeds();
+        else if (is_over())
+            return false;
+        else
+            grow_beam();
+    }
+    return true;
+}
+
+void LatticeSearch::learn(const float* log_prob) {
+    const double before = found_.empty() ? kImpossible : found_.front().total;
+    for (const Growth& growth : wave_) learn(growth, log_prob);
+    num_nodes_ += tokens_.size();
+    is_run_.resize(static_cast<std::size_t>(next_node_), false);
+    for (const std::int32_t parent : parents_)
+        if (!is_run_[static_cast<std::size_t>(parent)]) {
+            is_run_[static_cast<std::size_t>(parent)] = true;
+            ++num_run_;
+        }
+    std::sort(found_.begin(), found_.end(), [](const Found& x, const Found& y) {
+        return x.total != y.total ? x.total > y.total : x.prefix < y.prefix;
+    });
+    if (!found_.empty() && found_.front().total > before) best_at_ = num_run_;
+    if (!is_seeded_) {
+        is_seeded_ = true;
+        guess();
+    }
+    for (const Growth& growth : wave_) queue(growth);
+    keep_to_limits();
+}
+
+void LatticeSearch::stop() {
+    if (!is_over()) cuts_ |= kCutStopped;
+    is_seeded_ = true;
+    open_.clear();
+}
+
+void LatticeSearch::grow_seeds() {
+    std::vector<std::int32_t> chain;
+    for (const std::int32_t end : lattice_.best(std::max(limits_.seeds, limits_.num_best), limits_.max_arcs)) {
+        chain.clear();
+        for (std::int32_t at = end; at != kNone; at = lattice_.prefix(at).parent) chain.push_back(at);
+        // The empty prefix first: what a prefix needs is known once its parent has grown.
+        for (auto at = chain.rbegin(); at != chain.rend() && fits(*at); ++at)
+            if (!met(*at).is_grown) grow(*at);
+    }
+    if (wave_.empty()) grow(0);  // not one of them fits
+}
+
+void LatticeSearch::grow_beam() {
+    const double to_beat = floor();
+    for (std::size_t words = 0; words < open_.size(); ++words) {
+        while (!open_[words].empty()) {
+            const auto [expected, negative] = open_[words].top();
+            open_[words].pop();
+            if (!can_win(-negative, to_beat)) continue;
+            if (expected < to_beat - limits_.beam) {
+                cuts_ |= kCutBeam;
+                continue;
+            }
+            if (fits(-negative)) grow(-negative);
+            break;
+        }
+    }
+}
+
+double LatticeSearch::floor() const {
+    return found_.size() >= limits_.num_best ? found_[limits_.num_best - 1].total : kImpossible;
+}
+
+bool LatticeSearch::can_win(std::int32_t prefix, double floor) const {
+    const double bound = lattice_.bound(prefix);
+    if (reading_.lm_scale < 0.0) return bound > kImpossible;  // it was not merged into another since
+    return bound + reading_.lm_scale * (met(prefix).log_prob + kRoundingNats) > floor;
+}
+
+bool LatticeSearch::fits(std::int32_t prefix) {
+    const Met& known = met(prefix);
+    if (known.num_tokens + known.rest_end - known.rest <= reading_.deepest) return true;
+    cuts_ |= kCutTokens;
+    return false;
+}
+
+void LatticeSearch::grow(std::int32_t prefix) {
+    Met known = met(prefix);
+    Growth growth{prefix, tokens_.size(), 0, kNone, children_.size(), 0};
+    for (; known.rest < known.rest_end; ++known.rest, ++known.num_tokens)
+        known.node = ask(known.node, pieces_.tokens[static_cast<std::size_t>(known.rest)]);
+    growth.rest_end = tokens_.size();
+    known.is_grown = true;
+    met(prefix) = known;
+    lattice_.grow(prefix);
+    met_.resize(lattice_.size());
+    const Prefix of = lattice_.prefix(prefix);
+    if (of.end != kNone && reading_.is_final) {
+        growth.end = static_cast<std::ptrdiff_t>(tokens_.size());
+        ask(known.node, kBoundary);
+    }
+    places_.clear();
+    const double to_beat = is_seeded_ ? floor() : kImpossible;
+    for (std::int32_t child = of.first_child; child < of.last_child; ++child) {
+        Met& next = met(child);
+        next.log_prob = known.log_prob;  // no more than that: what is to come only takes away
+        if (is_seeded_ && !can_win(child, to_beat)) continue;
+        const std::size_t word = static_cast<std::size_t>(lattice_.prefix(child).word);
+        next.rest = pieces_.first[word];
+        next.rest_end = pieces_.first[word + 1];
+        next.num_words = known.num_words + 1;
+        next.num_tokens = known.num_tokens;
+        next.node = known.node;
+        children_.push_back(child);
+        asked_.push_back(kNone);
+        if (next.rest == next.rest_end) continue;
+        const std::int32_t piece = pieces_.tokens[static_cast<std::size_t>(next.rest++)];
+        ++next.num_tokens;
+        const auto place = std::find_if(places_.begin(), places_.end(),
+                                        [piece](const auto& one) { return one.first == piece; });
+        const std::size_t at = place == places_.end() ? tokens_.size() : place->second;
+        if (place == places_.end()) {
+            places_.emplace_back(piece, at);
+            ask(known.node, piece);
+        }
+        next.node = next_node_ - static_cast<std::int32_t>(tokens_.size() - at);
+        asked_.back() = static_cast<std::ptrdiff_t>(at);
+    }
+    growth.child_end = children_.size();
+    wave_.push_back(growth);
+}
+
+std::int32_t LatticeSearch::ask(std::int32_t parent, std::int32_t token) {
+    parents_.push_back(parent);
+    tokens_.push_back(token);
+    return next_node_++;
+}
+
+void LatticeSearch::learn(const Growth& growth, const float* log_prob) {
+    Met& known = met(growth.prefix);
+    for (std::size_t at = growth.rest; at < growth.rest_end; ++at) known.log_prob += static_cast<double>(log_prob[at]);
+    if (lattice_.prefix(growth.prefix).end != kNone) {
+        const double end = growth.end == kNone ? 0.0 : static_cast<double>(log_prob[growth.end]);
+        const double total = lattice_.end_score(growth.prefix) + reading_.lm_scale * (known.log_prob + end);
+        found_.push_back(Found{growth.prefix, total, known.log_prob + end});
+    }
+    for (std::size_t i = growth.child; i < growth.child_end; ++i) {
+        const double nats = asked_[i] == kNone ? 0.0 : static_cast<double>(log_prob[asked_[i]]);
+        met(children_[i]).log_prob = known.log_prob + nats;
+        const std::size_t word = static_cast<std::size_t>(lattice_.prefix(children_[i]).word);
+        const std::int32_t later = pieces_.first[word + 1] - pieces_.first[word] - 1;
+        word_nats_[word] += nats - kLaterPieceNats * std::max(later, 0);
+        ++word_count_[word];
+    }
+}
+
+// Expects of every word the mean of what it has cost.
+void LatticeSearch::guess() {
+    std::vector<double> scores(word_nats_.size());
+    for (std::size_t word = 0; word < scores.size(); ++word)
+        scores[word] = reading_.lm_scale * (word_count_[word] == 0 ? -kNewWordNats
+                                            : word_nats_[word] / static_cast<double>(word_count_[word]));
+    lattice_.expect(lattice_.scores_to_end(scores));
+}
+
+void LatticeSearch::queue(const Growth& growth) {
+    const std::size_t words = static_cast<std::size_t>(met(growth.prefix).num_words) + 1;
+    if (open_.size() <= words) open_.resize(words + 1);
+    for (std::size_t i = growth.child; i < growth.child_end; ++i) {
+        const Met& known = met(children_[i]);
+        const double lm = reading_.lm_scale * known.log_prob;
+        if (limits_.order > 0 && lattice_.merge(children_[i], lm, limits_.order) > 0) cuts_ |= kCutOrder;
+        const double rest = reading_.lm_scale * kLaterPieceNats * (known.rest_end - known.rest);
+        const double expected = lattice_.expected(children_[i]) + lm - rest;
+        if (expected > kImpossible && !known.is_grown) open_[words].emplace(expected, -children_[i]);
+    }
+}
+
+void LatticeSearch::keep_to_limits() {
+    unsigned reached = 0;
+    if (num_run_ - best_at_ > limits_.patience) reached |= kCutPatience;
+    if (num_run_ >= limits_.max_lm_steps) reached |= kCutLmSteps;
+    if (lattice_.num_followed() >= limits_.max_arcs) reached |= kCutArcs;
+    if (reached == 0 || is_over()) return;
+    cuts_ |= reached;
+    open_.clear();
+}
+
+}  // namespace secondpass

@@ -1,0 +1,146 @@
+"""The story of a lattice: read, tokenize, search with the engine's help, reply.
+
+A lattice that cannot be rescored fails alone. If it is the only one, the request fails with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.combine import Weights, formula
+from quantized_lm.errors import InputError
+from quantized_lm.lattice_scoring import LatticeScores, arc_weights
+from service.errors import relocated
+from service.lattice_replies import lattice_usage, reply_lattices
+from service.lattice_schemas import LatticeResponse
+from service.latticework import (
+    AskedLattices,
+    CheckedLattice,
+    LatticeRules,
+    prepare_lattices,
+)
+from service.metrics import Metrics
+from service.registry import Registry
+from service.replies import effective_weights
+from service.rescoring import refuse_if_alone
+from service.scheduler import Job, Scheduler
+from service.settings import Settings
+from service.timing import Stopwatch
+from service.weighting import resolve_weights
+
+
+class LatticeRescorer:
+    """Finds the best sequences of lattices. Runs no model itself: the engine does.
+
+    All work on a lattice but the engine's is a thread's: reading one takes longer than the event
+    loop may be kept.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        engine: Scheduler,
+        metrics: Metrics,
+        settings: Settings,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._metrics = metrics
+        self._settings = settings
+        self._clock = clock
+
+    def now_s(self) -> float:
+        """The time on the clock that deadlines are measured by."""
+        return self._clock()
+
+    async def rescore(
+        self, asked: AskedLattices, request_id: str, received_s: float
+    ) -> LatticeResponse:
+        """Rescore every lattice of a request, whose first byte came at `received_s`.
+
+        Raises:
+            ModelNotFoundError: it names a model that is not loaded.
+            InputError: the weights are unusable, several LMs are named, or the only lattice is
+                unusable.
+            DrainingError: the server is shutting down.
+        """
+        watch = Stopwatch(self._clock)
+        model = self._model(asked)
+        weights = resolve_weights(asked.choice, [model])
+        rules = self._rules(asked, model, weights)
+        with self._metrics.inflight.labels(model.name).track_inprogress():
+            checked = await asyncio.to_thread(prepare_lattices, asked.sources, rules)
+            refuse_if_alone([one.prepared for one in checked])
+            watch.lap("tokenize")
+            jobs = self._jobs(checked, rules, received_s)
+            completed = await self._engine.scored(jobs)
+            watch.lap_engine(completed)
+            scores = [done.result for done in completed]
+            results = await asyncio.to_thread(
+                reply_lattices, checked, scores, model.name, rules.options
+            )
+            usage = lattice_usage(scores)
+            watch.lap("combine")
+        self._count(checked, scores, model.name)
+        return {
+            "id": request_id,
+            "model": model.name,
+            "revision": model.revision,
+            "formula": formula(weights),
+            "weights": effective_weights(weights),
+            "results": results,
+            "timing": watch.finish(self._metrics),
+            "usage": usage,
+        }
+
+    def _model(self, asked: AskedLattices) -> LoadedModel:
+        models = self._registry.choose(asked.choice.model, asked.choice.lms)
+        if len(models) > 1:
+            raise InputError(
+                f"lms names {len(models)} models; need one, as a lattice is searched with one LM",
+                pointer="/lms",
+            )
+        return models[0]
+
+    def _rules(self, asked: AskedLattices, model: LoadedModel, weights: Weights) -> LatticeRules:
+        try:
+            counting = arc_weights(weights)
+        except InputError as error:
+            raise relocated(error, "/weights") from None
+        return LatticeRules(
+            model=model,
+            arc_weights=counting,
+            lm_scale=weights.lm_scales[model.name],
+            options=asked.options,
+            max_arcs=self._settings.max_lattice_arcs,
+            max_bytes=self._settings.max_lattice_body_bytes,
+        )
+
+    def _jobs(
+        self, checked: Sequence[CheckedLattice], rules: LatticeRules, received_s: float
+    ) -> list[Job[LatticeScores]]:
+        deadline_ms = rules.options.deadline_ms
+        deadline_s = None if deadline_ms is None else received_s + deadline_ms / 1000.0
+        budget = self._engine.budget_tokens
+        return [
+            Job(
+                rules.model.name,
+                one.prepared,
+                min(one.prepared.cost_tokens, budget),
+                deadline_s,
+            )
+            for one in checked
+            if not isinstance(one.prepared, InputError)
+        ]
+
+    def _count(
+        self, checked: Sequence[CheckedLattice], scores: Sequence[LatticeScores], label: str
+    ) -> None:
+        failed = sum(isinstance(one.prepared, InputError) for one in checked)
+        self._metrics.utterances.labels(label, "failed").inc(failed)
+        for one in scores:
+            self._metrics.count_lattice(label, one)

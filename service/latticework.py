@@ -1,0 +1,227 @@
+"""Lattices before the engine: found in what was sent, read, checked and tokenized.
+
+Knows neither HTTP nor the queue. A lattice that cannot be rescored leaves its error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.errors import DataError, InputError, LatticeError, TooManyArcsError
+from quantized_lm.lattice.files import unpack
+from quantized_lm.lattice.formats import LATTICE_FORMATS, LatticeFormat, ReadOptions, k2_json
+from quantized_lm.lattice.lattice import Lattice
+from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice.spoken import ArcWeights
+from quantized_lm.lattice_scoring import LatticeRequest, PreparedLattice, prepare_lattice
+from service.errors import relocated
+from service.lattice_schemas import MAX_LATTICES, LatticeInput, LatticeOptions
+from service.schemas import MAX_SCORE, LmRequest
+
+MAX_ARCS_FOLLOWED = 1_000_000  # by one search: each may take some hundred bytes
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class LatticeSource:
+    """Where lattices are in a request.
+
+    Attributes:
+        content: a file's bytes, or parsed JSON of k2-json.
+        format: what they are in.
+        id, context, final, symbols: as `LatticeInput`.
+        pointer: to the input; None where the body is the content, which may hold several lattices.
+        content_pointer: to the content in the input.
+    """
+
+    content: bytes | dict[str, Any]
+    format: LatticeFormat
+    id: str | None = None
+    context: tuple[str, ...] = ()
+    final: bool = True
+    symbols: object = None
+    pointer: str | None = None
+    content_pointer: str = ""
+
+
+@dataclass(frozen=True)
+class AskedLattices:
+    """A request, whichever way it was sent."""
+
+    choice: LmRequest
+    options: LatticeOptions
+    sources: Sequence[LatticeSource]
+
+
+@dataclass(frozen=True)
+class LatticeRules:
+    """What holds for every lattice of one request.
+
+    Attributes:
+        max_arcs: of one lattice. max_bytes: of what a packed one unpacks to.
+    """
+
+    model: LoadedModel
+    arc_weights: ArcWeights
+    lm_scale: float
+    options: LatticeOptions
+    max_arcs: int
+    max_bytes: int
+
+
+@dataclass(frozen=True)
+class CheckedLattice:
+    """One lattice ready for the engine, or what is wrong with it."""
+
+    id: str | None
+    format: LatticeFormat
+    prepared: PreparedLattice | InputError
+
+
+def source_of(position: int, sent: LatticeInput) -> LatticeSource:
+    """One entry of a request's `lattices`.
+
+    Raises:
+        LatticeError: its base64 is none.
+    """
+    content: bytes | dict[str, Any]
+    if sent.lattice is not None:
+        content, at = sent.lattice, "/lattice"
+    elif sent.text is not None:
+        content, at = sent.text.encode(), "/text"
+    else:
+        content, at = _decoded(sent.base64 or ""), "/base64"
+    return LatticeSource(
+        content,
+        LATTICE_FORMATS[sent.format or "k2-json"],
+        sent.id,
+        tuple(sent.context.text),
+        sent.final,
+        sent.symbols,
+        f"/lattices/{position}",
+        at,
+    )
+
+
+def prepare_lattices(sources: Sequence[LatticeSource], rules: LatticeRules) -> list[CheckedLattice]:
+    """Prepare every lattice; one that cannot be rescored leaves its error, with a pointer.
+
+    Raises:
+        InputError: the body is no lattice, or holds too many.
+    """
+    checked = []
+    for source in sources:
+        try:
+            lattices = _read(source, rules)
+        except InputError as error:
+            if source.pointer is None:
+                raise
+            checked.append(CheckedLattice(source.id, source.format, _within(source, error)))
+            continue
+        checked += [_checked(lattice, source, rules) for lattice in lattices]
+    return checked
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""  # no format reads that, and each says so at its place
+
+
+def _read(source: LatticeSource, rules: LatticeRules) -> list[Lattice]:
+    options = ReadOptions(symbols=k2_json.parse_symbols(source.symbols), max_arcs=rules.max_arcs)
+    if isinstance(source.content, dict):
+        lattices = k2_json.from_record(source.content, options)
+    else:
+        lattices = source.format.read(unpacked(source.content, rules.max_bytes), options)
+    most = MAX_LATTICES if source.pointer is None else 1
+    if len(lattices) > most:
+        raise LatticeError(f"got {len(lattices)} lattices in one; need at most {most}")
+    return lattices
+
+
+def unpacked(content: bytes, max_bytes: int) -> bytes:
+    """The bytes themselves, or what they are where they begin as gzip does.
+
+    Raises:
+        LatticeError: it is damaged, or has more than `max_bytes` bytes.
+    """
+    if not content.startswith(_GZIP):
+        return content
+    try:
+        return unpack(content, limit=max_bytes, name="the body")
+    except DataError as error:
+        raise LatticeError(str(error)) from None
+
+
+def _checked(lattice: Lattice, source: LatticeSource, rules: LatticeRules) -> CheckedLattice:
+    name = source.id if source.id is not None else lattice.utterance or None
+    try:
+        _require_usable(lattice, rules)
+        request = LatticeRequest(
+            lattice=lattice,
+            weights=rules.arc_weights,
+            lm_scale=rules.lm_scale,
+            limits=_limits(rules.options),
+            silence=frozenset(rules.options.silence),
+            context=source.context,
+            final=source.final,
+        )
+        return CheckedLattice(name, source.format, prepare_lattice(request, rules.model))
+    except InputError as error:
+        return CheckedLattice(name, source.format, _within(source, error))
+
+
+def _require_usable(lattice: Lattice, rules: LatticeRules) -> None:
+    """Refuse what cannot be searched in bounds, added up, or said in a reply."""
+    num_words = len(lattice.words.values)
+    if num_words > rules.max_arcs:
+        raise TooManyArcsError(
+            f"the arcs have {num_words} words; need at most {rules.max_arcs}", pointer="/arcs"
+        )
+    for name, scores in (("am", lattice.am), ("graph", lattice.graph)):
+        bad = np.isfinite(scores) & (np.abs(scores) > MAX_SCORE)
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise LatticeError(
+                f"arc {at} has {name} score {scores[at]}; need at most {MAX_SCORE:g} from 0",
+                pointer=f"/arcs/{at}",
+            )
+    try:
+        "".join([lattice.utterance, *(lattice.symbols or {}).values()]).encode()
+    except UnicodeEncodeError:
+        raise LatticeError(
+            "a word has half a surrogate; need Unicode", pointer="/symbols"
+        ) from None
+
+
+def _limits(options: LatticeOptions) -> SearchLimits:
+    return SearchLimits(
+        num_best=options.n_best,
+        seeds=options.seeds,
+        order=options.order,
+        beam=options.beam,
+        patience=options.patience,
+        max_lm_steps=options.max_lm_steps,
+        max_arcs=MAX_ARCS_FOLLOWED,
+    )
+
+
+def _within(source: LatticeSource, error: InputError) -> InputError:
+    """The error with its pointer into the request; text and bytes have no places to point to."""
+    if source.pointer is None:
+        return error
+    if error.pointer == "/symbols" and not isinstance(source.content, dict):
+        return relocated(error, source.pointer)
+    within = source.pointer + source.content_pointer
+    if isinstance(source.content, dict):
+        return relocated(error, within)
+    return type(error)(str(error), pointer=within)

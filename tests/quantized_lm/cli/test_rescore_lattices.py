@@ -1,0 +1,142 @@
+"""`rescore` on lattices: lines as of lists, archives and folders, and rescored lattices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quantized_lm.lattice.files import read_lattices, write_lattices
+from quantized_lm.lattice.formats import format_by_name
+from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice.spoken import ArcWeights
+from quantized_lm.lattice.symbols import symbols_text
+from quantized_lm.lattice_scoring import LatticeRequest, score_lattices
+from quantized_lm.scored import read_scored
+from tests.fakes import fake_loaded
+from tests.quantized_lm.lattice.format_cases import make_lattice
+
+from .conftest import Command
+
+SYMBOLS = {1: "the", 2: "cat", 3: "mat", 4: "sat"}
+WORDS = {"a": 2, "b": 3, "c": 4}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three HTK files."""
+    path = tmp_path / "lattices"
+    path.mkdir()
+    for name, word in WORDS.items():
+        arcs = [
+            (0, 1, [1], -1.5, -0.25),
+            (1, 2, [word], -2.25, -0.5),
+            (1, 2, [4], -2.0, -1.0),
+            (2, 3, [], 0.0, 0.0),
+        ]
+        lattice = make_lattice(arcs, symbols=SYMBOLS, utterance=name)
+        write_lattices(path / f"{name}.slf", [lattice])
+    (path / "notes.md").write_text("not a lattice")
+    return path
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    """The records of a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_folder_becomes_lines_that_evaluate_reads(run: Command, folder: Path) -> None:
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", folder, target, "--lm-scale", "2", "--graph-scale", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "1*am + 0.5*graph + 2*lm[tiny]" in result.stderr
+    assert "3 utterances" in result.stderr
+    assert [one["id"] for one in lines(target)] == list(WORDS)
+    for record, scored in zip(lines(target), read_scored(target), strict=True):
+        (lattice,) = read_lattices(folder / f"{record['id']}.slf")
+        asked = LatticeRequest(lattice, ArcWeights(graph_scale=0.5), 2.0, SearchLimits(num_best=10))
+        expected = score_lattices([asked], fake_loaded("tiny"))[0].hypotheses
+        best_first = [scored.hypotheses[position] for position in scored.order]
+        assert [one.text for one in best_first] == [one.text for one in expected]
+        assert [one.lm["tiny"] for one in best_first] == pytest.approx([one.lm for one in expected])
+        hypotheses = record["hypotheses"]
+        assert isinstance(hypotheses, list)
+        for one in hypotheses:
+            parts = one["components"]
+            total = parts["am"] + 0.5 * parts["graph"] + 2.0 * parts["lm"]["tiny"]
+            assert one["score"] == pytest.approx(total, abs=1e-6)
+        assert record["changed"] == (hypotheses[0]["input_rank"] != 1)
+
+
+def test_an_archive_takes_its_words_from_a_table(run: Command, folder: Path) -> None:
+    archive, words = folder.parent / "lats.ark", folder.parent / "words.txt"
+    lattices = [read_lattices(path)[0] for path in sorted(folder.glob("*.slf"))]
+    write_lattices(archive, lattices)
+    table = lattices[0].symbols
+    assert table is not None
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", archive, target)
+    assert result.exit_code == 2
+    assert "utterance 'a': /symbols: the lattice has ids for words" in result.stderr
+    assert not target.exists()
+    words.write_text(symbols_text(table))
+    result = run("rescore", archive, target, "--symbols", words, "--n-best", "1")
+    assert result.exit_code == 0, result.output
+    records = lines(target)
+    assert [one["id"] for one in records] == list(WORDS)
+    assert all(len(one["hypotheses"]) == 1 for one in records)  # type: ignore[arg-type]
+
+
+def test_rescored_lattices_are_written_in_the_format_that_came_in(
+    run: Command, folder: Path
+) -> None:
+    target, out = folder.parent / "out.jsonl", folder.parent / "rescored"
+    result = run(
+        "rescore", folder, target, "--lattice-out", out, "--order", "0", "--seeds", "2"
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == ["a.slf", "b.slf", "c.slf"]
+    assert "htk does not hold, and so was left out" in result.stderr
+    for record in lines(target):
+        (lattice,) = read_lattices(out / f"{record['id']}.slf")
+        asked = LatticeRequest(lattice, ArcWeights(graph_scale=1.0), 0.0)
+        best = score_lattices([asked], fake_loaded("tiny"))[0].hypotheses[0]
+        hypotheses = record["hypotheses"]
+        assert isinstance(hypotheses, list)
+        assert best.text == hypotheses[0]["text"]
+        assert best.total == pytest.approx(hypotheses[0]["score"], abs=1e-6)
+
+
+def test_a_format_may_be_named(run: Command, folder: Path) -> None:
+    source = folder.parent / "lat.1"
+    write_lattices(source, read_lattices(folder / "a.slf"), target=format_by_name("htk"))
+    target = folder.parent / "out.jsonl"
+    assert run("rescore", source, target, "--format", "htk").exit_code == 0
+    assert [one["id"] for one in lines(target)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--url", "http://127.0.0.1:1"], "post lattices to /v1/rescore/lattice"),
+        (["--order", "1"], "order is 1; need 2 or more"),
+        (["--format", "mp3"], "lattice format is 'mp3'"),
+        (["--preset", "nemo:alpha=0.5,beta=0.25"], "/char_bonus: char_bonus is 0.25"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    run: Command, folder: Path, options: list[str], message: str
+) -> None:
+    result = run("rescore", folder, folder.parent / "out.jsonl", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_bad_file_is_found_before_anything_is_scored(run: Command, folder: Path) -> None:
+    (folder / "d.slf").write_text("N=2 L=1\nI=0\nI=1\nJ=0 S=0 E=7\n")
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", folder, target)
+    assert result.exit_code == 2
+    assert "d.slf" in result.stderr
+    assert not target.exists()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from quantized_lm.errors import InputError
+from quantized_lm.pipeline.rates import HIGHEST_BITS, LOWEST_BITS, allocate_rates, levels_for
+from quantized_lm.quant.formats import Grid
+
+WEIGHTS = {"a": 100, "b": 400, "c": 50}
+COSTS = {"a": 3.0, "b": 1.0, "c": 0.02}
+
+
+def mean(rates: dict[str, float]) -> float:
+    return sum(WEIGHTS[name] * rates[name] for name in rates) / sum(WEIGHTS.values())
+
+
+def loss(rates: dict[str, float]) -> float:
+    return sum(COSTS[name] * math.exp2(-2 * rates[name]) for name in rates)
+
+
+@pytest.mark.parametrize("bits", [1.0, 1.9, 2.5, 3.2])
+def test_the_mean_is_what_was_asked_for(bits: float) -> None:
+    assert mean(allocate_rates(COSTS, WEIGHTS, bits=bits)) == pytest.approx(bits)
+
+
+def test_no_exchange_of_bits_between_two_matrices_loses_less() -> None:
+    for bits in (1.0, 1.9, 2.5, 3.2):
+        rates = allocate_rates(COSTS, WEIGHTS, bits=bits)
+        least = loss(rates)
+        for giver, taker in itertools.permutations(WEIGHTS, 2):
+            for amount in (0.01, 0.2):
+                moved = dict(rates)
+                moved[giver] -= amount / WEIGHTS[giver]
+                moved[taker] += amount / WEIGHTS[taker]
+                if all(LOWEST_BITS <= rate <= HIGHEST_BITS for rate in moved.values()):
+                    assert loss(moved) >= least - 1e-12
+
+
+def test_four_times_the_cost_of_a_weight_is_one_bit_more() -> None:
+    rates = allocate_rates({"a": 4.0, "b": 1.0}, {"a": 10, "b": 10}, bits=2.0)
+    assert rates["a"] - rates["b"] == pytest.approx(1.0)
+    assert rates["a"] == pytest.approx(2.5)
+
+
+def test_rates_stay_within_what_level_tables_hold() -> None:
+    rates = allocate_rates({"a": 1e9, "b": 1e-9}, {"a": 10, "b": 10}, bits=2.0)
+    assert rates == pytest.approx({"a": 3.3, "b": LOWEST_BITS}, abs=1e-6)
+    for rate in (LOWEST_BITS, 1.9, 1.91, 2.4, 2.41, HIGHEST_BITS):
+        assert math.log2(len(Grid.parse(levels_for(rate)).levels)) > rate
+
+
+def test_a_cost_below_zero_counts_as_the_smallest_above_it() -> None:
+    rates = allocate_rates({"a": -1.0, "b": 0.5}, {"a": 10, "b": 10}, bits=2.0)
+    assert rates["a"] == pytest.approx(rates["b"])
+
+
+@pytest.mark.parametrize("bits", [0.5, 4.0, float("nan")])
+def test_means_out_of_reach_are_refused(bits: float) -> None:
+    with pytest.raises(InputError, match="bits is"):
+        allocate_rates(COSTS, WEIGHTS, bits=bits)
+
+
+def test_costs_of_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="no matrix costs anything"):
+        allocate_rates({"a": 0.0}, {"a": 1}, bits=2.0)

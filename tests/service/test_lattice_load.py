@@ -1,0 +1,243 @@
+"""Lattices beside other work: shared passes, deadlines, cancellation, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from starlette.types import Message
+
+from quantized_lm.lattice.formats import LATTICE_FORMATS
+from quantized_lm.lattice.lattice import Lattice, Ragged
+from service.lattice_rescoring import LatticeRescorer
+from service.lattice_schemas import LatticeInput, LatticeOptions
+from service.latticework import AskedLattices, source_of
+from service.metrics import Metrics
+from service.registry import Registry
+from service.scheduler import Scheduler
+from service.schemas import LmRequest
+from service.settings import Settings
+from tests.fakes import WORDS, TableModel, TableState, fake_loaded
+from tests.quantized_lm.lattice.random_lattices import random_lattice
+from tests.service.serving import Json, lattice_entry, request, running
+
+PATH = "/v1/rescore/lattice"
+THOROUGH: Json = {"order": None, "patience": None, "seeds": 1, "max_lm_steps": 100}
+
+
+def confusions(length: int, width: int) -> Lattice:
+    """`width` words to choose from at each of `length` places, all alike but for the LM."""
+    symbols = sorted({a + b for a in WORDS.split() for b in WORDS.split()})[:width]
+    symbols += [f"{word}s" for word in symbols]
+    count = length * width
+    word = 1 + np.arange(count, dtype=np.int32) % len(symbols)
+    return Lattice(
+        src=np.repeat(np.arange(length, dtype=np.int32), width),
+        dst=np.repeat(np.arange(1, length + 1, dtype=np.int32), width),
+        words=Ragged(np.arange(count + 1, dtype=np.int32), word),
+        am=np.random.default_rng(0).normal(size=count),
+        graph=np.zeros(count),
+        symbols=dict(enumerate(symbols, start=1)),
+    )
+
+
+@dataclass
+class PausingModel(TableModel):
+    """Closes its own gate before one pass.
+
+    Attributes:
+        pause_at: number of that pass, from 0.
+    """
+
+    pause_at: int = 0
+
+    def extend(
+        self,
+        states: Sequence[TableState],
+        parents: Sequence[NDArray[np.int32]],
+        tokens: Sequence[NDArray[np.int32]],
+    ) -> list[NDArray[np.float32]]:
+        """As LanguageModel.extend."""
+        if len(self.batch_sizes) == self.pause_at:
+            self.gate.clear()
+            self.entered.clear()
+        return super().extend(states, parents, tokens)
+
+
+@pytest.mark.anyio
+async def test_lists_share_passes_with_a_lattice_and_do_not_wait_for_its_end() -> None:
+    model = PausingModel(pause_at=2)
+    model.gate.clear()
+    async with running(fake_loaded(model=model)) as (client, app):
+        body = {"lattices": [lattice_entry(confusions(6, 6))], "options": THOROUGH}
+        lattice = asyncio.create_task(client.post(PATH, json=body))
+        while not model.entered.is_set():
+            await asyncio.sleep(0)
+        lists = [asyncio.create_task(client.post("/v1/rescore", json=request())) for _ in range(3)]
+        queue = app.state.core.metrics.queue_requests.labels("tiny")
+        while queue._value.get() < 3:
+            await asyncio.sleep(0)
+        model.gate.set()
+        replies = [response.status_code for response in await asyncio.gather(*lists)]
+        assert replies == [200, 200, 200]
+        assert not lattice.done()  # the third pass has not ended
+        model.gate.set()
+        reply = (await lattice).json()
+    assert model.batch_sizes[:3] == [1, 4, 1]
+    assert reply["usage"]["waves"] == len(model.batch_sizes) > 3
+
+
+@pytest.mark.anyio
+async def test_a_lattice_beside_lists_gets_what_it_gets_alone() -> None:
+    body = {"lattices": [lattice_entry(random_lattice(seed)) for seed in range(8)]}
+    async with running() as (client, _):
+        alone = [
+            (await client.post(PATH, json={"lattices": [one]})).json()["results"][0]
+            for one in body["lattices"]
+        ]
+        calls = [client.post("/v1/rescore", json=request()) for _ in range(8)]
+        together, *_ = await asyncio.gather(client.post(PATH, json=body), *calls)
+    assert together.json()["results"] == alone
+
+
+@dataclass
+class TimedModel(TableModel):
+    """Every pass takes 0.1 s of a clock of its own."""
+
+    now_s: float = 0.0
+
+    def extend(
+        self,
+        states: Sequence[TableState],
+        parents: Sequence[NDArray[np.int32]],
+        tokens: Sequence[NDArray[np.int32]],
+    ) -> list[NDArray[np.float32]]:
+        """As LanguageModel.extend."""
+        self.now_s += 0.1
+        return super().extend(states, parents, tokens)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("late_s", "waves"), [(0.0, 3), (0.15, 1), (0.25, 0), (99.0, 0)])
+async def test_at_its_deadline_a_lattice_is_answered_with_what_is_known(
+    late_s: float, waves: int
+) -> None:
+    model = TimedModel(now_s=late_s)
+    loaded, metrics = fake_loaded(model=model), Metrics()
+
+    def clock() -> float:
+        return model.now_s
+
+    engine = Scheduler(lambda _: model, budget_tokens=9_999, metrics=metrics, clock=clock)
+    rescorer = LatticeRescorer(Registry([loaded]), engine, metrics, Settings(), clock)
+    sent = LatticeInput(**lattice_entry(confusions(6, 6)))
+    options = LatticeOptions(**THOROUGH, deadline_ms=250.0, return_lattice=True)
+    engine.start()
+    reply = await rescorer.rescore(
+        AskedLattices(LmRequest(), options, [source_of(0, sent)]), "id", received_s=0.0
+    )
+    engine.stop()
+    (result,) = reply["results"]
+    assert isinstance(result, dict)
+    assert (result["degraded"], result["exact"]) == (["deadline"], False)
+    assert (reply["usage"]["waves"], len(result["hypotheses"])) == (waves, 1)
+    assert (result["hypotheses"][0]["components"]["lm"]["tiny"] is None) == (waves == 0)
+
+
+@pytest.mark.anyio
+async def test_a_lattice_whose_client_left_is_dropped_between_two_waves() -> None:
+    model = PausingModel(pause_at=1)
+    async with running(fake_loaded(model=model)) as (client, _):
+        body = {"lattices": [lattice_entry(confusions(6, 6))], "options": THOROUGH}
+        lattice = asyncio.create_task(client.post(PATH, json=body))
+        while model.gate.is_set():
+            await asyncio.sleep(0)
+        lattice.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await lattice
+        model.gate.set()
+        assert (await client.post("/v1/rescore", json=request())).status_code == 200
+    assert model.batch_sizes == [1, 1, 1]
+
+
+@pytest.mark.anyio
+async def test_a_client_that_hangs_up_ends_its_search_and_is_counted() -> None:
+    model = PausingModel(pause_at=1)
+    sent: list[Message] = []
+    body = {"lattices": [lattice_entry(confusions(6, 6))], "options": THOROUGH}
+    messages = iter([{"type": "http.request", "body": json.dumps(body).encode()}])
+
+    async def receive() -> Message:
+        for message in messages:
+            return message
+        while model.gate.is_set():
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with running(fake_loaded(model=model)) as (client, app):
+        scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b""}
+        scope["headers"] = [(b"content-type", b"application/json")]
+        await app(scope, receive, send)
+        model.gate.set()
+        assert (await client.post("/v1/rescore", json=request())).status_code == 200
+        text = (await client.get("/metrics")).text
+    assert sent[0]["status"] == 499
+    assert f'outcome="canceled",route="{PATH}"}} 1.0' in text
+    assert model.batch_sizes == [1, 1, 1]
+
+
+@pytest.mark.real_clock
+@pytest.mark.anyio
+async def test_a_lattice_of_most_arcs_is_answered_within_a_second_at_its_deadline() -> None:
+    content = LATTICE_FORMATS["k2-safetensors"].write([confusions(50, 1998)])
+    headers = {"Content-Type": "application/vnd.secondpass.k2+safetensors"}
+    query: dict[str, str | int] = {
+        "deadline_ms": 200,
+        "order": "null",
+        "patience": "null",
+        "max_lm_steps": 100_000,
+    }
+    async with running() as (client, _):
+        began_s = time.perf_counter()
+        response = await client.post(PATH, content=content, params=query, headers=headers)
+        took_s = time.perf_counter() - began_s
+    (result,) = response.json()["results"]
+    assert {"deadline", "max_arcs"} & set(
+        result["degraded"]
+    )  # a fast machine meets the other first
+    assert result["hypotheses"]
+    assert response.json()["usage"]["arcs"] > 99_000
+    assert took_s < 1.0
+
+
+@pytest.mark.anyio
+async def test_memory_is_given_back_after_every_request() -> None:
+    body = {
+        "lattices": [lattice_entry(confusions(20, 20))],
+        "options": {**THOROUGH, "return_lattice": True, "return_words": True},
+    }
+    async with running() as (client, _):
+
+        async def ask(times: int) -> int:
+            for _ in range(times):
+                assert (await client.post(PATH, json=body)).status_code == 200
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        await ask(3)
+        before = await ask(1)
+        after = await ask(10)
+        tracemalloc.stop()
+    assert after - before < 200_000
