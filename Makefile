@@ -14,9 +14,9 @@ READY := $(VENV)/.ready
 LISTS ?= ../shared/data/nbest/*.pocketsphinx.jsonl.gz ../shared/data/nbest/*.sri_decipher.jsonl.gz
 BENCH ?=
 
-.PHONY: help install run test lint bench clean
+.PHONY: help install run test lint bench image deploy-check deploy-run clean
 help:  ## Say what can be made.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(READY)  ## Make .venv with CPU torch, secondpass and the tools that check it.
 
@@ -42,6 +42,16 @@ lint: $(READY)
 
 bench: $(READY)  ## Time this machine, our kernels and other systems; BENCH="--quick" for a trial of a minute.
 	$(BIN)/secondpass bench $(addprefix --lists ,$(wildcard $(LISTS))) $(BENCH)
+
+image:  ## Build the image secondpass:0.1.0, with torch as TORCH says.
+	docker build --tag secondpass:0.1.0 --build-arg TORCH="$(TORCH)" --build-arg REVISION="$$(git rev-parse HEAD)" .
+
+deploy-check: $(READY)  ## Check deploy/ with the tools that will read it, installed where that is possible.
+	deploy/check.sh $(BIN)/python
+
+deploy-run: $(READY)  ## Some minutes: a real Prometheus on the real service; the image, built and run.
+	$(BIN)/python -m tests.deploy.live
+	tests/deploy/image.sh
 
 clean:  ## Remove everything `make` made.
 	rm -rf $(VENV) .bench build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -63,7 +63,7 @@ rows:
   - {name: mixed-nas, kind: mixed, label: by NAS, metric: nas, compression: 9, by: distilled}
   - {name: mixed-even, kind: mixed, label: even, metric: kl, bytes_of: 2bit, by: rounded}
   - {name: rated, kind: rated, label: by rate, metric: kl, compression: 8, by: rated}
-  - {name: rated-even, kind: rated, label: one rate, format: 4bit:quinary, compression: 8, by: rated}
+  - {name: rated-even, kind: rated, label: alike, format: 4bit:quinary, compression: 8, by: rated}
   - {name: small, kind: smaller_float, label: smaller, compression: 4}
   - {name: smaller, kind: smaller_float, label: smaller still, compression: 8}
 run_first: [float32, qat-*]

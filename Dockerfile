@@ -1,0 +1,62 @@
+# syntax=docker/dockerfile:1
+# secondpass with torch for a CPU: the first stage compiles, the second serves.
+#   docker build -t secondpass --build-arg TORCH="torch==2.13.0 --index-url <PyTorch's CPU index>" .
+# With torch's CUDA build, 3 GB that none of our backends uses yet: --build-arg DEVICE=cuda, TORCH as it stands here.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
+# Any g++ of this Debian will do.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY quantized_lm quantized_lm
+COPY service service
+RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM ${BASE}
+# What pip is told about torch, as TORCH in the Makefile, and what it must have got: "cpu" or "cuda".
+ARG TORCH="torch==2.13.0"
+ARG DEVICE=cpu
+
+# Nobody may log in; the number is fixed so that orchestrators can demand and volumes can grant it.
+RUN groupadd --gid 10001 secondpass \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin secondpass
+
+# Torch apart from us: it is 550 MB that stay the same from one of our versions to the next. Its tests, headers and
+# compilers, 200 MB, are for those who build against it. TORCH holds several words, its version among them.
+# hadolint ignore=DL3013,SC2086
+RUN python -m pip install --no-cache-dir ${TORCH} \
+ && torch="$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch" \
+ && rm -rf "${torch}/test" "${torch}/include" \
+ && find "${torch}/bin" -type f ! -name torch_shm_manager -delete \
+ && got="$(python -c 'import torch; print("cuda" if torch.version.cuda else "cpu")')" \
+ && if [ "${got}" != "${DEVICE}" ]; then \
+      echo "torch is the build for ${got}, DEVICE is ${DEVICE}: give TORCH as the head of the Dockerfile says" >&2; exit 1; \
+    fi
+
+# The wheel is a file, and what it depends on has its ranges in pyproject.toml.
+# hadolint ignore=DL3013
+RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
+    python -m pip install --no-cache-dir /wheels/*.whl
+
+# Nothing is written: the root may be read-only, with a tmpfs at /tmp for those who ask torch for more.
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 8080
+# The server drains for as long as SECONDPASS_DRAIN_S says; whoever stops the container must wait longer than that.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('SECONDPASS_PORT', '8080')}/health/ready\", timeout=2)"]
+ENTRYPOINT ["secondpass", "serve", "--host", "0.0.0.0"]
+
+# Last, since the revision is another one each time.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="secondpass" \
+      org.opencontainers.image.description="Rescores speech recognition n-best lists and lattices over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

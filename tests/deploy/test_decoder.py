@@ -1,0 +1,81 @@
+"""The stand-in for a decoder, against the app with the sample request that it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import io
+import json
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from tests.deploy.files import DEPLOY
+from tests.fakes import TableModel, fake_loaded
+from tests.service.serving import Caller, running
+
+SAMPLE = (DEPLOY / "sample_request.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> ModuleType:
+    """deploy/decoder.py, which is a script and no part of a package."""
+    spec = importlib.util.spec_from_file_location("decoder", DEPLOY / "decoder.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def caller() -> Iterator[Caller]:
+    """An app whose model spells, and so takes more tokens for the sample's texts than most do."""
+    spelling = fake_loaded(model=TableModel(max_tokens=256))
+    manifest = dataclasses.replace(spelling.manifest, max_tokens=256)
+    app = running(dataclasses.replace(spelling, manifest=manifest))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(app) as started:
+        yield Caller(portal, started[0])
+
+
+def test_each_utterance_is_printed_with_its_best_text(
+    decoder: ModuleType, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def urlopen(request: Any, timeout: float) -> io.BytesIO:  # noqa: ARG001 - urllib's
+        assert request.full_url == "http://decoder.test/v1/rescore"
+        return io.BytesIO(caller.post("/v1/rescore", request.data).content)
+
+    monkeypatch.setattr(decoder.urllib.request, "urlopen", urlopen)
+    lines = decoder.decode("http://decoder.test", SAMPLE)
+    utterances = json.loads(SAMPLE)["utterances"]
+    assert [line.split(": ")[0] for line in lines] == [entry["id"] for entry in utterances]
+    for line, entry in zip(lines, utterances, strict=True):
+        text, rank = line.removesuffix(")").split(": ")[1].split(" (was ")
+        assert entry["hypotheses"][int(rank) - 1]["text"] == text
+
+
+def test_without_the_service_the_first_pass_stands(
+    decoder: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def urlopen(*_: Any, **__: Any) -> None:
+        raise URLError("away")
+
+    monkeypatch.setattr(decoder.urllib.request, "urlopen", urlopen)
+    first, *lines = decoder.decode("http://decoder.test", SAMPLE)
+    assert "away" in first
+    for line, entry in zip(lines, json.loads(SAMPLE)["utterances"], strict=True):
+        assert line == f"{entry['id']}: {entry['hypotheses'][0]['text']} (first pass)"
+
+
+def test_an_utterance_that_failed_is_printed_with_its_reason(
+    decoder: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = {"results": [{"id": "u1", "error": {"detail": "too long"}}]}
+    monkeypatch.setattr(
+        decoder.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(json.dumps(reply).encode())
+    )
+    assert decoder.decode("http://decoder.test", SAMPLE) == ["u1: too long"]

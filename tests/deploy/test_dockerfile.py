@@ -1,0 +1,66 @@
+"""The Dockerfile, as far as it can be judged without building; tests/deploy/image.sh builds it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from service.settings import Settings
+from tests.deploy.files import ROOT, load, run
+
+
+@pytest.fixture(scope="module")
+def final() -> str:
+    """The instructions of the stage that serves."""
+    return (ROOT / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
+
+
+def test_hadolint_accepts_it() -> None:
+    run("hadolint", "Dockerfile")
+
+
+def test_torch_is_chosen_as_in_the_makefile(final: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (torch,) = re.findall(r"^TORCH \?= (.+)$", makefile, re.MULTILINE)
+    assert f'ARG TORCH="{torch}"\n' in final
+    compose = load(ROOT / "deploy/compose.yaml")["services"]["secondpass"]["build"]["args"]
+    assert compose == {"TORCH": f"${{TORCH:-{torch}}}"}
+
+
+def test_the_version_is_that_of_the_package_everywhere(final: str) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^version = "(.+)"$', project, re.MULTILINE)
+    pod = load(ROOT / "deploy/kubernetes/deployment.yaml")["spec"]["template"]["spec"]
+    image = f"secondpass:{version}"
+    assert f"ARG VERSION={version}\n" in final
+    assert load(ROOT / "deploy/compose.yaml")["services"]["secondpass"]["image"] == image
+    assert pod["containers"][0]["image"] == image
+    assert f" --tag {image} " in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_exposed_port_is_the_one_served(final: str) -> None:
+    assert f"\nEXPOSE {Settings.model_fields['port'].default}\n" in final
+
+
+def test_the_server_is_the_first_process_and_the_health_check_needs_no_shell(final: str) -> None:
+    (entrypoint,) = re.findall(r"^ENTRYPOINT (.+)$", final, re.MULTILINE)
+    (check,) = re.findall(r"^HEALTHCHECK [^\n]*\\\n +CMD (.+)$", final, re.MULTILINE)
+    assert json.loads(entrypoint) == ["secondpass", "serve", "--host", "0.0.0.0"]
+    program, _, code = json.loads(check)
+    assert program == "python"
+    compile(code, "HEALTHCHECK", "exec")
+
+
+def test_the_builder_is_sent_nothing_but_what_the_wheel_needs() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if not line.startswith("#")]
+    assert rules[0] == "*"
+    taken_back = {rule[1:] for rule in rules if rule.startswith("!")}
+    copied = {
+        word
+        for line in re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text(), re.M)
+        for word in line.split()[:-1]
+    }
+    assert taken_back == copied

@@ -1,0 +1,128 @@
+"""The manifests: valid, and each names what the others and the service really have."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from service.app import create_app
+from service.settings import Settings
+from tests.deploy.files import DEPLOY, MANIFESTS, load, run
+
+FOLDER = DEPLOY / "kubernetes"
+OPTIONAL = {"servicemonitor.yaml", "prometheus-adapter-values.yaml"}
+
+
+@pytest.fixture(scope="module")
+def pod() -> dict[str, Any]:
+    """The pod of the Deployment."""
+    found: dict[str, Any] = load(FOLDER / "deployment.yaml")["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    """Its only container."""
+    (found,) = pod["containers"]
+    return dict(found)
+
+
+# The oldest that knows all fields, and the newest at the time of writing.
+@pytest.mark.parametrize("version", ["1.30.0", "1.37.0"])
+def test_kubernetes_validate_accepts_them(version: str) -> None:
+    args = ("--strict", "--no-warn", "--kubernetes-version", version)
+    run("kubernetes-validate", *args, *MANIFESTS)
+
+
+def test_every_file_is_applied_or_said_to_be_optional() -> None:
+    applied = set(load(FOLDER / "kustomization.yaml")["resources"])
+    assert not applied & OPTIONAL
+    assert applied | OPTIONAL | {"kustomization.yaml"} == {path.name for path in FOLDER.iterdir()}
+
+
+def test_every_selector_finds_the_pods() -> None:
+    labels = load(FOLDER / "deployment.yaml")["spec"]["template"]["metadata"]["labels"]
+    for path in MANIFESTS:
+        for selector in _ours(load(path)["spec"]):
+            assert selector.items() <= labels.items(), path.name
+
+
+def test_probes_ask_for_paths_that_the_service_has(container: dict[str, Any]) -> None:
+    paths = create_app(Settings()).openapi()["paths"]
+    probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
+    monitored = load(FOLDER / "servicemonitor.yaml")["spec"]["endpoints"][0]
+    assert {*(probe["path"] for probe in probes), monitored["path"]} <= paths.keys()
+    assert {probe["port"] for probe in probes} == {monitored["port"]} == {"http"}
+
+
+def test_ports_are_the_one_the_service_listens_on(container: dict[str, Any]) -> None:
+    port = {"name": "http", "containerPort": Settings.model_fields["port"].default}
+    assert container["ports"] == [port]
+    assert load(FOLDER / "service.yaml")["spec"]["ports"][0]["targetPort"] == "http"
+    assert load(FOLDER / "network.yaml")["spec"]["ingress"][0]["ports"][0]["port"] == "http"
+
+
+def test_settings_are_those_the_service_reads(container: dict[str, Any]) -> None:
+    names = {entry["name"] for entry in container["env"]}
+    assert names <= {f"SECONDPASS_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_the_names_of_a_service_link_are_kept_from_the_settings(pod: dict[str, Any]) -> None:
+    assert pod["enableServiceLinks"] is False
+
+
+def test_requests_in_flight_may_finish_before_the_pod_is_killed(
+    pod: dict[str, Any], container: dict[str, Any]
+) -> None:
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    needed_s = (
+        container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        + float(given["SECONDPASS_DRAIN_S"])
+        + float(given["SECONDPASS_SHUTDOWN_S"])
+    )
+    assert pod["terminationGracePeriodSeconds"] > needed_s
+
+
+def test_a_pod_may_do_as_little_as_it_needs(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert not pod["automountServiceAccountToken"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_image_runs_as_the_user_the_pod_demands(pod: dict[str, Any]) -> None:
+    user, group = (pod["securityContext"][key] for key in ("runAsUser", "runAsGroup"))
+    dockerfile = (DEPLOY.parent / "Dockerfile").read_text(encoding="utf-8")
+    assert f"\nUSER {user}:{group}\n" in dockerfile
+
+
+def test_a_replica_has_whole_cores_of_its_own(container: dict[str, Any]) -> None:
+    # Threads are as many as the limit; a fraction would be rounded up and throttled.
+    limits, requests = (container["resources"][key] for key in ("limits", "requests"))
+    assert limits["cpu"] == requests["cpu"] == str(math.floor(float(limits["cpu"])))
+
+
+def test_the_autoscaler_and_the_budget_leave_one_replica_to_be_moved() -> None:
+    fewest = load(FOLDER / "autoscaler.yaml")["spec"]["minReplicas"]
+    assert fewest > load(FOLDER / "disruption.yaml")["spec"]["maxUnavailable"]
+
+
+def test_the_autoscaler_acts_before_a_forward_pass_is_full() -> None:
+    target = load(FOLDER / "autoscaler.yaml")["spec"]["metrics"][0]["pods"]["target"]
+    assert int(target["averageValue"]) < Settings.model_fields["budget_tokens"].default
+
+
+def _ours(node: Any) -> list[dict[str, str]]:
+    """Every set of labels in a manifest that is meant to find our own pods."""
+    if isinstance(node, list):
+        return [found for entry in node for found in _ours(entry)]
+    if not isinstance(node, dict):
+        return []
+    found = [found for entry in node.values() for found in _ours(entry)]
+    is_ours = node.get("app.kubernetes.io/name") == "secondpass"
+    return [*found, node] if is_ours else found

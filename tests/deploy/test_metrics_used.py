@@ -1,0 +1,67 @@
+"""No rule, panel or autoscaler asks for a metric that the service does not export."""
+
+from __future__ import annotations
+
+import re
+
+import anyio
+import pytest
+
+from tests.deploy.files import DEPLOY, expressions, load, metrics_in, recorded
+from tests.service.serving import running
+
+LABEL_VALUES = re.compile(r'\b(stage|outcome)="([^"]*)"')
+SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+@pytest.fixture(scope="module")
+def exported() -> set[str]:
+    """Names of the samples that the app's own /metrics announces."""
+
+    async def scrape() -> str:
+        async with running() as (client, _):
+            return (await client.get("/metrics")).text
+
+    types = re.findall(r"^# TYPE (\S+) (\S+)$", anyio.run(scrape), re.MULTILINE)
+    return {name + suffix for name, kind in types for suffix in SUFFIXES[kind]}
+
+
+def test_every_metric_is_exported_or_recorded(exported: set[str]) -> None:
+    for where, promql in expressions():
+        unknown = metrics_in(promql) - exported - set(recorded())
+        assert not unknown, f"{where}: {promql}"
+
+
+def test_the_runbook_names_metrics_that_are_exported(exported: set[str]) -> None:
+    named = set(re.findall(r"\brescore_\w+", (DEPLOY / "RUNBOOK.md").read_text("utf-8")))
+    assert named
+    assert named <= exported
+
+
+def test_an_unknown_metric_would_be_found(exported: set[str]) -> None:
+    assert metrics_in('sum(rate(rescore_request_total{route="rescore_x"}[5m]))') - exported == {
+        "rescore_request_total"
+    }
+
+
+def test_every_recorded_metric_is_asked_for() -> None:
+    used = set().union(*(metrics_in(promql) for _, promql in expressions()))
+    assert set(recorded()) <= used
+
+
+def test_the_autoscaler_reads_what_the_adapter_serves(exported: set[str]) -> None:
+    autoscaler = load(DEPLOY / "kubernetes" / "autoscaler.yaml")
+    adapter = load(DEPLOY / "kubernetes" / "prometheus-adapter-values.yaml")
+    served = {rule["name"]["as"] for rule in adapter["rules"]["custom"]}
+    read = {metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"]}
+    assert read <= served & exported
+
+
+def test_outcomes_and_stages_are_those_the_service_counts() -> None:
+    known = {
+        "outcome": {"ok", "invalid", "error", "ranked", "failed"},
+        "stage": {"parse", "queue", "tokenize", "forward", "combine", "serialize"},
+    }
+    asked = {found for _, promql in expressions() for found in LABEL_VALUES.findall(promql)}
+    assert asked
+    assert all(value in known[label] for label, value in asked)
