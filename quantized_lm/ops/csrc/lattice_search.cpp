@@ -9,6 +9,7 @@ constexpr std::int32_t kBoundary = 0;
 constexpr double kRoundingNats = 1e-3;    // log-probabilities are rounded, and may add up to a little above 0
 constexpr double kNewWordNats = 6.0;      // a guess of what a word costs that the LM was not yet asked for
 constexpr double kLaterPieceNats = 2.0;   // and each piece of a word after its first
+constexpr std::size_t kSeedTokens = 16384;  // of a first wave that is long enough: a wave is not interrupted
 
 }  // namespace
 
@@ -81,6 +82,7 @@ void LatticeSearch::grow_seeds() {
         // The empty prefix first: what a prefix needs is known once its parent has grown.
         for (auto at = chain.rbegin(); at != chain.rend() && fits(*at); ++at)
             if (!met(*at).is_grown) grow(*at);
+        if (tokens_.size() > kSeedTokens) break;
     }
     if (wave_.empty()) grow(0);  // not one of them fits
 }
