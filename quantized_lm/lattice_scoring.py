@@ -117,7 +117,7 @@ class LatticeScores:
     cuts: tuple[str, ...]
     usage: LatticeUsage
 
-    @property
+    @cached_property
     def is_scored(self) -> bool:
         """Whether the LM had a say: not if no sequence came to its end in time, or was short."""
         return bool(self.search.found)

@@ -125,7 +125,7 @@ def result_record(utterance: Utterance, lms: LmColumn, ranking: Ranking) -> dict
                 "rank": rank,
                 "input_rank": position + 1,
                 "text": hypothesis.text,
-                "score": _finite(ranking.total[position]),
+                "score": finite(ranking.total[position]),
                 "posterior": float(ranking.posterior[position]),
                 "components": {
                     "am": hypothesis.am,
@@ -214,5 +214,6 @@ def _count(entry: Json, key: str, where: str, pointer: str) -> int:
     return value
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A number as JSON has it: null for infinity and NaN."""
     return float(value) if np.isfinite(value) else None

@@ -16,7 +16,7 @@ from typing import Any
 
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError, InputError
-from quantized_lm.files import write_atomic
+from quantized_lm.files import write_named
 from quantized_lm.nbest import Json, number_field, numbers_field, refuse, text_field
 
 _MAPPINGS = ("lm_scales", "extra")
@@ -34,10 +34,7 @@ def write_weights(path: Path, weights: Weights, report: Mapping[str, object]) ->
         "formula": formula(weights),
         "report": dict(report),
     }
-    try:
-        write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    write_named(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_weights(path: Path) -> Weights:

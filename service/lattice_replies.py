@@ -17,6 +17,7 @@ from quantized_lm.lattice.formats import LatticeFormat
 from quantized_lm.lattice.lattice import Lattice
 from quantized_lm.lattice_scoring import LatticeHypothesis as Hypothesis
 from quantized_lm.lattice_scoring import LatticeScores
+from quantized_lm.scored import finite
 from service.errors import describe
 from service.lattice_schemas import (
     LatticeHypothesis,
@@ -128,9 +129,9 @@ def _hypothesis(rank: int, one: Hypothesis, posterior: float, model: str) -> Lat
         "score": one.total,
         "posterior": posterior,
         "components": {
-            "am": _finite(one.am),
-            "graph": _finite(one.graph),
-            "lm": {model: _finite(one.lm)},
+            "am": finite(one.am),
+            "graph": finite(one.graph),
+            "lm": {model: finite(one.lm)},
         },
         "num_words": one.num_words,
         "num_tokens": one.num_tokens,
@@ -158,7 +159,3 @@ def _words(scores: LatticeScores, posteriors: NDArray[np.float64]) -> list[list[
                     word["start"], word["end"] = start, end
         listed.append(words)
     return listed
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -15,7 +15,7 @@ import numpy as np
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import DataError, InputError, LatticeError, TooManyArcsError
-from quantized_lm.lattice.files import unpack
+from quantized_lm.lattice import files
 from quantized_lm.lattice.formats import LATTICE_FORMATS, LatticeFormat, ReadOptions, k2_json
 from quantized_lm.lattice.lattice import Lattice
 from quantized_lm.lattice.limits import SearchLimits
@@ -26,7 +26,6 @@ from service.lattice_schemas import MAX_LATTICES, LatticeInput, LatticeOptions
 from service.schemas import MAX_SCORE, LmRequest
 
 MAX_ARCS_FOLLOWED = 1_000_000  # by one search: each may take some hundred bytes
-_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,7 @@ class CheckedLattice:
 
 
 def source_of(position: int, sent: LatticeInput) -> LatticeSource:
-    """One entry of a request's `lattices`.
-
-    Raises:
-        LatticeError: its base64 is none.
-    """
+    """One entry of a request's `lattices`."""
     content: bytes | dict[str, Any]
     if sent.lattice is not None:
         content, at = sent.lattice, "/lattice"
@@ -149,15 +144,13 @@ def _read(source: LatticeSource, rules: LatticeRules) -> list[Lattice]:
 
 
 def unpacked(content: bytes, max_bytes: int) -> bytes:
-    """The bytes themselves, or what they are where they begin as gzip does.
+    """As `files.unpacked`, of a part of the body.
 
     Raises:
         LatticeError: it is damaged, or has more than `max_bytes` bytes.
     """
-    if not content.startswith(_GZIP):
-        return content
     try:
-        return unpack(content, limit=max_bytes, name="the body")
+        return files.unpacked(content, limit=max_bytes, name="the body")
     except DataError as error:
         raise LatticeError(str(error)) from None
 

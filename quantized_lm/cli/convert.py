@@ -11,7 +11,7 @@ import typer
 
 from quantized_lm.cli.console import command, note, progress
 from quantized_lm.errors import DataError
-from quantized_lm.files import write_atomic
+from quantized_lm.files import write_named
 from quantized_lm.lattice.files import (
     lattice_files,
     names_lattice,
@@ -138,7 +138,4 @@ def _write_symbols(path: Path, lattices: Sequence[Lattice]) -> None:
     symbols = lattices[0].symbols
     if symbols is None:
         raise DataError(f"{path}: the lattices have ids alone; there are no words to write")
-    try:
-        write_atomic(path, symbols_text(symbols).encode())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    write_named(path, symbols_text(symbols).encode())

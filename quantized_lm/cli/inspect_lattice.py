@@ -12,7 +12,7 @@ from rich.console import Console
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.errors import DataError
-from quantized_lm.files import write_atomic
+from quantized_lm.files import write_named
 from quantized_lm.lattice.dot import Drawing, dot_text
 from quantized_lm.lattice.files import read_lattices
 from quantized_lm.lattice.formats import LatticeFormat, ReadOptions
@@ -82,10 +82,7 @@ def draw(path: Path, drawings: Sequence[Drawing]) -> None:
     else:
         known = ", ".join((*_TEXT_SUFFIXES, *_DRAWN_SUFFIXES))
         raise DataError(f"{path}: no drawing ends so; need one of {known}")
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    write_named(path, content)
 
 
 def _by_graphviz(text: str, kind: str) -> bytes:

@@ -25,6 +25,7 @@ from quantized_lm.lattice_scoring import (
     arc_weights,
     prepare_lattice,
 )
+from quantized_lm.scored import finite
 from quantized_lm.waves import run_all
 
 _BATCH_LATTICES = 8  # what shares forward passes
@@ -135,8 +136,8 @@ def lattice_record(
             "score": one.total,
             "posterior": float(posteriors[position]),
             "components": {
-                "am": _finite(one.am),
-                "graph": _finite(one.graph),
+                "am": finite(one.am),
+                "graph": finite(one.graph),
                 "lm": {model: one.lm} if scores.is_scored else {},
                 "extra": {},
             },
@@ -170,7 +171,3 @@ def _prepared(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:
         return prepare_lattice(request, loaded)
     except InputError as error:
         raise DataError(f"utterance {request.lattice.utterance!r}: {explain(error)}") from None
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

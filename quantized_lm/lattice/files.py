@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quantized_lm.errors import DataError, LatticeError
-from quantized_lm.files import write_atomic
+from quantized_lm.files import write_named
 from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
 from quantized_lm.lattice.lattice import Lattice
 
@@ -82,11 +82,7 @@ def write_lattices(
     content = (target or format_of_path(path)).write(lattices)
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        path.with_name(f".{path.name}.partial").unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    write_named(path, content)
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
@@ -100,11 +96,18 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES) -> bytes:
             content = handle.read(limit + 1)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) <= limit and content.startswith(_GZIP):
-        content = unpack(content, limit=limit, name=str(path))
     if len(content) > limit:
         raise DataError(f"{path}: has more than {limit} bytes")
-    return content
+    return unpacked(content, limit=limit, name=str(path))
+
+
+def unpacked(content: bytes, *, limit: int, name: str) -> bytes:
+    """The bytes themselves, or what they hold where they begin as gzip does.
+
+    Raises:
+        DataError: as `unpack`.
+    """
+    return unpack(content, limit=limit, name=name) if content.startswith(_GZIP) else content
 
 
 def unpack(content: bytes, *, limit: int = MAX_BYTES, name: str = "the lattice") -> bytes:

@@ -49,7 +49,7 @@ def rescored_lattice(
     """
     edges: dict[tuple[Node, Node, int], tuple[float, float]] = {}
     for found in sequences:
-        edges.update(_edges(lattice, spoken, search, found, weighing.weights))
+        edges.update(_edges(lattice, spoken, search, found))
     order = sorted(edges)
     nodes = sorted({node for src, dst, _ in order for node in (src, dst)})
     number = {node: index for index, node in enumerate(nodes)}
@@ -80,7 +80,6 @@ def _edges(
     spoken: SpokenLattice,
     search: LatticeSearch,
     found: FoundSequence,
-    weights: ArcWeights,
 ) -> dict[tuple[Node, Node, int], tuple[float, float]]:
     """(source node, destination, arc) -> (LM's nats, bonus) along one sequence's best path."""
     path = search.path(found.prefix)
@@ -97,7 +96,7 @@ def _edges(
         while position < len(arcs) and arcs[position] == arc:  # the parts of an arc of many words
             if word[position]:
                 lm += word_lm[at]
-                bonus += _bonus(spoken, word[position], weights)
+                bonus += float(spoken.bonus[word[position]])
                 at += 1
             position += 1
         state = int(lattice.dst[arc])
@@ -106,9 +105,3 @@ def _edges(
         edges[src, dst, arc] = (lm + ending if is_last else lm, bonus)
         src = dst
     return edges
-
-
-def _bonus(spoken: SpokenLattice, word: int, weights: ArcWeights) -> float:
-    """What a word counts for by being there."""
-    tokens = len(spoken.pieces[word])
-    return weights.word_bonus * spoken.num_words[word] + weights.token_bonus * tokens

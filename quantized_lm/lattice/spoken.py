@@ -6,7 +6,7 @@ Arcs of several words become chains. What is no word (pauses, noises, sentence m
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,7 @@ class SpokenLattice:
             first of its parts.
         words: the word by its number; "" is number 0.
         pieces: tokens of the LM by a word's number. num_words: as its text rules count, likewise.
+        bonus: (W,) float64, nats that a word counts for by being there, likewise; in `score`.
         oov: numbers of words with an unknown token.
     """
 
@@ -67,6 +68,7 @@ class SpokenLattice:
     words: tuple[str, ...]
     pieces: tuple[tuple[int, ...], ...]
     num_words: tuple[int, ...]
+    bonus: Floats
     oov: frozenset[int]
 
 
@@ -83,7 +85,7 @@ def speak(
     """
     numbers, words = _numbered(lattice, silence)
     encodings = [tokenizer.encode(word) for word in words]
-    added = np.array(
+    bonus = np.array(
         [
             weights.word_bonus * len(one.words) + weights.token_bonus * len(one.ids)
             for one in encodings
@@ -95,11 +97,12 @@ def speak(
         chained.src,
         chained.dst,
         chained.word,
-        np.where(chained.is_first, own[chained.arc], 0.0) + added[chained.word],
+        np.where(chained.is_first, own[chained.arc], 0.0) + bonus[chained.word],
         chained.arc,
         tuple(words),
         tuple(one.ids for one in encodings),
         tuple(len(one.words) for one in encodings),
+        bonus,
         frozenset(number for number, one in enumerate(encodings) if one.oov),
     )
 
@@ -127,16 +130,13 @@ def _numbered(lattice: Lattice, silence: Collection[str]) -> tuple[Ints, list[st
         )
     words = [""]
     number_of = np.zeros(len(ids), np.int32)
-    for position, symbol in enumerate(_symbols(lattice, ids.tolist())):
+    table = lattice.symbols or {}
+    for position, word in enumerate(ids.tolist()):
+        symbol = table[word]
         if is_word(symbol) and symbol not in silence:
             number_of[position] = len(words)
             words.append(symbol)
     return number_of[inverse], words
-
-
-def _symbols(lattice: Lattice, ids: Iterable[int]) -> list[str]:
-    table = lattice.symbols or {}
-    return [table[word] for word in ids]
 
 
 def _chained(lattice: Lattice, numbers: Ints) -> _Chained:

@@ -69,7 +69,6 @@ void LatticeSearch::learn(const float* log_prob) {
 }
 
 void LatticeSearch::stop() {
-    if (!is_over()) cuts_ |= kCutStopped;
     is_seeded_ = true;
     open_.clear();
 }

@@ -20,7 +20,6 @@ enum Cut : unsigned {
     kCutLmSteps = 8,
     kCutArcs = 16,
     kCutTokens = 32,
-    kCutStopped = 64,
 };
 
 struct SearchLimits {

@@ -83,6 +83,19 @@ def test_without_merging_the_search_equals_enumeration(num_best: int) -> None:
         assert_best(run(spoken, few), totals, num_best)
 
 
+def test_what_was_grown_for_another_reason_is_searched_like_the_rest() -> None:
+    for seed in range(30):
+        lattice = random_lattice(seed)
+        spoken = speak(lattice, fake_tokenizer(), WEIGHTS)
+        search = LatticeSearch(spoken, lm_scale=LM_SCALE, limits=UNLIMITED, max_tokens=LONG)
+        assert search.best_by_lattice(1_000)  # which grows every prefix
+        model = TableModel()
+        state = model.new_state()
+        while (wave := search.next_wave()) is not None:
+            search.learn(model.extend([state], [wave.parents], [wave.tokens])[0])
+        assert_best(search, all_totals(lattice), 1)
+
+
 def test_what_was_grown_to_find_seeds_is_searched_like_the_rest() -> None:
     spoken = ladder(5, width=4)
     limits = SearchLimits(num_best=30, seeds=200, order=None, patience=None)
@@ -159,6 +172,7 @@ def ladder(length: int, width: int = 4) -> SpokenLattice:
         words=words,
         pieces=tuple(one.ids for one in encodings),
         num_words=(1,) * len(words),
+        bonus=np.zeros(len(words)),
         oov=frozenset(),
     )
 

@@ -62,6 +62,7 @@ def test_bonuses_are_added_per_word_and_per_token() -> None:
     num_tokens = len(fake_tokenizer().encode("cat").ids)
     spoken = speak(lattice, fake_tokenizer(), weights)
     assert spoken.score.tolist() == [0.25 + 0.5 * num_tokens, 0.0]
+    assert spoken.bonus.tolist() == [0.0, 0.25 + 0.5 * num_tokens]
 
 
 def test_scale_zero_removes_even_an_infinite_score() -> None:

@@ -103,6 +103,7 @@ def diamond() -> SpokenLattice:
         words=("", "a", "b", "x", "y"),
         pieces=((),) * 5,
         num_words=(1,) * 5,
+        bonus=np.zeros(5),
         oov=frozenset(),
     )
 
@@ -123,6 +124,19 @@ def test_of_merged_prefixes_the_better_one_goes_on(order: int) -> None:
     assert lost == (1 if order == 2 else 0)
     bounds = prefixes.bounds(both).tolist()
     assert bounds == ([-np.inf, -2.0] if order == 2 else [-1.0, -2.0])
+
+
+def test_prefixes_in_different_states_are_not_merged() -> None:
+    spoken = diamond()
+    apart = np.array([1, 2, 3, 4, 5], np.int32)  # "b x" now ends in a state of its own
+    src = np.array([0, 0, 1, 2, 3, 4], np.int32)
+    prefixes = WordPrefixes(
+        src, np.append(apart, 5).astype(np.int32), np.append(spoken.word, 4).astype(np.int32),
+        np.append(spoken.score, 0.0),
+    )  # fmt: skip
+    both = np.array(grown(prefixes), np.int32)
+    assert prefixes.merge(both, np.array([-5.0, -1.0]), 2) == 0
+    assert prefixes.bounds(both).tolist() == [-1.0, -2.0]
 
 
 def test_to_merge_twice_changes_nothing() -> None:
