@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from service.settings import Settings
 from tests.fakes import FakeLoader, fake_loaded
 
 Json = dict[str, Any]
+_OPEN = threading.Event()
 
 
 @contextlib.asynccontextmanager
@@ -37,7 +39,11 @@ async def running(
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        yield client, app
+        try:
+            yield client, app
+        finally:  # a test that failed at a closed gate must not keep the engine from ending
+            for model in served:
+                getattr(model.model, "gate", _OPEN).set()
 
 
 def utterance(*texts: str, **fields: Any) -> Json:

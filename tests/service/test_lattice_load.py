@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import threading
 import time
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -55,9 +56,11 @@ class PausingModel(TableModel):
 
     Attributes:
         pause_at: number of that pass, from 0.
+        paused: set once that pass stands before the gate.
     """
 
     pause_at: int = 0
+    paused: threading.Event = field(default_factory=threading.Event)
 
     def extend(
         self,
@@ -68,7 +71,7 @@ class PausingModel(TableModel):
         """As LanguageModel.extend."""
         if len(self.batch_sizes) == self.pause_at:
             self.gate.clear()
-            self.entered.clear()
+            self.paused.set()
         return super().extend(states, parents, tokens)
 
 
@@ -88,6 +91,8 @@ async def test_lists_share_passes_with_a_lattice_and_do_not_wait_for_its_end() -
         model.gate.set()
         replies = [response.status_code for response in await asyncio.gather(*lists)]
         assert replies == [200, 200, 200]
+        while not model.paused.is_set():  # only then is there a gate to open
+            await asyncio.sleep(0)
         assert not lattice.done()  # the third pass has not ended
         model.gate.set()
         reply = (await lattice).json()
@@ -158,7 +163,7 @@ async def test_a_lattice_whose_client_left_is_dropped_between_two_waves() -> Non
     async with running(fake_loaded(model=model)) as (client, _):
         body = {"lattices": [lattice_entry(confusions(6, 6))], "options": THOROUGH}
         lattice = asyncio.create_task(client.post(PATH, json=body))
-        while model.gate.is_set():
+        while not model.paused.is_set():
             await asyncio.sleep(0)
         lattice.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -178,7 +183,7 @@ async def test_a_client_that_hangs_up_ends_its_search_and_is_counted() -> None:
     async def receive() -> Message:
         for message in messages:
             return message
-        while model.gate.is_set():
+        while not model.paused.is_set():
             await asyncio.sleep(0)
         return {"type": "http.disconnect"}
 
