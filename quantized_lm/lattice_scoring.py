@@ -17,10 +17,11 @@ from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.rescored import Weighing, rescored_lattice
 from quantized_lm.lattice.search import FoundSequence, LatticeSearch
 from quantized_lm.lattice.spoken import ArcWeights, SpokenLattice, speak
+from quantized_lm.prefix_cache import Reused
 from quantized_lm.pruning import Wave
 from quantized_lm.waves import run_all
 
-BUDGETS = ("deadline", "max_arcs", "max_lm_steps", "max_tokens")  # cuts that nobody wished for
+BUDGETS = ("deadline", "max_arcs", "max_lm_steps", "max_tokens", "overloaded")  # cuts that nobody wished for
 _LONGEST_CONTEXT = 0.5  # share of what the model takes
 
 
@@ -87,7 +88,8 @@ class LatticeUsage:
     Attributes:
         arcs, states: of the lattice. arcs_followed: by the search, repeats counted.
         lm_steps: nodes run through the network. tree_nodes: log-probabilities computed.
-        sequences: word sequences scored to their end. waves: forward passes.
+        cache_hits: nodes of context and sequences found in a tree kept from an earlier request.
+        sequences: word sequences scored to their end. waves: rounds of the search.
     """
 
     arcs: int
@@ -95,6 +97,7 @@ class LatticeUsage:
     arcs_followed: int
     lm_steps: int
     tree_nodes: int
+    cache_hits: int
     sequences: int
     waves: int
 
@@ -199,6 +202,11 @@ class PreparedLattice:
         longest = min(int(self.spoken.src[-1]) + 1, self.max_tokens)
         return min(max(limits.seeds, limits.num_best) * longest, limits.max_lm_steps)
 
+    @property
+    def recurs(self) -> bool:
+        """Whether it has a context, or is a lattice of unfinished sequences."""
+        return bool(self.context) or not self.request.final
+
     def begin(self) -> LatticeScoring:
         """Start to search it."""
         return LatticeScoring(self)
@@ -211,6 +219,7 @@ class LatticeScoring:
         request = prepared.request
         self._prepared = prepared
         self._waves = 0
+        self._reused = Reused()
         self._search = LatticeSearch(
             prepared.spoken,
             lm_scale=request.lm_scale,
@@ -233,6 +242,10 @@ class LatticeScoring:
         """End the search with the best that was found."""
         self._search.stop(cut)
 
+    def reuse(self, reused: Reused) -> None:
+        """Be told what of it was known from earlier work."""
+        self._reused = reused
+
     def result(self) -> LatticeScores:
         """What was found."""
         search, lattice = self._search, self._prepared.request.lattice
@@ -240,8 +253,9 @@ class LatticeScoring:
             arcs=lattice.num_arcs,
             states=lattice.num_states,
             arcs_followed=search.num_arcs,
-            lm_steps=search.num_run,
-            tree_nodes=search.num_nodes,
+            lm_steps=search.num_run - self._reused.run_nodes,
+            tree_nodes=search.num_nodes - self._reused.log_probs,
+            cache_hits=self._reused.nodes,
             sequences=len(search.found),
             waves=self._waves,
         )

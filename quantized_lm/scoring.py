@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import TooLongError
+from quantized_lm.prefix_cache import Reused
 from quantized_lm.pruning import TotalOf, Wave, search
 from quantized_lm.tokenizer import BOUNDARY_ID, EncodedTexts, Tokenizer
 from quantized_lm.tree import TokenTree, merge_prefixes, path_sums
@@ -76,7 +77,7 @@ class Usage:
     Attributes:
         hypotheses: texts. tokens: log-probabilities asked for, `</s>` counted, repeats kept.
         tree_nodes: log-probabilities computed. forward_nodes: nodes run through the network.
-        cache_hits: nodes found in a state kept from an earlier request.
+        cache_hits: nodes of context and texts found in a tree kept from an earlier request.
         skipped_nodes: log-probabilities not computed, as no text that needs them could win.
         skipped_hypotheses: texts that were not scored to their end for that reason.
     """
@@ -118,6 +119,17 @@ class PreparedList:
         """Token ids that the model reads first."""
         ids: list[int] = self.tree.token[1 : self.tree.base + 1].tolist()
         return ids
+
+    @property
+    def recurs(self) -> bool:
+        """Whether it has a context, or is a list of unfinished texts."""
+        return self.tree.base > 0 or not self.final
+
+    @cached_property
+    def oov(self) -> Mapping[int, tuple[str, ...]]:
+        """The words with an unknown token, in order, repeats kept, of each text that has some."""
+        positions = np.flatnonzero(self.encoded.num_oov).tolist()
+        return {at: self.tokenizer.encode(self.texts[at]).oov for at in positions}
 
     def begin(self) -> ListScoring:
         """Start to score it."""
@@ -163,12 +175,10 @@ class ListScores:
             oov=encoding.oov,
         )
 
-    @cached_property
+    @property
     def oov(self) -> Mapping[int, tuple[str, ...]]:
-        """The words with an unknown token, in order, repeats kept, of each text that has some."""
-        prepared = self.prepared
-        positions = np.flatnonzero(prepared.encoded.num_oov).tolist()
-        return {at: prepared.tokenizer.encode(prepared.texts[at]).oov for at in positions}
+        """As that of the list."""
+        return self.prepared.oov
 
 
 class ListScoring:
@@ -177,6 +187,7 @@ class ListScoring:
     def __init__(self, prepared: PreparedList) -> None:
         self._prepared = prepared
         self._search = search(prepared.tree, prepared.total_of)
+        self._reused = Reused()
 
     def next_wave(self) -> Wave | None:
         """What to score next; None once all that is wanted is known."""
@@ -189,20 +200,24 @@ class ListScoring:
     def stop(self, cut: str) -> None:
         """Nothing: a text that is scored in part has no score."""
 
+    def reuse(self, reused: Reused) -> None:
+        """Be told what of it was known from earlier work."""
+        self._reused = reused
+
     def result(self) -> ListScores:
         """The scores that were found."""
         tree = self._prepared.tree
         path_log_prob = self._search.log_prob[tree.path_node]
         is_complete = self._search.is_known[tree.leaf]
         log_prob = path_sums(path_log_prob, tree.path_length)
-        tree_nodes = int(np.count_nonzero(self._search.is_known)) - tree.base - 1
+        known = int(np.count_nonzero(self._search.is_known)) - tree.base - 1
         usage = Usage(
             hypotheses=len(self._prepared.texts),
             tokens=len(path_log_prob),
-            tree_nodes=tree_nodes,
-            forward_nodes=self._search.num_run,
-            cache_hits=0,
-            skipped_nodes=tree.num_scored - tree_nodes,
+            tree_nodes=known - self._reused.log_probs,
+            forward_nodes=self._search.num_run - self._reused.run_nodes,
+            cache_hits=self._reused.nodes,
+            skipped_nodes=tree.num_scored - known,
             skipped_hypotheses=int(np.count_nonzero(~is_complete)),
         )
         log_prob[~is_complete] = -np.inf

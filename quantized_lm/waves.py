@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.models.base import LanguageModel
+from quantized_lm.prefix_cache import Growth, PrefixCache, Reused
 from quantized_lm.pruning import Wave
 
 Result = TypeVar("Result")
@@ -34,6 +35,10 @@ class Scoring(Protocol[Result_co]):
         """Make do with what is known, where that is possible; `cut` says why."""
         ...
 
+    def reuse(self, reused: Reused) -> None:
+        """Be told, at the end, what of it was known from earlier work."""
+        ...
+
     def result(self) -> Result_co:
         """What it came to; there is no next wave."""
         ...
@@ -52,6 +57,11 @@ class Work(Protocol[Result_co]):
         """Nodes that one wave of it may hold: what a batch's token budget is spent on."""
         ...
 
+    @property
+    def recurs(self) -> bool:
+        """Whether later work is likely to begin as this does."""
+        ...
+
     def begin(self) -> Scoring[Result_co]:
         """Start it, from the beginning."""
         ...
@@ -62,17 +72,33 @@ class Running(Generic[Result]):
 
     Args:
         cut: why it has to stop before its first wave; None if it has not.
+        cache: trees of the model; work that recurs starts from them and leaves its own.
 
     Attributes:
         state: the model's. wave: what to score next; None once it is over.
     """
 
-    def __init__(self, work: Work[Result], model: LanguageModel, *, cut: str | None = None) -> None:
+    def __init__(
+        self,
+        work: Work[Result],
+        model: LanguageModel,
+        *,
+        cut: str | None = None,
+        cache: PrefixCache | None = None,
+    ) -> None:
         self._scoring = work.begin()
         if cut is not None:
             self._scoring.stop(cut)
-        self.state = model.new_state(work.context)
-        self.wave = self._scoring.next_wave()
+        wave = self._scoring.next_wave()
+        self._num_context = len(work.context)
+        self._cache = cache if work.recurs else None
+        self._growth: Growth | None = None
+        if self._cache is None:
+            self.state = model.new_state(work.context)
+        else:
+            self._growth = self._cache.begin(work.context, wave)
+            self.state = self._growth.tree.state
+        self.wave = self._unknown(wave)
 
     @property
     def is_over(self) -> bool:
@@ -86,17 +112,32 @@ class Running(Generic[Result]):
 
     def learn(self, log_prob: NDArray[np.float32]) -> None:
         """Take the answer to the last wave, and see what comes next."""
-        self._scoring.learn(log_prob)
-        self.wave = self._scoring.next_wave()
+        self._scoring.learn(log_prob if self._growth is None else self._growth.learn(log_prob))
+        self.wave = self._unknown(self._scoring.next_wave())
 
     def stop(self, cut: str) -> None:
         """Ask it to make do with what it has."""
         self._scoring.stop(cut)
-        self.wave = self._scoring.next_wave()
+        self.wave = self._unknown(self._scoring.next_wave())
 
     def result(self) -> Result:
-        """What it came to, once it is over."""
+        """What it came to, once it is over; asked for once."""
+        if self._cache is not None and self._growth is not None:
+            self._scoring.reuse(self._growth.reused)
+            self._cache.keep(self._growth, self._num_context)
         return self._scoring.result()
+
+    def _unknown(self, wave: Wave | None) -> Wave | None:
+        """What of a wave, and of those after it, has to be scored."""
+        if self._growth is None:
+            return wave
+        while wave is not None:
+            unknown = self._growth.want(wave)
+            if unknown is not None:
+                return unknown
+            self._scoring.learn(self._growth.learn(np.zeros(0, np.float32)))
+            wave = self._scoring.next_wave()
+        return None
 
 
 def forward(
@@ -116,6 +157,14 @@ def advance(running: Sequence[Running[Result]], model: LanguageModel) -> None:
     """One forward pass for every piece that is not over; each gets what it would get alone."""
     for one, log_prob in forward(running, model):
         one.learn(log_prob)
+
+
+def cut_short(work: Work[Result], cut: str) -> Result:
+    """What work that can stop at any time comes to without a model; `cut` says why."""
+    scoring = work.begin()
+    scoring.stop(cut)
+    scoring.next_wave()
+    return scoring.result()
 
 
 def run_all(work: Sequence[Work[Result]], model: LanguageModel) -> list[Result]:

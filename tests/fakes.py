@@ -57,6 +57,14 @@ class TableModel:
         """A tree of the boundary and the context path."""
         return TableState(list(itertools.accumulate((BOUNDARY_ID, *context))))
 
+    def fork(self, state: TableState, nodes: NDArray[np.int32]) -> TableState:
+        """As LanguageModel.fork."""
+        return TableState([state.sums[node] for node in nodes.tolist()])
+
+    def state_bytes(self, state: TableState) -> int:
+        """As LanguageModel.state_bytes."""
+        return 8 * len(state.sums)
+
     def extend(
         self,
         states: Sequence[TableState],

@@ -32,6 +32,22 @@ class LanguageModel(Protocol):
         """A tree that holds the root and the context path. Runs nothing."""
         ...
 
+    def fork(self, state: TreeState, nodes: NDArray[np.int32]) -> TreeState:
+        """A new tree of some nodes of another. What was run of them is not run again.
+
+        Args:
+            state: a tree of this model, not changed.
+            nodes: (n,) int32, ids: the root's first, each once and after its parent's.
+
+        Raises:
+            ShapeError: `nodes` is something else.
+        """
+        ...
+
+    def state_bytes(self, state: TreeState) -> int:
+        """Memory that a tree holds, about."""
+        ...
+
     def extend(
         self,
         states: Sequence[TreeState],

@@ -15,6 +15,7 @@ from quantized_lm.models.plan import ModelPlan
 from quantized_lm.models.tree_state import (
     TreeState,
     append_nodes,
+    fork_tree,
     score_nodes,
     take_slots,
     tree_of,
@@ -66,6 +67,14 @@ class FloatModel(nn.Module, ABC):
     def new_state(self, context: Sequence[int] = ()) -> TreeState:
         """A tree that holds the root and the context path. Runs nothing."""
         return tree_of(context)
+
+    def fork(self, state: TreeState, nodes: NDArray[np.int32]) -> TreeState:
+        """A new tree of some nodes of another (see `LanguageModel.fork`)."""
+        return fork_tree(state, nodes.tolist())
+
+    def state_bytes(self, state: TreeState) -> int:
+        """Memory of what is kept."""
+        return sum(part.numel() * part.element_size() for part in state.kept)
 
     @torch.inference_mode()
     def extend(

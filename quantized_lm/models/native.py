@@ -65,6 +65,21 @@ class NativeModel:
         except ValueError as error:
             raise ShapeError(str(error)) from None
 
+    def fork(self, state: _cpu.Tree, nodes: NDArray[np.int32]) -> _cpu.Tree:
+        """A new tree of some nodes of another (see `LanguageModel.fork`).
+
+        Raises:
+            ShapeError: the nodes do not make a tree, or it is another model's.
+        """
+        try:
+            return self._engine.fork(state, np.ascontiguousarray(nodes, np.int32))
+        except ValueError as error:
+            raise ShapeError(str(error)) from None
+
+    def state_bytes(self, state: _cpu.Tree) -> int:
+        """Memory that a tree holds."""
+        return state.num_bytes
+
     def extend(
         self,
         states: Sequence[_cpu.Tree],

@@ -55,6 +55,35 @@ def tree_of(context: Sequence[int]) -> TreeState:
     return state
 
 
+def fork_tree(state: TreeState, nodes: Sequence[int]) -> TreeState:
+    """A copy of some nodes and of what they left behind; the root first, parents first.
+
+    Raises:
+        ShapeError: they are in another order, or do not make a tree.
+    """
+    fork = TreeState([], [], [], [])
+    place: dict[int, int] = {-1: -1}
+    kept_slots: list[int] = []
+    for position, node in enumerate(nodes):
+        exists = 0 <= node < len(state.token) and node not in place
+        above = place.get(state.parent[node]) if exists else None
+        if above is None or (above < 0) != (position == 0):
+            raise ShapeError(
+                f"node {node} stands at {position}; need the root first, and each once and after "
+                "its parent"
+            )
+        place[node] = position
+        fork.token.append(state.token[node])
+        fork.parent.append(above)
+        fork.depth.append(state.depth[node])
+        is_run = state.slot[node] >= 0
+        fork.slot.append(len(kept_slots) if is_run else -1)
+        kept_slots += [state.slot[node]] * is_run
+    if kept_slots:
+        fork.kept = [part[kept_slots] for part in state.kept]
+    return fork
+
+
 def append_nodes(
     states: Sequence[TreeState],
     parents: Sequence[NDArray[np.int32]],

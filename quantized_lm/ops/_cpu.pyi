@@ -80,6 +80,8 @@ class Tree:
     def __len__(self) -> int: ...
     @property
     def run_nodes(self) -> int: ...
+    @property
+    def num_bytes(self) -> int: ...
 
 class LstmLayerPlan:
     input: list[ProjectionPlan]
@@ -93,6 +95,7 @@ class LstmPlan:
 
 class Engine:
     def new_tree(self, path: Sequence[int]) -> Tree: ...
+    def fork(self, tree: Tree, nodes: NDArray[np.int32]) -> Tree: ...
     def extend(
         self,
         trees: Sequence[Tree],

@@ -75,9 +75,16 @@ void bind_engine(nb::module_& m) {
         .def_rw("bias", &ProjectionPlan::bias);
     nb::class_<Tree>(m, "Tree", "A growing tree of tokens.")
         .def("__len__", &Tree::size)
-        .def_prop_ro("run_nodes", &Tree::run_nodes, "Nodes run through the network so far.");
+        .def_prop_ro("run_nodes", &Tree::run_nodes, "Nodes run through the network so far.")
+        .def_prop_ro("num_bytes", &Tree::bytes, "Memory that it holds.");
     nb::class_<Engine>(m, "Engine", "A packed model over trees of tokens.")
         .def("new_tree", &Engine::new_tree, "path"_a, "A tree that is one path, root first.")
+        .def(
+            "fork",
+            [](const Engine& engine, const Tree& tree, const Integers& nodes) {
+                return engine.fork(tree, nodes.data(), nodes.shape(0));
+            },
+            "tree"_a, "nodes"_a.noconvert(), "A tree of some nodes of another: root first, parents first.")
         .def("extend", &extend, "trees"_a, "parents"_a.noconvert(), "tokens"_a.noconvert(),
              "log_prob"_a.noconvert(),
              "Append nodes (n,) to each tree and write log P of all of them to log_prob.");

@@ -23,6 +23,14 @@ std::unique_ptr<Tree> Engine::new_tree(const std::vector<std::int32_t>& path) co
     return tree;
 }
 
+std::unique_ptr<Tree> Engine::fork(const Tree& tree, const std::int32_t* nodes,
+                                   std::size_t count) const {
+    require_own(tree);
+    auto part = std::make_unique<Tree>(stored_, spares_);
+    part->copy(tree, nodes, count);
+    return part;
+}
+
 void Engine::extend(const Growth* growths, std::size_t count, float* log_prob) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (std::size_t i = 0; i < count; ++i) {
@@ -49,10 +57,14 @@ void Engine::require_depth(std::size_t depth) const {
                                     " tokens; need at most " + std::to_string(limits_.max_tokens));
 }
 
-void Engine::require_growable(const Growth& growth) const {
-    const Tree& tree = *growth.tree;
+void Engine::require_own(const Tree& tree) const {
     if (!tree.uses(*spares_))
         throw std::invalid_argument("a tree is another model's; need one that this model made");
+}
+
+void Engine::require_growable(const Growth& growth) const {
+    const Tree& tree = *growth.tree;
+    require_own(tree);
     std::vector<std::size_t> depth(growth.count);  // of the new nodes
     for (std::size_t i = 0; i < growth.count; ++i) {
         const std::size_t size = tree.size() + i;

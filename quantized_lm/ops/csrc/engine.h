@@ -31,6 +31,11 @@ public:
     // a token out of range.
     std::unique_ptr<Tree> new_tree(const std::vector<std::int32_t>& path) const;
 
+    // A tree of some nodes of another, with what they left behind when they were run (see Tree::copy).
+    // Throws std::invalid_argument for nodes that do not make a tree, or a tree of another model.
+    std::unique_ptr<Tree> fork(const Tree& tree, const std::int32_t* nodes,
+                               std::size_t count) const;
+
     // Appends nodes and computes log P(token | path to parent) of each, in order, tree after tree.
     // Nodes that have children now and were never run are run. Callers wait for each other. Every
     // number is the same whatever else is in the call and however many threads there are.
@@ -53,6 +58,7 @@ protected:
 private:
     void require_token(std::int32_t token) const;
     void require_depth(std::size_t depth) const;
+    void require_own(const Tree& tree) const;
     void require_growable(const Growth& growth) const;
 
     const Limits limits_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 namespace secondpass {
@@ -78,6 +80,44 @@ void Tree::reserve(std::size_t more) {
     std::swap(memory, memory_);
     std::swap(bytes, bytes_);
     spares_->give_back(std::move(memory), bytes);
+}
+
+void Tree::copy(const Tree& other, const std::int32_t* nodes, std::size_t count) {
+    std::vector<std::int32_t> place(other.size(), -1);  // of other's nodes here
+    std::vector<std::int32_t> slots;                    // of other's that are copied
+    nodes_.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::int32_t from = nodes[i];
+        const bool exists = from >= 0 && static_cast<std::size_t>(from) < other.size();
+        const std::int32_t above = exists ? other.node(static_cast<std::size_t>(from)).parent : 0;
+        if (!exists || place[static_cast<std::size_t>(from)] >= 0 || (above < 0) != (i == 0) ||
+            (above >= 0 && place[static_cast<std::size_t>(above)] < 0))
+            throw std::invalid_argument("node " + std::to_string(from) + " stands at " +
+                                        std::to_string(i) +
+                                        "; need the root first, and each once and after its parent");
+        const Node& node = other.node(static_cast<std::size_t>(from));
+        place[static_cast<std::size_t>(from)] = static_cast<std::int32_t>(i);
+        append(above < 0 ? -1 : place[static_cast<std::size_t>(above)], node.token);
+        if (!other.is_stored(node.slot)) continue;
+        nodes_.back().slot = static_cast<std::int32_t>(slots.size());
+        slots.push_back(node.slot);
+    }
+    reserve(slots.size());
+    run_nodes_ = slots.size();
+    for (std::size_t to = 0; to < slots.size(); ++to) {
+        const auto from = static_cast<std::size_t>(slots[to]);
+        for (std::size_t layer = 0; layer < sizes_.layers; ++layer)
+            std::memcpy(this->layer(layer) + to * sizes_.row_floats,
+                        other.layer(layer) + from * sizes_.row_floats,
+                        sizes_.row_floats * sizeof(float));
+        std::memcpy(hidden_.codes + to * sizes_.columns,
+                    other.hidden_.codes + from * sizes_.columns,
+                    sizes_.columns * sizeof(*hidden_.codes));
+        std::memcpy(hidden_.start + to * sizes_.groups, other.hidden_.start + from * sizes_.groups,
+                    sizes_.groups * sizeof(*hidden_.start));
+        hidden_.step[to] = other.hidden_.step[from];
+        log_sum_[to] = other.log_sum_[from];
+    }
 }
 
 std::size_t Tree::bytes_for(std::size_t rows) const noexcept {

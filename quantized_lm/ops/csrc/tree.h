@@ -85,6 +85,13 @@ public:
     // Counts nodes whose slots were filled.
     void add_run_nodes(std::size_t count) noexcept { run_nodes_ += count; }
 
+    // Copies other's nodes here, with what they stored; this tree is empty. The first of `nodes` is the root, and
+    // each stands after its parent. Throws std::invalid_argument where that is not so.
+    void copy(const Tree& other, const std::int32_t* nodes, std::size_t count);
+
+    // Memory of what is stored, in bytes.
+    std::size_t bytes() const noexcept { return bytes_ + nodes_.capacity() * sizeof(Node); }
+
     // Whether an earlier call filled this slot.
     bool is_stored(std::int32_t slot) const noexcept {
         return slot >= 0 && static_cast<std::size_t>(slot) < run_nodes_;
