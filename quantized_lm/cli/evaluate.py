@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,19 +22,24 @@ from quantized_lm.significance import BootstrapInterval, Mapsswe, bootstrap_inte
 from quantized_lm.weights_file import read_weights
 from quantized_lm.wer import WordErrors, error_counts, oracle, pooled
 
-BASELINES = ("order", "am")
+BASELINES = {"order": "the decoder's order", "am": "the best am_score"}
 _REPLICATIONS = 10_000
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One set: the reference and each system's answer, per utterance; `am` is empty if unknown."""
+    """One set: the reference and each system's answer, per utterance.
+
+    Attributes:
+        am: empty if it is not known. other: what is compared with; empty if it is one of these.
+    """
 
     references: list[str]
     first_pass: list[str]
     am: list[str]
     rescored: list[str]
     oracle: list[str]
+    other: list[str]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,17 @@ def run(
         str,
         typer.Option(help="What is tested against: the decoder's order, or am (best am_score)."),
     ] = "order",
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RESCORED",
+            help="Test against these instead: the same utterances rescored by another model or "
+            "with other weights, once for each RESCORED.",
+        ),
+    ] = None,
+    against_weights: Annotated[
+        Path | None, typer.Option(help="Rank those anew with this weights file.")
+    ] = None,
     speakers: SpeakersOption = "all",
     speaker_of: SpeakerOfOption = SPEAKER_PATTERN,
 ) -> None:
@@ -82,20 +98,43 @@ def run(
     secondpass evaluate test.rescored.jsonl.gz
 
     secondpass evaluate clean.jsonl other.jsonl --weights weights.json --speakers odd
+
+    secondpass evaluate 2bit.jsonl.gz --weights 2bit.json --against 4bit.jsonl.gz --against-weights
+    4bit.json
     """
     if baseline not in BASELINES:
         raise DataError(f"baseline is {baseline!r}; need one of {', '.join(BASELINES)}")
+    others = _others(sources, against or [], against_weights)
     chosen = None if weights is None else read_weights(weights)
+    of_others = None if against_weights is None else read_weights(against_weights)
     sets = {}
-    for source in sources:
+    for source, other in zip(sources, others, strict=True):
         utterances = select_speakers(list(read_scored(source)), speakers, speaker_of)
-        sets[str(source)] = _answers(utterances, chosen)
+        sets[str(source)] = replace(
+            _answers(utterances, chosen),
+            other=[] if other is None else _best_of_same(utterances, other, of_others),
+        )
+    if against:
+        baseline = "against"
     if len(sets) > 1:
         sets["all"] = _join(list(sets.values()))
     reports = {name: _report(name, answers, baseline) for name, answers in sets.items()}
     _print(reports, baseline)
     records = {name: report.to_record() for name, report in reports.items()}
     print_json({"baseline": baseline, "speakers": speakers, "sets": records})
+
+
+def _others(
+    sources: Sequence[Path], against: Sequence[Path], weights: Path | None
+) -> Sequence[Path | None]:
+    """What each set is compared with."""
+    if against and len(against) != len(sources):
+        raise DataError(
+            f"--against is given {len(against)} times; need {len(sources)}, one per set"
+        )
+    if weights is not None and not against:
+        raise DataError("--against-weights needs --against")
+    return against or [None] * len(sources)
 
 
 def _answers(utterances: Sequence[ScoredUtterance], weights: Weights | None) -> Answers:
@@ -114,7 +153,22 @@ def _answers(utterances: Sequence[ScoredUtterance], weights: Weights | None) -> 
             own[_best(utterance, weights)] for own, utterance in zip(texts, utterances, strict=True)
         ],
         oracle=[own[oracle(ref, own)] for own, ref in zip(texts, references, strict=True)],
+        other=[],
     )
+
+
+def _best_of_same(
+    utterances: Sequence[ScoredUtterance], other: Path, weights: Weights | None
+) -> list[str]:
+    """The best texts of the same utterances in another file."""
+    by_id = {utterance.id: utterance for utterance in read_scored(other)}
+    best = []
+    for utterance in utterances:
+        match = by_id.get(utterance.id)
+        if match is None or reference(match) != reference(utterance):
+            raise DataError(f"{other}: has no utterance {utterance.id!r} with the same reference")
+        best.append(match.hypotheses[_best(match, weights)].text)
+    return best
 
 
 def _best(utterance: ScoredUtterance, weights: Weights | None) -> int:
@@ -133,18 +187,20 @@ def _join(sets: Sequence[Answers]) -> Answers:
         am=[text for one in sets for text in one.am] if all(one.am for one in sets) else [],
         rescored=[text for one in sets for text in one.rescored],
         oracle=[text for one in sets for text in one.oracle],
+        other=[text for one in sets for text in one.other],
     )
 
 
 def _report(name: str, answers: Answers, baseline: str) -> SetReport:
     if not any(text.split() for text in answers.references):
         raise DataError(f"{name}: no reference words among the chosen utterances")
-    before = answers.am if baseline == "am" else answers.first_pass
+    before = {"am": answers.am, "against": answers.other, "order": answers.first_pass}[baseline]
     if not before:
         raise DataError(f"{name}: baseline 'am' needs an am_score of every hypothesis")
     systems = {
         "first_pass": answers.first_pass,
         **({"am": answers.am} if answers.am else {}),
+        **({"against": answers.other} if answers.other else {}),
         "rescored": answers.rescored,
         "oracle": answers.oracle,
     }
@@ -170,11 +226,13 @@ def _errors(references: Sequence[str], texts: Sequence[str]) -> NDArray[np.int64
 
 
 def _print(reports: Mapping[str, SetReport], baseline: str) -> None:
+    shown = ["first_pass", "am", "rescored", "oracle"]
+    if baseline == "against":
+        shown.insert(2, "against")
     words = Table(title="word error rate, %")
-    for heading in ("set", "utterances", "words", "first pass", "am", "rescored", "oracle"):
-        words.add_column(heading, justify="left" if heading == "set" else "right")
-    against = "the decoder's order" if baseline == "order" else "the best am_score"
-    tests = Table(title=f"rescored against {against}")
+    for heading in ("set", "utterances", "words", *shown):
+        words.add_column(heading.replace("_", " "), justify="left" if heading == "set" else "right")
+    tests = Table(title=f"rescored against {BASELINES.get(baseline, 'the other files')}")
     for heading in ("set", "change, % absolute", "95 % interval", "MAPSSWE p", "segments"):
         tests.add_column(heading, justify="left" if heading == "set" else "right")
     for name, report in reports.items():
@@ -185,7 +243,7 @@ def _print(reports: Mapping[str, SetReport], baseline: str) -> None:
             f"{counts.words}",
             *(
                 f"{100 * report.systems[system].rate:.2f}" if system in report.systems else "-"
-                for system in ("first_pass", "am", "rescored", "oracle")
+                for system in shown
             ),
         )
         interval = report.bootstrap

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from .conftest import Command
 
@@ -63,3 +66,31 @@ def test_unusable_choices_end_with_code_2(run: Command, scored: Path) -> None:
     assert "utterance '10-0': /hypotheses/0/graph_score" in result.stderr
     nobody = run("evaluate", scored, "--speakers", "odd", "--speaker-of", "^")
     assert "no reference words" in nobody.stderr
+
+
+def test_two_sets_of_weights_are_compared_on_the_same_lists(run: Command, scored: Path) -> None:
+    worst = scored.with_name("worst.json")
+    worst.write_text('{"weights": {"am_scale": -1}}')
+    result = run("evaluate", scored, "--against", scored, "--against-weights", worst)
+    assert result.exit_code == 0, result.output
+    assert "against the other files" in result.stdout
+    report = last(result.stdout)["sets"][str(scored)]
+    assert report["systems"]["against"]["errors"] == 12
+    errors = report["systems"]["rescored"]["errors"] - 12
+    assert report["bootstrap"]["difference"] == pytest.approx(errors / 18)
+    same = last(run("evaluate", scored, "--against", scored).stdout)["sets"][str(scored)]
+    assert same["mapsswe"]["p"] == 1.0
+
+
+def test_what_cannot_be_compared_is_refused(run: Command, scored: Path) -> None:
+    assert (
+        "need 1, one per set"
+        in run("evaluate", scored, "--against", scored, "--against", scored).stderr
+    )
+    assert "needs --against" in run("evaluate", scored, "--against-weights", scored).stderr
+    fewer = scored.with_name("fewer.jsonl.gz")
+    lines = gzip.decompress(scored.read_bytes()).splitlines(keepends=True)
+    fewer.write_bytes(gzip.compress(b"".join(lines[1:])))
+    result = run("evaluate", scored, "--against", fewer)
+    assert result.exit_code == 2
+    assert "has no utterance" in result.stderr
