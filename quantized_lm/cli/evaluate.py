@@ -63,7 +63,7 @@ class SetReport:
 
 
 @command
-def run(
+def run(  # noqa: PLR0913 - options of a command line
     sources: Annotated[
         list[Path], typer.Argument(metavar="RESCORED...", help="Output of `rescore`, with refs.")
     ],
