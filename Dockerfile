@@ -35,10 +35,10 @@ RUN python -m pip install --no-cache-dir ${TORCH} \
       echo "torch is the build for ${got}, DEVICE is ${DEVICE}: give TORCH as the head of the Dockerfile says" >&2; exit 1; \
     fi
 
-# The wheel is a file, and what it depends on has its ranges in pyproject.toml.
+# The wheel is a file, and what it depends on has its ranges in pyproject.toml. Traces are off until OTEL_* asks.
 # hadolint ignore=DL3013
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    python -m pip install --no-cache-dir /wheels/*.whl
+    python -m pip install --no-cache-dir "$(echo /wheels/*.whl)[otel]"
 
 # Nothing is written: the root may be read-only, with a tmpfs at /tmp for those who ask torch for more.
 ENV PYTHONDONTWRITEBYTECODE=1 \

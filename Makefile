@@ -13,8 +13,9 @@ READY := $(VENV)/.ready
 # Real 100-best lists to time on, where they are; without any, lists are made up.
 LISTS ?= ../shared/data/nbest/*.pocketsphinx.jsonl.gz ../shared/data/nbest/*.sri_decipher.jsonl.gz
 BENCH ?=
+ARGS ?=
 
-.PHONY: help install run test lint bench image deploy-check deploy-run clean
+.PHONY: help install run test lint bench loadtest audit image deploy-check deploy-run ray-check clean
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -23,7 +24,7 @@ install: $(READY)  ## Make .venv with CPU torch, secondpass and the tools that c
 $(READY): pyproject.toml $(wildcard quantized_lm/ops/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,browser]'
 	touch $@
 
 run: $(READY)  ## Serve the bundled model on 127.0.0.1:8080 and print a request to try.
@@ -43,6 +44,16 @@ lint: $(READY)
 bench: $(READY)  ## Time this machine, our kernels and other systems; BENCH="--quick" for a trial of a minute.
 	$(BIN)/secondpass bench $(addprefix --lists ,$(wildcard $(LISTS))) $(BENCH)
 
+loadtest: $(READY)  ## Load a server with planned arrivals, 5 minutes; ARGS=--quick for a trial of 40 s.
+	$(BIN)/python -m loadtest $(addprefix --lists ,$(wildcard $(LISTS))) $(ARGS)
+
+audit: $(READY)  ## Look up what is installed among the known vulnerabilities; needs the advisory service.
+	test -x $(VENV)/audit/bin/pip-audit || ($(BIN)/python -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet 'pip-audit>=2.7,<3')
+	$(BIN)/python deploy/audit.py $(VENV)/audit/bin/pip-audit
+
+fuzz: $(READY)  ## 100,000 damaged requests to every POST route: no 500, no hang, memory flat; some minutes.
+	$(BIN)/python -m tests.fuzzing.fuzz $(ARGS)
+
 image:  ## Build the image secondpass:0.1.0, with torch as TORCH says.
 	docker build --tag secondpass:0.1.0 --build-arg TORCH="$(TORCH)" --build-arg REVISION="$$(git rev-parse HEAD)" .
 
@@ -52,6 +63,10 @@ deploy-check: $(READY)  ## Check deploy/ with the tools that will read it, insta
 deploy-run: $(READY)  ## Some minutes: a real Prometheus on the real service; the image, built and run.
 	$(BIN)/python -m tests.deploy.live
 	tests/deploy/image.sh
+
+ray-check: $(READY)  ## Some minutes: Ray in an environment of its own, two nodes, one of which goes away.
+	PYTHON="$(PYTHON)" TORCH="$(TORCH)" tests/ray_env/make.sh $(VENV)/ray
+	SECONDPASS_RAY_PYTHON="$(CURDIR)/$(VENV)/ray/bin/python" $(BIN)/python -m pytest tests/ray
 
 clean:  ## Remove everything `make` made.
 	rm -rf $(VENV) .bench build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,6 +9,7 @@ engines give a node the same numbers whatever else is in the tree.
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -186,7 +187,7 @@ class PrefixCache:
         on_event: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.num_bytes = 0
-        self._model = model
+        self._weak_model = weakref.ref(model)  # a model that nobody serves any more may go
         self._max_bytes = max_bytes
         self._on_event = on_event
         self._entries: OrderedDict[int, _Entry] = OrderedDict()  # the one used last at the end
@@ -196,6 +197,13 @@ class PrefixCache:
     def __len__(self) -> int:
         """Number of trees."""
         return len(self._entries)
+
+    @property
+    def _model(self) -> LanguageModel:
+        model = self._weak_model()
+        if model is None:
+            raise ReferenceError("the model of these trees is gone; this is a bug")
+        return model
 
     def begin(self, context: Sequence[int], wave: Wave | None) -> Growth:
         """Start a piece of work from the kept tree that has most of its context and first wave."""

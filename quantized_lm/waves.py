@@ -71,7 +71,6 @@ class Running(Generic[Result]):
     """A piece of work and how far it has come.
 
     Args:
-        cut: why it has to stop before its first wave; None if it has not.
         cache: trees of the model; work that recurs starts from them and leaves its own.
 
     Attributes:
@@ -79,16 +78,9 @@ class Running(Generic[Result]):
     """
 
     def __init__(
-        self,
-        work: Work[Result],
-        model: LanguageModel,
-        *,
-        cut: str | None = None,
-        cache: PrefixCache | None = None,
+        self, work: Work[Result], model: LanguageModel, *, cache: PrefixCache | None = None
     ) -> None:
         self._scoring = work.begin()
-        if cut is not None:
-            self._scoring.stop(cut)
         wave = self._scoring.next_wave()
         self._num_context = len(work.context)
         self._cache = cache if work.recurs else None

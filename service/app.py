@@ -5,32 +5,53 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.types import Lifespan
 
 from quantized_lm.artifact import LoadedModel, load_artifact
+from service.auth import Guard, KeyRing
 from service.core import start_core
 from service.errors import install_error_handlers
+from service.logs import RequestLog
 from service.metrics import Metrics
-from service.middleware import Envelope
+from service.middleware import Envelope, Observers
 from service.openapi import ProblemApi
 from service.registry import LoadModel
-from service.routes import ROUTERS
+from service.routes import OPERATOR_ROUTERS, PROBE_ROUTERS, ROUTERS
 from service.routes.lattice import PATH as LATTICE_PATH
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.spans import RequestSpans
 
-def create_app(settings: Settings, *, load: LoadModel | None = None) -> FastAPI:
+
+def create_app(
+    settings: Settings,
+    *,
+    load: LoadModel | None = None,
+    metrics: Metrics | None = None,
+    spans: RequestSpans | None = None,
+) -> FastAPI:
     """An app that serves the models of its settings once its lifespan has begun.
+
+    If there is to be an admin port, `app.state.admin` is the app for it: it shares the state of
+    this one and has no lifespan.
 
     Args:
         settings: what to serve and how.
         load: (artifact folder, backend) -> model; by default from the folder.
+        metrics: where everything is measured; by default new ones.
+        spans: what traces requests, if anything does; it is shut down with the app.
+
+    Raises:
+        KeyFileError: the file of API keys cannot be read or is wrong.
     """
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     draining = threading.Event()
 
     @contextlib.asynccontextmanager
@@ -43,8 +64,40 @@ def create_app(settings: Settings, *, load: LoadModel | None = None) -> FastAPI:
             yield
         finally:
             draining.set()
-            await asyncio.to_thread(core.engine.stop)
+            await asyncio.to_thread(core.engine.stop, settings.shutdown_s)
+            if spans is not None:
+                await asyncio.to_thread(spans.shutdown)
 
+    keys = KeyRing(settings.api_keys_file)
+    has_admin_port = settings.admin_port is not None
+    app = _dressed(
+        (*ROUTERS, *(() if has_admin_port else OPERATOR_ROUTERS)),
+        settings=settings,
+        metrics=metrics,
+        keys=keys,
+        spans=spans,
+        lifespan=lifespan,
+    )
+    app.state.draining = draining
+    app.state.keys = keys
+    app.state.admin = None
+    if has_admin_port:
+        routers = (*OPERATOR_ROUTERS, *PROBE_ROUTERS)
+        admin = _dressed(routers, settings=settings, metrics=metrics, keys=keys, spans=spans)
+        admin.state, app.state.admin = app.state, admin
+    return app
+
+
+def _dressed(
+    routers: Sequence[APIRouter],
+    *,
+    settings: Settings,
+    metrics: Metrics,
+    keys: KeyRing,
+    spans: RequestSpans | None,
+    lifespan: Lifespan[FastAPI] | None = None,
+) -> FastAPI:
+    """Routes, and what is done to every request of them."""
     app = ProblemApi(
         title="secondpass",
         summary="Second-pass rescoring of speech recognition n-best lists and lattices.",
@@ -53,15 +106,18 @@ def create_app(settings: Settings, *, load: LoadModel | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.draining = draining
+    app.add_middleware(Guard, keys=keys, metrics=metrics)
     app.add_middleware(
         Envelope,
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
         body_bytes_of={LATTICE_PATH: settings.max_lattice_body_bytes},
+        observers=Observers(
+            RequestLog(logs_all=settings.access_log, slow_ms=settings.slow_request_ms), spans
+        ),
     )
     install_error_handlers(app)
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
     return app
 

@@ -14,6 +14,7 @@ from quantized_lm.cli import COMMANDS
 from quantized_lm.cli.console import command
 from quantized_lm.cli.rescore import DEFAULT_MODEL
 from quantized_lm.errors import SecondpassError
+from service.key_commands import build_key_cli
 from service.server import serve as run_server
 from service.settings import Settings
 
@@ -38,6 +39,7 @@ def build_cli() -> typer.Typer:
     )
     cli.callback()(_root)
     cli.command("serve")(serve)
+    cli.add_typer(build_key_cli(), name="api-key")
     for name, function in COMMANDS:
         cli.command(name)(function)
     return cli
@@ -63,10 +65,18 @@ def serve(
     secondpass serve --model models/en-small --port 8080
     """
     given = {"models": model, "host": host, "port": port, "backend": backend}
-    settings = read_settings({name: value for name, value in given.items() if value is not None})
-    if not settings.models:
-        settings = settings.model_copy(update={"models": (bundled_path(DEFAULT_MODEL),)})
-    run_server(settings)
+    run_server(
+        with_a_model(
+            read_settings({name: value for name, value in given.items() if value is not None})
+        )
+    )
+
+
+def with_a_model(settings: Settings) -> Settings:
+    """The same settings, or with the bundled model where they name none."""
+    if settings.models:
+        return settings
+    return settings.model_copy(update={"models": (bundled_path(DEFAULT_MODEL),)})
 
 
 def read_settings(given: dict[str, Any]) -> Settings:

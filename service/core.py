@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from service.errors import DrainingError, ModelConflictError, NotReadyError
+from service.admission import QueueLimits
+from service.deadlines import Deadlines
+from service.errors import DrainingError, NotReadyError
 from service.lattice_rescoring import LatticeRescorer
 from service.metrics import Metrics
-from service.registry import LoadModel, Registry, load_registry
+from service.model_control import ModelControl
+from service.prefix_caches import PrefixCaches
+from service.registry import LoadModel, Registry, load_registry, require_budget
 from service.rescoring import Rescorer
 from service.scheduler import Scheduler
 from service.settings import Settings
@@ -23,6 +27,7 @@ class Core:
         settings: those of this app.
         metrics: those of this app.
         registry: the loaded models.
+        control: changes which those are.
         engine: the thread that runs them.
         rescorer: `/v1/rescore`.
         lattice_rescorer: `/v1/rescore/lattice`.
@@ -33,11 +38,21 @@ class Core:
     settings: Settings
     metrics: Metrics
     registry: Registry
+    control: ModelControl
     engine: Scheduler
     rescorer: Rescorer
     lattice_rescorer: LatticeRescorer
     text_scorer: TextScorer
     draining: threading.Event
+
+    def require_alive(self) -> None:
+        """Pass unless only a restart can help.
+
+        Raises:
+            NotReadyError: the engine thread has died.
+        """
+        if self.engine.has_died:
+            raise NotReadyError("the engine thread has died; need a restart")
 
     def require_ready(self) -> None:
         """Pass if new requests are welcome.
@@ -63,26 +78,24 @@ def start_core(
     """
     registry = load_registry(settings.models, load, backend=settings.backend, metrics=metrics)
     for model in registry.models.values():
-        largest = model.model.max_tokens + 1
-        if settings.budget_tokens < largest:
-            raise ModelConflictError(
-                f"budget_tokens is {settings.budget_tokens}; one text of {model.name} may need "
-                f"{largest} tree nodes, so need at least that"
-            )
-
+        require_budget(model, settings.budget_tokens)
     engine = Scheduler(
-        lambda name: registry.get(name).model,
-        budget_tokens=settings.budget_tokens,
+        limits=QueueLimits(
+            settings.budget_tokens, settings.max_queued_requests, settings.queue_tokens
+        ),
         metrics=metrics,
+        caches=PrefixCaches(settings.prefix_cache_bytes, metrics),
     )
+    deadlines = Deadlines(settings.default_deadline_ms, settings.max_deadline_ms)
     core = Core(
         settings=settings,
         metrics=metrics,
         registry=registry,
+        control=ModelControl(registry, load, settings, metrics),
         engine=engine,
-        rescorer=Rescorer(registry, engine, metrics),
+        rescorer=Rescorer(registry, engine, metrics, deadlines),
         lattice_rescorer=LatticeRescorer(registry, engine, metrics, settings),
-        text_scorer=TextScorer(registry, engine, metrics),
+        text_scorer=TextScorer(registry, engine, metrics, deadlines),
         draining=draining,
     )
     engine.start()

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from quantized_lm.combine import escape
 from quantized_lm.errors import (
@@ -47,8 +48,40 @@ class DrainingError(SecondpassError):
     """The server is shutting down and takes no new work."""
 
 
+class OverloadedError(SecondpassError):
+    """More work waits than can be done in time.
+
+    Args:
+        retry_after_s: when it is expected to be done.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceededError(SecondpassError):
+    """The request's deadline passed, or would pass before the LM is done."""
+
+
+class ModelLoadingError(SecondpassError):
+    """The model is being loaded, reloaded or unloaded by somebody else."""
+
+
+class MemoryBudgetError(SecondpassError):
+    """There is not enough memory to load the model beside what is loaded."""
+
+
+class LastModelError(SecondpassError):
+    """Without this model there would be nothing to serve."""
+
+
 class OverBudgetError(InputError):
     """One list needs more tree nodes than one forward pass may have."""
+
+
+class PortError(SecondpassError):
+    """An address cannot be listened on."""
 
 
 class ModelConflictError(ArtifactError):
@@ -60,6 +93,27 @@ class BodyTooLargeError(HTTPException):
 
     def __init__(self, message: str) -> None:
         super().__init__(status_code=413, detail=message)
+
+
+class UnauthenticatedError(HTTPException):
+    """The request has no API key that is known."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class ForbiddenError(HTTPException):
+    """The route needs a scope that the API key does not have."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(403, message)
+
+
+class QuotaError(HTTPException):
+    """The API key has used up its share for now."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(429, message, headers={"Retry-After": str(retry_after_s)})
 
 
 class UnsupportedMediaTypeError(HTTPException):
@@ -103,17 +157,30 @@ ERRORS: Mapping[type[Exception], ErrorKind] = {
     TooManyArcsError: ErrorKind(413, "too_many_arcs", "A lattice has more arcs than the limit"),
     OverBudgetError: ErrorKind(413, "too_many_tokens", "A list is larger than a forward pass"),
     ModelNotFoundError: ErrorKind(404, "model_not_found", "No such model is loaded"),
+    ModelLoadingError: ErrorKind(409, "model_loading", "The model is being loaded", 1),
+    MemoryBudgetError: ErrorKind(409, "memory_budget", "The model does not fit into memory"),
+    LastModelError: ErrorKind(409, "last_model", "The only model cannot be unloaded"),
+    ArtifactError: ErrorKind(422, "invalid_model", "The model folder is refused"),
+    ClientDisconnect: ErrorKind(499, "canceled", "The client went away"),
     NotReadyError: ErrorKind(503, "not_ready", "The engine is not running", retry_after_s=1),
     DrainingError: ErrorKind(503, "draining", "The server is shutting down", retry_after_s=1),
+    OverloadedError: ErrorKind(429, "overloaded", "More waits than can be done in time", 1),
+    DeadlineExceededError: ErrorKind(504, "deadline_exceeded", "The deadline has passed", 1),
     Exception: INTERNAL,
 }
 
 HTTP_ERRORS: Mapping[int, ErrorKind] = {
     400: MALFORMED,
+    401: ErrorKind(401, "unauthenticated", "The request has no API key that is known"),
+    403: ErrorKind(403, "forbidden", "The API key may not do this"),
     404: ErrorKind(404, "not_found", "No such path"),
     405: ErrorKind(405, "method_not_allowed", "The path has no such method"),
+    408: ErrorKind(408, "request_timeout", "The request was not sent in time"),
     413: ErrorKind(413, "body_too_large", "The body is larger than the limit"),
     415: ErrorKind(415, "unsupported_media_type", "The route does not read this type"),
+    431: ErrorKind(431, "headers_too_large", "The headers are larger than the limit"),
+    429: ErrorKind(429, "quota", "The API key has used up its share for now"),
+    503: ErrorKind(503, "too_many_connections", "Every connection is in use", 1),
 }
 
 
@@ -139,7 +206,7 @@ async def handle(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     headers["X-Request-ID"] = request_id
     if kind.retry_after_s is not None:
-        headers["Retry-After"] = str(kind.retry_after_s)
+        headers["Retry-After"] = str(getattr(error, "retry_after_s", kind.retry_after_s))
     return Response(body.model_dump_json(), kind.status, headers, PROBLEM_JSON)
 
 

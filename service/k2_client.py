@@ -1,11 +1,13 @@
 """Rescore k2's lattices by a running service, from within a decoder's process.
 
     symbols = {index: table[index] for index in table.ids}  # of a k2.SymbolTable
-    rescored = rescore_lattice(lattice, url="http://127.0.0.1:8080", symbols=symbols)
+    with Client("http://127.0.0.1:8080") as client:
+        rescored = rescore_lattice(lattice, client=client, symbols=symbols)
     rescored.hypotheses[0].text, k2.shortest_path(rescored.fsa, use_double_scores=True)
 
 For the Python, torch and numpy that k2 was built for: of this package only what reads lattices is
-imported. Knows the wire contract, not how the service keeps it.
+imported. What is tried again, and how often, is `service.client`'s; without an answer the lattice's
+own best path stands.
 """
 
 from __future__ import annotations
@@ -14,34 +16,20 @@ import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Literal
-
-import httpx
 
 from quantized_lm.errors import LatticeError, SecondpassError
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
 from quantized_lm.lattice.k2_fsa import from_lattice, to_lattice
 from quantized_lm.lattice.lattice import Lattice
+from service.client import Client, Hypothesis, RefusedRequestError, Reply
+from service.client.asks import Missing
+from service.client.replies import InvalidReplyError, names, number, objects, problem_of
 
-_PATH = "/v1/rescore/lattice"
 _LATTICES_PER_REQUEST = 16
 _AXES_OF_VECTOR = 3
-_OF_ONE_LATTICE = (413, 422)  # statuses that say what is wrong with a lattice that came alone
-
-
-class ServiceError(SecondpassError):
-    """The service did not answer, or refused the request or one lattice of it.
-
-    Attributes:
-        status: of HTTP; None where there was no answer.
-        code: of the problem, as in the README; "" where there is none.
-    """
-
-    def __init__(self, message: str, *, status: int | None = None, code: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class RescoreOptions:
         lm_scores_scale: what the decoder multiplied lm_scores with.
         search: further fields of the request's `options`, such as deadline_ms or order.
         wire: the form in which lattices travel; both keep every bit of a score.
-        timeout_s: for which an answer is waited for.
+        deadline_ms: for each request of up to 16 lattices; None takes that of the client.
         max_arcs: a lattice with more is not sent.
     """
 
@@ -67,25 +55,8 @@ class RescoreOptions:
     lm_scores_scale: float = 1.0
     search: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     wire: Literal["k2-safetensors", "k2-json"] = "k2-safetensors"
-    timeout_s: float = 60.0
+    deadline_ms: float | None = None
     max_arcs: int = 100_000
-
-
-@dataclass(frozen=True)
-class RescoredHypothesis:
-    """One word sequence.
-
-    Attributes:
-        text: words with spaces between.
-        score: nats, what the sequences are ranked by.
-        posterior: among the sequences that were scored.
-        reply: all that the service says of it.
-    """
-
-    text: str
-    score: float
-    posterior: float
-    reply: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +64,19 @@ class RescoredFsa:
     """A lattice after rescoring.
 
     Attributes:
-        hypotheses: best first.
+        hypotheses: best first; without an answer the lattice's own best path alone.
         fsa: k2.Fsa of the sequences that were scored, whose scores sum to those of the hypotheses;
-            its attribute `lm` has the LM's own nats. None unless asked for.
+            its attribute `lm` has the LM's own nats. None unless asked for, and without an answer.
         is_exact: whether no other sequence of the lattice can be better.
-        degraded: budgets that ended the search. cuts: choices that did.
+        degraded: budgets that ended the search, or why there is no answer.
+        cuts: choices that ended it.
     """
 
-    hypotheses: tuple[RescoredHypothesis, ...]
-    fsa: Any
-    is_exact: bool
-    degraded: tuple[str, ...]
-    cuts: tuple[str, ...]
+    hypotheses: tuple[Hypothesis, ...]
+    fsa: Any = None
+    is_exact: bool = False
+    degraded: tuple[str, ...] = ()
+    cuts: tuple[str, ...] = ()
 
 
 _DEFAULT = RescoreOptions()
@@ -113,30 +85,29 @@ _DEFAULT = RescoreOptions()
 def rescore_lattice(
     fsa: Any,
     *,
-    url: str,
+    client: Client,
     symbols: Mapping[int, str],
     weights: Mapping[str, float] | None = None,
     options: RescoreOptions = _DEFAULT,
-    client: httpx.Client | None = None,
 ) -> RescoredFsa:
     """Rescore one lattice.
 
     Args:
         fsa: k2.Fsa, or an FsaVec of one, in topological order; dead ends are cut off.
-        url: of the service, such as "http://127.0.0.1:8080".
+        client: of the service.
         symbols: words by the ids that are in aux_labels, or in labels where there are none.
         weights: am_scale, graph_scale, lm_scale, word_bonus, token_bonus; the service's own
             for those that are absent.
-        client: to send with, for connections that stay open; its timeout holds.
 
     Raises:
         LatticeError: it is no valid lattice, or there are several.
-        ServiceError: the service did not answer, or refused it.
+        RefusedRequestError: the service finds it wrong, unless the client's `on_invalid` is
+            "first_pass".
     """
     if len(fsa.shape) == _AXES_OF_VECTOR and fsa.shape[0] != 1:
         raise LatticeError(f"the FsaVec has {fsa.shape[0]} lattices; need 1, or rescore_lattices")
     (result,) = rescore_lattices(
-        fsa, url=url, symbols=symbols, weights=weights, options=options, client=client
+        fsa, client=client, symbols=symbols, weights=weights, options=options
     )
     if isinstance(result, SecondpassError):
         raise result
@@ -146,11 +117,10 @@ def rescore_lattice(
 def rescore_lattices(
     fsa: Any,
     *,
-    url: str,
+    client: Client,
     symbols: Mapping[int, str],
     weights: Mapping[str, float] | None = None,
     options: RescoreOptions = _DEFAULT,
-    client: httpx.Client | None = None,
 ) -> list[RescoredFsa | SecondpassError]:
     """The same of an FsaVec of any length, in its order.
 
@@ -158,28 +128,59 @@ def rescore_lattices(
     the others from being rescored.
 
     Raises:
-        ServiceError: the service did not answer, or refused a request as a whole.
+        RefusedRequestError: the service finds a request of several wrong as a whole.
     """
     reading = ReadOptions(
         symbols=symbols, max_arcs=options.max_arcs, lm_scores_scale=options.lm_scores_scale
     )
     results: dict[int, RescoredFsa | SecondpassError] = {}
-    lattices: dict[int, Lattice] = {}
+    lattices: dict[int, tuple[Lattice, str]] = {}
     for index, one in enumerate(_connected(fsa)):
         try:
-            lattices[index] = to_lattice(one, reading)
+            lattices[index] = to_lattice(one, reading), _best_text(one, symbols)
         except LatticeError as error:
             results[index] = error
-    sender = client or httpx.Client(timeout=options.timeout_s)
-    try:
-        for start in range(0, len(lattices), _LATTICES_PER_REQUEST):
-            part = list(lattices)[start : start + _LATTICES_PER_REQUEST]
-            body = _request([lattices[index] for index in part], dict(weights or {}), options)
-            results.update(zip(part, _ask(sender, url, body), strict=True))
-    finally:
-        if client is None:
-            sender.close()
+    for start in range(0, len(lattices), _LATTICES_PER_REQUEST):
+        part = list(lattices)[start : start + _LATTICES_PER_REQUEST]
+        body = _request([lattices[index][0] for index in part], dict(weights or {}), options)
+        ask = _Lattices(json.dumps(body).encode("ascii"), [lattices[index][1] for index in part])
+        results.update(zip(part, _answers(client, ask, options.deadline_ms), strict=True))
     return [results[index] for index in range(len(results))]
+
+
+@dataclass(frozen=True)
+class _Rescored(Reply):
+    results: tuple[RescoredFsa | SecondpassError, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Lattices:
+    """A request of several lattices, as `service.client.asks.Ask`."""
+
+    body: bytes
+    own: Sequence[str]
+    path: str = "/v1/rescore/lattice"
+
+    def read(self, body: Mapping[str, Any]) -> _Rescored:
+        """The service's answer, a refused lattice as its error."""
+        results = objects(body, "results", len(self.own))
+        return _Rescored(body=body, results=tuple(map(_rescored, results, self.own)))
+
+    def first_pass(self, why: Missing) -> _Rescored:
+        """The reply without the service."""
+        results = tuple(_own_path(text, why.reason) for text in self.own)
+        return _Rescored(**why.fields(), results=results)
+
+
+def _answers(
+    client: Client, ask: _Lattices, deadline_ms: float | None
+) -> tuple[RescoredFsa | SecondpassError, ...]:
+    try:
+        return client.ask(ask, deadline_ms=deadline_ms).results
+    except RefusedRequestError as error:
+        if len(ask.own) > 1:
+            raise
+        return (error,)
 
 
 def _connected(fsa: Any) -> Iterator[Any]:
@@ -220,46 +221,46 @@ def _packed(lattice: Lattice, wire: str) -> dict[str, Any]:
     return {"base64": base64.b64encode(content).decode("ascii"), "format": wire}
 
 
-def _ask(
-    client: httpx.Client, url: str, body: dict[str, Any]
-) -> list[RescoredFsa | SecondpassError]:
+def _rescored(result: Mapping[str, Any], own: str) -> RescoredFsa | SecondpassError:
+    problem = problem_of(result.get("error"))
+    if problem is not None:
+        return RefusedRequestError(problem, _Rescored(results=(_own_path(own, problem.code),)))
+    hypotheses, packed = result.get("hypotheses"), result.get("lattice")
+    if not isinstance(hypotheses, list) or not hypotheses:
+        raise InvalidReplyError("hypotheses is no list with entries")
     try:
-        response = client.post(url.rstrip("/") + _PATH, json=body)
-        reply = response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise ServiceError(f"{url}: no answer that can be read ({error!r})") from None
-    if response.status_code != 200:
-        problem = _problem(reply, response.status_code)
-        if len(body["lattices"]) == 1 and response.status_code in _OF_ONE_LATTICE:
-            return [problem]
-        raise problem
-    return [
-        _problem(result["error"], 200) if "error" in result else _rescored(result)
-        for result in reply["results"]
-    ]
-
-
-def _problem(reply: Mapping[str, Any], status: int) -> ServiceError:
-    detail = str(reply.get("detail", "refused"))
-    faults = [f"{fault['pointer']}: {fault['message']}" for fault in reply.get("errors", [])]
-    message = "; ".join([detail, *(fault for fault in faults if fault != detail)])
-    return ServiceError(
-        message, status=int(reply.get("status", status)), code=str(reply.get("code", ""))
-    )
-
-
-def _rescored(result: Mapping[str, Any]) -> RescoredFsa:
-    packed = result.get("lattice")
+        fsa = None if packed is None else from_lattice(_unpacked(packed))
+    except (LatticeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidReplyError(f"the lattice of the reply cannot be read: {error}") from None
     return RescoredFsa(
-        hypotheses=tuple(
-            RescoredHypothesis(one["text"], one["score"], one["posterior"], one)
-            for one in result["hypotheses"]
-        ),
-        fsa=None if packed is None else from_lattice(_unpacked(packed)),
-        is_exact=result["exact"],
-        degraded=tuple(result["degraded"]),
-        cuts=tuple(result["cuts"]),
+        tuple(map(_hypothesis, objects(result, "hypotheses", len(hypotheses)))),
+        fsa,
+        is_exact=result.get("exact") is True,
+        degraded=names(result, "degraded"),
+        cuts=names(result, "cuts"),
     )
+
+
+def _hypothesis(one: Mapping[str, Any]) -> Hypothesis:
+    text = one.get("text")
+    if not isinstance(text, str):
+        raise InvalidReplyError("a hypothesis has no text")
+    return Hypothesis(text, number(one, "score"), number(one, "posterior"), fields=one)
+
+
+def _own_path(text: str, reason: str) -> RescoredFsa:
+    return RescoredFsa((Hypothesis(text),), degraded=(reason,))
+
+
+def _best_text(fsa: Any, symbols: Mapping[int, str]) -> str:
+    """Words of the lattice's own best path."""
+    import k2  # noqa: PLC0415 - only a decoder's process has it
+
+    best = k2.shortest_path(k2.create_fsa_vec([fsa]), use_double_scores=True)
+    labels = getattr(best, "aux_labels", best.labels)
+    listed = labels.tolist()
+    ids = chain.from_iterable(listed) if isinstance(labels, k2.RaggedTensor) else listed
+    return " ".join(symbols[one] for one in ids if one > 0)
 
 
 def _unpacked(packed: Mapping[str, Any]) -> Lattice:

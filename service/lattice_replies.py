@@ -117,6 +117,7 @@ def lattice_usage(scores: Sequence[LatticeScores]) -> LatticeUsage:
         "density": arcs / words if words else None,
         "lm_steps": sum(usage.lm_steps for usage in usages),
         "tree_nodes": sum(usage.tree_nodes for usage in usages),
+        "cache_hits": sum(usage.cache_hits for usage in usages),
         "waves": sum(usage.waves for usage in usages),
         "sequences": sum(usage.sequences for usage in usages),
     }

@@ -13,9 +13,12 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import InputError
 from quantized_lm.lattice_scoring import LatticeScores, arc_weights
-from service.errors import relocated
+from quantized_lm.waves import cut_short
+from service.deadlines import DEADLINE, OVERLOADED, Arrival, Deadlines
+from service.errors import OverloadedError, relocated
+from service.jobs import Completed, Job
 from service.lattice_replies import lattice_usage, reply_lattices
-from service.lattice_schemas import LatticeResponse
+from service.lattice_schemas import LatticeOptions, LatticeResponse
 from service.latticework import (
     AskedLattices,
     CheckedLattice,
@@ -26,7 +29,7 @@ from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import effective_weights
 from service.rescoring import refuse_if_alone
-from service.scheduler import Job, Scheduler
+from service.scheduler import Scheduler
 from service.settings import Settings
 from service.timing import Stopwatch
 from service.weighting import resolve_weights
@@ -51,24 +54,23 @@ class LatticeRescorer:
         self._engine = engine
         self._metrics = metrics
         self._settings = settings
+        self._deadlines = Deadlines(settings.default_deadline_ms, settings.max_deadline_ms)
         self._clock = clock
 
-    def now_s(self) -> float:
-        """The time on the clock that deadlines are measured by."""
-        return self._clock()
-
     async def rescore(
-        self, asked: AskedLattices, request_id: str, received_s: float
+        self, asked: AskedLattices, request_id: str, arrival: Arrival
     ) -> LatticeResponse:
-        """Rescore every lattice of a request, whose first byte came at `received_s`.
+        """Rescore every lattice of a request; at its deadline, with the best that is known.
 
         Raises:
             ModelNotFoundError: it names a model that is not loaded.
             InputError: the weights are unusable, several LMs are named, or the only lattice is
-                unusable.
-            DrainingError: the server is shutting down.
+                unusable, or the deadline is too late.
+            OverloadedError: it would be late, and its options say so.
+            DrainingError, NotReadyError: the engine takes no work.
         """
         watch = Stopwatch(self._clock)
+        deadline_s = self._deadline_s(asked, arrival)
         model = self._model(asked)
         weights = resolve_weights(asked.choice, [model])
         rules = self._rules(asked, model, weights)
@@ -76,10 +78,8 @@ class LatticeRescorer:
             checked = await asyncio.to_thread(prepare_lattices, asked.sources, rules)
             refuse_if_alone([one.prepared for one in checked])
             watch.lap("tokenize")
-            jobs = self._jobs(checked, rules, received_s)
-            completed = await self._engine.scored(jobs)
-            watch.lap_engine(completed)
-            scores = [done.result for done in completed]
+            jobs = self._jobs(checked, rules, deadline_s)
+            scores = await self._scores(jobs, rules.options, watch)
             results = await asyncio.to_thread(
                 reply_lattices, checked, scores, model.name, rules.options
             )
@@ -120,18 +120,40 @@ class LatticeRescorer:
             max_bytes=self._settings.max_lattice_body_bytes,
         )
 
+    def _deadline_s(self, asked: AskedLattices, arrival: Arrival) -> float:
+        is_query = any(source.pointer is None for source in asked.sources)
+        pointer = "/deadline_ms" if is_query else "/options/deadline_ms"
+        return self._deadlines.at_s(arrival, asked.options.deadline_ms, pointer)
+
+    async def _scores(
+        self, jobs: Sequence[Job[LatticeScores]], options: LatticeOptions, watch: Stopwatch
+    ) -> list[LatticeScores]:
+        """What the engine finds in time; without it, the lattices' own order."""
+        completed: list[Completed[LatticeScores] | None] = [None] * len(jobs)
+        cut = OVERLOADED
+        try:
+            completed = await self._engine.scored(jobs)
+            cut = DEADLINE
+        except OverloadedError:
+            if options.on_overload == "error":
+                raise
+        watch.lap_engine(completed)
+        return [
+            done.result if done else await asyncio.to_thread(cut_short, job.work, cut)
+            for job, done in zip(jobs, completed, strict=True)
+        ]
+
     def _jobs(
-        self, checked: Sequence[CheckedLattice], rules: LatticeRules, received_s: float
+        self, checked: Sequence[CheckedLattice], rules: LatticeRules, deadline_s: float
     ) -> list[Job[LatticeScores]]:
-        deadline_ms = rules.options.deadline_ms
-        deadline_s = None if deadline_ms is None else received_s + deadline_ms / 1000.0
         budget = self._engine.budget_tokens
         return [
             Job(
-                rules.model.name,
+                rules.model,
                 one.prepared,
                 min(one.prepared.cost_tokens, budget),
                 deadline_s,
+                is_anytime=True,
             )
             for one in checked
             if not isinstance(one.prepared, InputError)

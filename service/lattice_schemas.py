@@ -12,11 +12,14 @@ from service.schemas import (
     MAX_HYPOTHESES,
     MAX_NAME_CHARS,
     MAX_WEIGHT,
+    ON_OVERLOAD,
     Context,
+    DeadlineMs,
     EffectiveWeights,
     FailedUtterance,
     LmRequest,
     Name,
+    OnOverload,
     Sent,
     Text,
     Timing,
@@ -28,7 +31,6 @@ from service.schemas import (
 MAX_LATTICES = 16
 MAX_LATTICE_BEST = 100
 MAX_LM_STEPS = 100_000
-MAX_DEADLINE_MS = 3_600_000.0
 MAX_SILENCE = 256
 
 TextFormat = Literal["k2-text", "kaldi-text", "htk", "openfst-text"]
@@ -84,9 +86,12 @@ class LatticeOptions(Wire):
         description="posterior = softmax(posterior_scale * score) over all sequences that were "
         "scored to their end, n_best or more",
     )
-    deadline_ms: Annotated[float, Field(gt=0.0, le=MAX_DEADLINE_MS)] | None = Field(
-        default=None, description="From the first byte; then the best that is known comes back."
+    deadline_ms: DeadlineMs | None = Field(
+        default=None,
+        description="From the first byte; then the best that is known comes back. null takes the "
+        "server's default; the header X-Request-Timeout-Ms can only make it earlier.",
     )
+    on_overload: OnOverload = Field(default="error", description=ON_OVERLOAD)
     seeds: Annotated[int, Field(ge=1, le=MAX_LATTICE_BEST)] = Field(
         default=10, description="Sequences, best by the lattice alone, that are scored first."
     )
@@ -206,7 +211,7 @@ class LatticeResult(Sent):
     id: str | None
     exact: Annotated[bool, Field(description="No sequence can be better than these.")]
     degraded: Annotated[
-        list[str], Field(description="Budgets that ended it: deadline, max_lm_steps, ...")
+        list[str], Field(description="What ended it: deadline, overloaded, max_lm_steps, ...")
     ]
     cuts: Annotated[list[str], Field(description="Choices that did: order, beam, patience.")]
     hypotheses: list[LatticeHypothesis]
@@ -221,7 +226,10 @@ class LatticeUsage(Sent):
     density: Annotated[float | None, Field(description="Arcs per word of the best paths.")]
     lm_steps: Annotated[int, Field(description="Nodes run through the network.")]
     tree_nodes: Annotated[int, Field(description="Log-probabilities computed.")]
-    waves: Annotated[int, Field(description="Forward passes that lattices took part in.")]
+    cache_hits: Annotated[
+        int, Field(description="Nodes found in a tree kept from an earlier request.")
+    ]
+    waves: Annotated[int, Field(description="Rounds of the searches.")]
     sequences: Annotated[int, Field(description="Scored to their end.")]
 
 

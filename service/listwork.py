@@ -71,12 +71,37 @@ class CheckedList:
 
 
 @dataclass(frozen=True)
+class EngineResults:
+    """What came of a request's trees, list by list.
+
+    Attributes:
+        scores: None where there are none in time.
+        missing_because: why.
+    """
+
+    scores: Sequence[scoring.ListScores | None]
+    missing_because: str
+
+
+@dataclass(frozen=True)
 class RankedList:
     """One list with the scores that ranked it."""
 
     scores: Mapping[str, scoring.ListScores]
     components: Components
     ranking: Ranking
+
+
+@dataclass(frozen=True)
+class UnrankedList:
+    """One list that keeps the decoder's order.
+
+    Attributes:
+        checked: the list as it was prepared. reason: why its LM scores are not there.
+    """
+
+    checked: CheckedList
+    reason: str
 
 
 async def run_step(
@@ -105,24 +130,28 @@ def prepare_lists(
 
 def rank_lists(
     prepared: Sequence[CheckedList | InputError],
-    results: Iterable[scoring.ListScores],
+    results: EngineResults,
     rules: ListRules,
-) -> list[RankedList | InputError]:
-    """Rank every list that was prepared; the others keep their error.
+) -> list[RankedList | UnrankedList | InputError]:
+    """Rank every list that was prepared and scored; the others keep their order, or their error.
 
     Args:
         prepared: what `prepare_lists` made of the request.
         results: of every tree, list by list.
         rules: those of the request.
     """
-    in_order = iter(results)
-    ranked: list[RankedList | InputError] = []
+    in_order = iter(results.scores)
+    ranked: list[RankedList | UnrankedList | InputError] = []
     for position, checked in enumerate(prepared):
         if isinstance(checked, InputError):
             ranked.append(checked)
             continue
-        scores = {model.name: next(in_order) for model in rules.models}
-        ranked.append(_or_error(position, rank_list, checked, scores, rules))
+        found = {model.name: next(in_order) for model in rules.models}
+        scores = {name: of_list for name, of_list in found.items() if of_list is not None}
+        if len(scores) < len(found):
+            ranked.append(UnrankedList(checked, results.missing_because))
+        else:
+            ranked.append(_or_error(position, rank_list, checked, scores, rules))
     return ranked
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from quantized_lm.combine import Ranking
@@ -33,6 +33,9 @@ class Metrics:
         self._work()
         self._lattices()
         self._models()
+        self._queueing()
+        self._refusals()
+        self._process()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition text and its content type, in the format the scraper accepts."""
@@ -44,11 +47,11 @@ class Metrics:
         usage = scores.usage
         self.hypotheses.labels(model).inc(usage.hypotheses)
         self.tokens.labels(model, "requested").inc(usage.tokens)
+        distinct = scores.prepared.tree.num_scored
         self.tokens.labels(model, "scored").inc(usage.tree_nodes)
         self.tokens.labels(model, "skipped").inc(usage.skipped_nodes)
-        self.tokens.labels(model, "deduplicated").inc(
-            max(usage.tokens - usage.tree_nodes - usage.cache_hits - usage.skipped_nodes, 0)
-        )
+        self.tokens.labels(model, "cached").inc(distinct - usage.tree_nodes - usage.skipped_nodes)
+        self.tokens.labels(model, "deduplicated").inc(usage.tokens - distinct)
         self.oov.labels(model).inc(int(scores.prepared.encoded.num_oov.sum()))
         if usage.tree_nodes:
             self.sharing.labels(model).observe(usage.tokens / usage.tree_nodes)
@@ -126,7 +129,8 @@ class Metrics:
         self.hypotheses = self._counter("rescore_hypotheses", "Texts scored.", ("model",))
         self.tokens = self._counter(
             "rescore_tokens",
-            "Token log-probabilities: asked for, computed, shared with another text, skipped.",
+            "Token log-probabilities: asked for, computed, shared with another text, known from an "
+            "earlier request, skipped.",
             ("model", "kind"),
         )
         self.sharing = self._histogram(
@@ -137,6 +141,17 @@ class Metrics:
         )
         self.oov = self._counter(
             "rescore_oov_tokens", "Words that hold the unknown token.", ("model",)
+        )
+        self.prefix_cache = {
+            event: self._counter(f"rescore_prefix_cache_{name}", text, ("model",))
+            for event, name, text in (
+                ("hit", "hits", "Contexts and partial lists of which a tree was kept."),
+                ("miss", "misses", "Contexts and partial lists of which none was."),
+                ("eviction", "evictions", "Kept trees forgotten for want of room."),
+            )
+        }
+        self.prefix_cache_bytes = Gauge(
+            "rescore_prefix_cache_bytes", "Memory of kept trees.", registry=self.registry
         )
 
     def _lattices(self) -> None:
@@ -150,21 +165,70 @@ class Metrics:
             TOKENS,
         )
         self.degraded = self._counter(
-            "rescore_degraded", "Lattices whose search a budget ended.", ("model", "reason")
+            "rescore_degraded",
+            "Lists that kept the decoder's order, lattices whose search ended early, by reason.",
+            ("model", "reason"),
         )
 
     def _models(self) -> None:
-        self.model_info = self._gauge(
+        self.model_info = self._changing(
             "rescore_model_info",
             "Always 1.",
             ("model", "revision", "arch", "bits", "kernel"),
         )
-        self.model_loaded = self._gauge("rescore_model_loaded", "1 while it is served.", ("model",))
-        self.model_load = self._gauge(
+        self.model_loaded = self._changing(
+            "rescore_model_loaded", "1 while it is served.", ("model",)
+        )
+        self.model_load = self._changing(
             "rescore_model_load_seconds", "Time to load and check it.", ("model",)
         )
-        self.model_bytes = self._gauge(
+        self.model_bytes = self._changing(
             "rescore_model_bytes", "Size of the packed weights.", ("model", "kind")
+        )
+        self.model_reloads = self._counter(
+            "rescore_model_reloads",
+            "Models loaded, reloaded or unloaded while serving, by how it ended.",
+            ("model", "outcome"),
+        )
+
+    def _refusals(self) -> None:
+        self.auth_failures = self._counter(
+            "rescore_auth_failures", "Requests refused for want of a key or a scope.", ("reason",)
+        )
+        self.read_timeouts = self._counter(
+            "rescore_read_timeouts", "Connections closed because a request did not come.", ()
+        )
+
+    def _queueing(self) -> None:
+        self.shed = self._counter(
+            "rescore_shed",
+            "Requests refused because of the queue: queue_full, predicted_late, draining.",
+            ("model", "reason"),
+        )
+        self.cost = self._gauge(
+            "rescore_cost_seconds",
+            "What a tree node, a forward pass and a job are expected to take.",
+            ("model", "term"),
+        )
+        self.predicted_wait = Gauge(
+            "rescore_predicted_wait_seconds",
+            "How long a request would wait behind all that is queued.",
+            registry=self.registry,
+        )
+
+    def _changing(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        """A gauge whose series may be removed, so none is remembered."""
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _process(self) -> None:
+        ProcessCollector(registry=self.registry)  # memory, CPU time, open files
+        self.log_failures = Counter(
+            "rescore_log_failures", "Log lines that were lost.", registry=self.registry
+        )
+        self.queue_age = Gauge(
+            "rescore_queue_age_seconds",
+            "How long the job that has waited longest for the engine has waited.",
+            registry=self.registry,
         )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

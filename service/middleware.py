@@ -6,20 +6,43 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from service.logs import REQUEST, RequestIds, RequestLog
 from service.metrics import OTHER_MODEL, Metrics
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from service.spans import RequestSpans
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 JSON = "application/json"
 IDENTITY = "identity"
 UNKNOWN_ROUTE = "unknown"
+TRACED_PATHS = "/v1/"
 CLIENT_GONE = 499  # what nobody reads; nginx's number
+OUTCOMES = {429: "overloaded", CLIENT_GONE: "canceled", 504: "deadline"}
+
+
+@dataclass(frozen=True)
+class Observers:
+    """What is told of each request beside the metrics.
+
+    Attributes:
+        log: writes a line for some.
+        spans: traces them, if anything does.
+    """
+
+    log: RequestLog = field(default_factory=RequestLog)
+    spans: RequestSpans | None = None
 
 
 class Envelope:
@@ -30,6 +53,7 @@ class Envelope:
         metrics: where requests are counted.
         max_body_bytes: a body larger than this raises BodyTooLargeError where it is read.
         body_bytes_of: path -> the same for a route with a limit of its own.
+        observers: what else is told of each request.
         clock: seconds, monotonic.
     """
 
@@ -40,10 +64,13 @@ class Envelope:
         metrics: Metrics,
         max_body_bytes: int,
         body_bytes_of: Mapping[str, int] = MappingProxyType({}),
+        observers: Observers | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        observers = observers or Observers()
+        self._log, self._spans = observers.log, observers.spans
         self._max_body_bytes = max_body_bytes
         self._body_bytes_of = body_bytes_of
         self._clock = clock
@@ -54,8 +81,12 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         started_s = self._clock()
-        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
+        scope["state"]["received_s"] = started_s
+        span = self._span(scope, headers)
+        REQUEST.set(RequestIds(request_id, self._trace_id(span)))
         status = 500
 
         async def send_with_id(message: Message) -> None:
@@ -68,13 +99,11 @@ class Envelope:
         try:
             await self._app(scope, self._limited(scope, receive), send_with_id)
         finally:
-            self._measure(scope, status, self._clock() - started_s)
+            self._measure(scope, status, self._clock() - started_s, span)
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         declared = Headers(scope=scope).get("content-length", "")
-        limit = self._body_bytes_of.get(
-            scope["path"].removeprefix(scope.get("root_path", "")), self._max_body_bytes
-        )
+        limit = self._body_bytes_of.get(_inner_path(scope), self._max_body_bytes)
         size_bytes = 0
 
         async def receive_limited() -> Message:
@@ -89,17 +118,37 @@ class Envelope:
 
         return receive_limited
 
-    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+    def _span(self, scope: Scope, headers: Headers) -> Span | None:
+        """Probes and scrapes come by the clock, and nobody looks for their traces."""
+        if self._spans is None or not _inner_path(scope).startswith(TRACED_PATHS):
+            return None
+        return self._spans.begin(headers)
+
+    def _trace_id(self, span: Span | None) -> str:
+        return "" if self._spans is None or span is None else self._spans.trace_id(span)
+
+    def _measure(self, scope: Scope, status: int, seconds: float, span: Span | None) -> None:
         route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
         model = scope["state"].get("model", OTHER_MODEL)
-        self._metrics.requests.labels(route, model, _outcome(status)).inc()
-        self._metrics.request_duration.labels(route, model).observe(seconds)
+        self._metrics.requests.labels(route, model, _outcome(status, scope["state"])).inc()
+        trace_id = self._trace_id(span)
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._metrics.request_duration.labels(route, model).observe(seconds, exemplar)
+        method, state = scope["method"], scope["state"]
+        self._log.write(method=method, route=route, status=status, seconds=seconds, state=state)
+        if self._spans is not None and span is not None:
+            self._spans.end(span, method=method, route=route, status=status, state=state)
 
 
-def _outcome(status: int) -> str:
-    if status == CLIENT_GONE:
-        return "canceled"
-    return "ok" if status < 400 else "invalid" if status < 500 else "error"
+def _outcome(status: int, state: Mapping[str, object]) -> str:
+    if status < 400:
+        return "degraded" if state.get("is_degraded") else "ok"
+    return OUTCOMES.get(status, "invalid" if status < 500 else "error")
+
+
+def _inner_path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _request_id(given: str) -> str:

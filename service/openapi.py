@@ -14,6 +14,22 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": RequestProblem, "description": "The server failed or is going away."},
 }
 
+RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+ENGINE_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    **PROBLEMS,
+    "429": {
+        "model": RequestProblem,
+        "description": "`overloaded`: more waits than can be done in time; `quota`: the API key "
+        "has used up its share. Send it again after the time given, or to another server.",
+        "headers": RETRY_AFTER,
+    },
+    "504": {
+        "model": RequestProblem,
+        "description": "`deadline_exceeded`: there is no result at the request's deadline.",
+        "headers": RETRY_AFTER,
+    },
+}
+
 
 class ProblemApi(FastAPI):
     """FastAPI whose OpenAPI document gives errors their own media type."""
@@ -28,7 +44,7 @@ class ProblemApi(FastAPI):
 
 
 def _retype_problems(responses: dict[str, Any]) -> None:
-    for status in PROBLEMS:
+    for status in ENGINE_PROBLEMS:
         if status in responses:
             content = responses[status]["content"]
             content[PROBLEM_JSON] = content.pop("application/json")

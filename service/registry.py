@@ -1,18 +1,25 @@
-"""Name -> loaded model. Loads at startup, answers which model a request means."""
+"""Name -> loaded model. Loads at startup, answers which model a request means.
+
+The mapping is never changed, only replaced by another one: whoever reads it once has a consistent
+set of models for as long as it likes, and a model lives until the last one who chose it is done.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from quantized_lm.artifact import LoadedModel
+from quantized_lm.errors import InputError
 from service.errors import ModelConflictError, ModelNotFoundError
 from service.metrics import SEVERAL_MODELS, Metrics
 from service.schemas import LmChoice
 
 LoadModel = Callable[[Path, str], LoadedModel]
+PIN = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
 
 
 class Registry:
@@ -29,36 +36,73 @@ class Registry:
         if len(by_name) < len(models):
             names = ", ".join(model.name for model in models)
             raise ModelConflictError(f"models are named {names}; need different names")
-        self.models: Mapping[str, LoadedModel] = MappingProxyType(by_name)
+        self._models: Mapping[str, LoadedModel] = MappingProxyType(by_name)
+
+    @property
+    def models(self) -> Mapping[str, LoadedModel]:
+        """All of them as of now, in the order they were first loaded."""
+        return self._models
+
+    def put(self, model: LoadedModel) -> None:
+        """Serve a model to all who ask from now on, in place of the one of its name."""
+        self._models = MappingProxyType({**self._models, model.name: model})
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer to whoever asks from now on."""
+        left = {key: model for key, model in self._models.items() if key != name}
+        self._models = MappingProxyType(left)
 
     def get(self, name: str) -> LoadedModel:
-        """The model of that name.
+        """The model of that name, which may end in "@" and its revision or the beginning of it.
 
         Raises:
-            ModelNotFoundError: none has it.
+            ModelNotFoundError: none has it, or the one that has it is of another revision.
         """
-        if name not in self.models:
-            raise ModelNotFoundError(f"model is {name!r}; need one of {self._known()}")
-        return self.models[name]
+        return _named(self._models, name)
 
     def choose(self, name: str | None, lms: Sequence[LmChoice] | None = None) -> list[LoadedModel]:
         """The models a request names, in its order; without a name, the only one.
 
         Raises:
             ModelNotFoundError: one is not loaded, or none is named and several are loaded.
+            InputError: one is named twice, with its revision and without.
         """
+        models = self._models
         if lms:
-            return [self.get(lm.model) for lm in lms]
+            chosen = [_named(models, lm.model) for lm in lms]
+            if len({model.name for model in chosen}) < len(chosen):
+                raise InputError("lms names one model twice; name each once", pointer="/lms")
+            return chosen
         if name is not None:
-            return [self.get(name)]
-        if len(self.models) > 1:
+            return [_named(models, name)]
+        if len(models) > 1:
             raise ModelNotFoundError(
-                f"no model is named and several are loaded; need one of {self._known()}"
+                f"no model is named and several are loaded; need one of {_known(models)}"
             )
-        return list(self.models.values())
+        return list(models.values())
 
-    def _known(self) -> str:
-        return ", ".join(sorted(self.models))
+
+def _named(models: Mapping[str, LoadedModel], name: str) -> LoadedModel:
+    if name in models:
+        return models[name]
+    base, _, revision = name.rpartition("@")
+    if base not in models:
+        raise ModelNotFoundError(f"model is {name!r}; need one of {_known(models)}")
+    model = models[base]
+    pin = PIN.fullmatch(revision)
+    if pin is None:
+        raise ModelNotFoundError(
+            f"revision is {revision!r}; need 12 to 64 hex digits, such as those of {model.revision}"
+        )
+    if not model.revision.startswith(f"sha256:{pin[1]}"):
+        raise ModelNotFoundError(
+            f"model is {name!r}; the revision of {base} that is loaded is {model.revision}"
+        )
+    return model
+
+
+def _known(models: Mapping[str, LoadedModel]) -> str:
+    return ", ".join(sorted(models))
 
 
 def joint_name(models: Sequence[LoadedModel]) -> str:
@@ -98,14 +142,39 @@ def load_registry(
         models.append(model)
     registry = Registry(models)
     for model in models:
-        manifest = model.manifest
-        metrics.model_info.labels(
-            model.name,
-            model.revision,
-            manifest.architecture,
-            f"{manifest.bits_per_weight:.3f}",
-            model.backend,
-        ).set(1)
-        metrics.model_loaded.labels(model.name).set(1)
-        metrics.model_bytes.labels(model.name, "weights").set(manifest.size_bytes)
+        show_model(metrics, model)
     return registry
+
+
+def require_budget(model: LoadedModel, budget_tokens: int) -> None:
+    """Refuse a model whose longest text would not fit into a forward pass.
+
+    Raises:
+        ModelConflictError: it would not.
+    """
+    largest = model.model.max_tokens + 1
+    if budget_tokens < largest:
+        raise ModelConflictError(
+            f"budget_tokens is {budget_tokens}; one text of {model.name} may need "
+            f"{largest} tree nodes, so need at least that"
+        )
+
+
+def show_model(metrics: Metrics, model: LoadedModel) -> None:
+    """Say in the metrics that a model is served."""
+    metrics.model_info.labels(*_info(model)).set(1)
+    metrics.model_loaded.labels(model.name).set(1)
+    metrics.model_bytes.labels(model.name, "weights").set(model.manifest.size_bytes)
+
+
+def hide_model(metrics: Metrics, model: LoadedModel) -> None:
+    """Take from the metrics what `show_model` put there."""
+    metrics.model_info.remove(*_info(model))
+    metrics.model_loaded.remove(model.name)
+    metrics.model_bytes.remove(model.name, "weights")
+
+
+def _info(model: LoadedModel) -> tuple[str, ...]:
+    manifest = model.manifest
+    bits = f"{manifest.bits_per_weight:.3f}"
+    return (model.name, model.revision, manifest.architecture, bits, model.backend)

@@ -12,7 +12,7 @@ from quantized_lm.combine import Weights
 from quantized_lm.errors import InputError
 from quantized_lm.scoring import ListScores, TextScore, Usage
 from service.errors import describe
-from service.listwork import RankedList
+from service.listwork import RankedList, UnrankedList
 from service.schemas import (
     EffectiveWeights,
     FailedUtterance,
@@ -31,16 +31,27 @@ from service.schemas import (
 
 def reply_lists(
     request: RescoreRequest,
-    ranked: Sequence[RankedList | InputError],
+    ranked: Sequence[RankedList | UnrankedList | InputError],
     models: Sequence[LoadedModel],
 ) -> list[RescoredUtterance | FailedUtterance]:
     """The `results` of a reply, in the order of the request's utterances."""
     return [
-        FailedUtterance(id=utterance.id, error=describe(one))
-        if isinstance(one, InputError)
-        else rescored_utterance(utterance, one, models, request.options)
+        _result(utterance, one, models, request.options)
         for utterance, one in zip(request.utterances, ranked, strict=True)
     ]
+
+
+def _result(
+    utterance: Utterance,
+    one: RankedList | UnrankedList | InputError,
+    models: Sequence[LoadedModel],
+    options: Options,
+) -> RescoredUtterance | FailedUtterance:
+    if isinstance(one, InputError):
+        return FailedUtterance(id=utterance.id, error=describe(one))
+    if isinstance(one, UnrankedList):
+        return first_pass_utterance(utterance, one, models, options)
+    return rescored_utterance(utterance, one, models, options)
 
 
 def rescored_utterance(
@@ -65,6 +76,41 @@ def rescored_utterance(
         "id": utterance.id,
         "changed": best_first[0] != 0,
         "degraded": [],
+        "hypotheses": hypotheses,
+    }
+
+
+def first_pass_utterance(
+    utterance: Utterance, unranked: UnrankedList, models: Sequence[LoadedModel], options: Options
+) -> RescoredUtterance:
+    """One list in the decoder's order, cut to `options.n_best`, without a score of ours."""
+    components, oov = unranked.checked.components, unranked.checked.trees[0].oov
+    words, tokens = components.words.tolist(), components.tokens.tolist()
+    hypotheses: list[RankedHypothesis] = []
+    for position, hypothesis in enumerate(utterance.hypotheses[: options.n_best]):
+        first_pass: RankedHypothesis = {
+            "rank": position + 1,
+            "input_rank": position + 1,
+            "text": hypothesis.text,
+            "score": None,
+            "components": {
+                "am": hypothesis.am_score,
+                "graph": hypothesis.graph_score,
+                "lm": dict.fromkeys((model.name for model in models), None),
+                "extra": hypothesis.extra,
+            },
+            "num_words": words[position],
+            "num_tokens": tokens[position],
+            "num_chars": len(hypothesis.text),
+            "oov": list(oov.get(position, ())),
+        }
+        if gives_posterior(options):
+            first_pass["posterior"] = None
+        hypotheses.append(first_pass)
+    return {
+        "id": utterance.id,
+        "changed": False,
+        "degraded": [unranked.reason],
         "hypotheses": hypotheses,
     }
 

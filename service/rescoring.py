@@ -11,10 +11,15 @@ from collections.abc import Callable, Sequence
 from quantized_lm.combine import formula
 from quantized_lm.errors import InputError
 from quantized_lm.scoring import ListScores
+from service.deadlines import DEADLINE, OVERLOADED, Arrival, Deadlines
+from service.errors import DeadlineExceededError, OverloadedError
+from service.jobs import Completed, Job
 from service.listwork import (
     CheckedList,
+    EngineResults,
     ListRules,
     RankedList,
+    UnrankedList,
     prepare_lists,
     rank_lists,
     run_step,
@@ -22,8 +27,8 @@ from service.listwork import (
 from service.metrics import Metrics
 from service.registry import Registry, joint_label, joint_name, joint_revision
 from service.replies import effective_weights, gives_posterior, reply_lists, total_usage
-from service.scheduler import Job, Scheduler
-from service.schemas import RescoreRequest, RescoreResponse
+from service.scheduler import Scheduler
+from service.schemas import Options, RescoreRequest, RescoreResponse
 from service.timing import Stopwatch
 from service.weighting import resolve_weights
 
@@ -36,32 +41,38 @@ class Rescorer:
         registry: Registry,
         engine: Scheduler,
         metrics: Metrics,
+        deadlines: Deadlines,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
+        self._deadlines = deadlines
         self._clock = clock
 
-    async def rescore(self, request: RescoreRequest, request_id: str) -> RescoreResponse:
-        """Rank every utterance of a request.
+    async def rescore(
+        self, request: RescoreRequest, request_id: str, arrival: Arrival
+    ) -> RescoreResponse:
+        """Rank every utterance of a request; at its deadline, in the decoder's order.
 
         Raises:
             ModelNotFoundError: it names a model that is not loaded.
-            InputError: the weights are unusable, or the only utterance is.
-            DrainingError: the server is shutting down.
+            InputError: the weights are unusable, or the only utterance is, or the deadline.
+            OverloadedError, DeadlineExceededError: it is late, and its options say so.
+            DrainingError, NotReadyError: the engine takes no work.
         """
         watch = Stopwatch(self._clock)
+        asked_ms = request.options.deadline_ms
+        deadline_s = self._deadlines.at_s(arrival, asked_ms, "/options/deadline_ms")
         rules = self._rules(request)
         texts = [h.text for utterance in request.utterances for h in utterance.hypotheses]
         with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
             prepared = await run_step(texts, prepare_lists, request.utterances, rules)
             refuse_if_alone(prepared)
             watch.lap("tokenize")
-            completed = await self._engine.scored(_jobs(prepared, rules))
-            watch.lap_engine(completed)
-            scores = [done.result for done in completed]
-            ranked = await run_step(texts, rank_lists, prepared, scores, rules)
+            jobs = _jobs(prepared, rules, deadline_s)
+            found = await self._results(jobs, request.options, watch)
+            ranked = await run_step(texts, rank_lists, prepared, found, rules)
             refuse_if_alone(ranked)
             results = await run_step(texts, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
@@ -74,8 +85,27 @@ class Rescorer:
             "weights": effective_weights(rules.weights),
             "results": results,
             "timing": watch.finish(self._metrics),
-            "usage": total_usage(of_list.usage for of_list in scores),
+            "usage": total_usage(of_list.usage for of_list in found.scores if of_list),
         }
+
+    async def _results(
+        self, jobs: Sequence[Job[ListScores]], options: Options, watch: Stopwatch
+    ) -> EngineResults:
+        """What the engine finds in time; an error instead where that is wished for."""
+        completed: list[Completed[ListScores] | None] = [None] * len(jobs)
+        reason = OVERLOADED
+        try:
+            completed = await self._engine.scored(jobs)
+            reason = DEADLINE
+        except OverloadedError:
+            if options.on_overload == "error":
+                raise
+        watch.lap_engine(completed)
+        scores = [done.result if done else None for done in completed]
+        is_late = reason == DEADLINE and any(of_list is None for of_list in scores)
+        if is_late and options.on_deadline == "error":
+            raise DeadlineExceededError("the deadline passed before every utterance was scored")
+        return EngineResults(scores, reason)
 
     def _rules(self, request: RescoreRequest) -> ListRules:
         models = self._registry.choose(request.model, request.lms)
@@ -88,11 +118,17 @@ class Rescorer:
             budget_tokens=self._engine.budget_tokens,
         )
 
-    def _count(self, ranked: Sequence[RankedList | InputError], rules: ListRules) -> None:
+    def _count(
+        self, ranked: Sequence[RankedList | UnrankedList | InputError], rules: ListRules
+    ) -> None:
         label = joint_label(rules.models)
         for one in ranked:
             if isinstance(one, InputError):
                 self._metrics.utterances.labels(label, "failed").inc()
+                continue
+            if isinstance(one, UnrankedList):
+                self._metrics.utterances.labels(label, "degraded").inc()
+                self._metrics.degraded.labels(label, one.reason).inc()
                 continue
             self._metrics.count_ranking(label, one.ranking)
             for name, scores in one.scores.items():
@@ -105,9 +141,11 @@ def refuse_if_alone(lists: Sequence[object]) -> None:
         raise lists[0]
 
 
-def _jobs(prepared: Sequence[CheckedList | InputError], rules: ListRules) -> list[Job[ListScores]]:
+def _jobs(
+    prepared: Sequence[CheckedList | InputError], rules: ListRules, deadline_s: float
+) -> list[Job[ListScores]]:
     return [
-        Job(model.name, tree, tree.cost_tokens)
+        Job(model, tree, tree.cost_tokens, deadline_s)
         for checked in prepared
         if not isinstance(checked, InputError)
         for model, tree in zip(rules.models, checked.trees, strict=True)

@@ -1,262 +1,320 @@
-"""One thread that owns the models, and the queue before it. Knows neither text nor HTTP.
+"""The engine: one thread that runs every model, pass by pass. Knows neither text nor HTTP.
 
-What runs together is of one model and fits the budget. Between two forward passes results are
-handed out, work that nobody waits for is dropped, work that is late is stopped, and queued work of
-the same model is taken in, in order of arrival; unless the oldest is of another model, which then
-is next. Every job that was accepted gets a result, an error, or is dropped because its waiter left.
+Between two forward passes results are handed out, work that nobody waits for is dropped, work that
+is late or would be is stopped, and the next pass is put together (`pass_plan.py`). Work that was
+accepted is answered exactly once (`jobs.py`), also if a pass fails, the thread dies or is stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from quantized_lm.models.base import LanguageModel
-from quantized_lm.waves import Running, Work, forward
-from service.errors import DrainingError
+from quantized_lm.waves import Running, forward
+from service.admission import Admission, EngineLoad, QueueLimits, count_refused
+from service.costs import Costs
+from service.errors import DeadlineExceededError, DrainingError, NotReadyError
+from service.job_queue import JobQueue
+from service.jobs import Completed, Job, QueuedRequest, Started, Ticket
 from service.metrics import Metrics
+from service.pass_plan import Pass, Planner, find_late
+from service.prefix_caches import PrefixCaches
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 DEADLINE = "deadline"  # what work that is late is told
-
-
-@dataclass(frozen=True)
-class Job(Generic[Result]):
-    """One piece of work.
-
-    Attributes:
-        model: name of the one that it needs.
-        work: what is done.
-        cost_tokens: its share of the budget while it runs, 0 to all of it.
-        deadline_s: when it has to make do with what it knows, on the scheduler's clock.
-    """
-
-    model: str
-    work: Work[Result]
-    cost_tokens: int
-    deadline_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Completed(Generic[Result]):
-    """A result, when it was taken in and when it was over, in seconds of the scheduler's clock."""
-
-    result: Result
-    started_s: float
-    finished_s: float
-
-
-@dataclass(frozen=True)
-class _Waiting(Generic[Result]):
-    job: Job[Result]
-    future: Future[Completed[Result]] = field(default_factory=Future)
-
-    def fail(self, error: Exception) -> None:
-        """Answer with an error, if anybody waits."""
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-
-@dataclass
-class _Started(Generic[Result]):
-    waiting: _Waiting[Result]
-    piece: Running[Result]
-    started_s: float
-    deadline_s: float | None
+GRACE_S = 0.003  # for an answer that is already on its way from the engine
 
 
 class Scheduler:
-    """Runs jobs wave by wave on its own thread.
+    """Runs jobs on a thread of its own, or, while that is not started, whenever `step` is called.
 
     Args:
-        model_of: name -> model; its forward passes run on the engine thread.
-        budget_tokens: most tokens that the running jobs may cost together.
+        limits: of the queue and of a pass.
+        caches: trees of earlier work; None for none.
         metrics: where queue and forward passes are measured.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        model_of: Callable[[str], LanguageModel],
         *,
-        budget_tokens: int,
+        limits: QueueLimits,
         metrics: Metrics,
+        caches: PrefixCaches | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.budget_tokens = budget_tokens
-        self._model_of = model_of
+        self._caches = caches or PrefixCaches(0, metrics)
+        self.budget_tokens = limits.budget_tokens
         self._metrics = metrics
         self._clock = clock
-        self._queue: deque[_Waiting[Any]] = deque()
-        self._started: list[_Started[Any]] = []  # of one model; the engine thread's alone
-        self._changed = threading.Condition()
-        self._is_closed = False
+        self._costs = Costs(metrics)
+        self._admission = Admission(self._costs, limits, metrics)
+        self._planner = Planner(limits.budget_tokens, self._costs)
+        self._queue = JobQueue(metrics)
+        self._numbers = itertools.count()
+        self._started: list[Started[Any]] = []  # only the engine changes it
+        self._in_hand: list[Ticket[Any]] = []  # neither queued nor started
+        self._load = EngineLoad()
+        self._changed = threading.Condition()  # guards the queue and what follows
+        self._refusal: type[DrainingError | NotReadyError] | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        metrics.predicted_wait.set_function(self.predicted_wait_s)
+        metrics.queue_age.set_function(self.queue_age_s)
 
     @property
     def is_alive(self) -> bool:
         """Whether the engine thread runs and takes work."""
-        return self._thread.is_alive() and not self._is_closed
+        return self._thread.is_alive() and self._refusal is None
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the engine thread ended although nobody stopped it."""
+        return self._refusal is NotReadyError
 
     def start(self) -> None:
         """Start the engine thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Take no more work, finish what is queued, and wait for the thread to end."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._thread.join()
+    def stop(self, limit_s: float | None = None) -> None:
+        """Take no more work, finish what is queued, and wait for the thread to end.
 
-    def submit(self, jobs: Sequence[Job[Result]]) -> list[Future[Completed[Result]]]:
-        """Queue jobs together, so that they can share forward passes; one future per job.
+        Args:
+            limit_s: after that many seconds, whoever still waits is told that the server is going
+                away; a pass under way goes on. None waits for all.
+        """
+        with self._changed:
+            self._refusal = self._refusal or DrainingError
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(limit_s)
+        self._fail_all(DrainingError("the server was stopped before this was done; send it again"))
+
+    def predicted_wait_s(self) -> float:
+        """How long a request would wait behind all that is queued."""
+        with self._changed:
+            return self._admission.wait_s(self._queue, self._load, self._clock())
+
+    def queue_age_s(self) -> float:
+        """How long the job has waited that has waited longest."""
+        with self._changed:
+            oldest_s = self._queue.oldest_s()
+        return 0.0 if oldest_s is None else self._clock() - oldest_s
+
+    def submit(self, jobs: Sequence[Job[Result]]) -> list[Future[Completed[Result] | None]]:
+        """Queue the jobs of one request, which have one deadline; one future per job.
+
+        A future's result is None if the job was given up because of its deadline.
 
         Raises:
             DrainingError: `stop` was called; none is queued.
+            NotReadyError: the engine thread has died.
+            OverloadedError, DeadlineExceededError: as `Admission.require_room`.
             ValueError: one is larger than the budget.
         """
-        waiting = [_Waiting(job) for job in jobs]
-        for job in jobs:
-            if job.cost_tokens > self.budget_tokens:
-                raise ValueError(
-                    f"a job of {job.cost_tokens} tokens was let through to a budget of "
-                    f"{self.budget_tokens}; this is a bug"
-                )
-        with self._changed:
-            if self._is_closed:
-                raise DrainingError("the engine takes no more work; send it to another server")
-            for job in jobs:
-                self._metrics.queue_requests.labels(job.model).inc()
-                self._metrics.queue_tokens.labels(job.model).inc(job.cost_tokens)
-            self._queue.extend(waiting)
-            self._changed.notify()
-        return [entry.future for entry in waiting]
+        return [ticket.future for ticket in self._submitted(jobs)]
 
-    async def scored(self, jobs: Sequence[Job[Result]]) -> list[Completed[Result]]:
-        """Queue jobs together and wait for all of them.
+    async def scored(self, jobs: Sequence[Job[Result]]) -> list[Completed[Result] | None]:
+        """Queue the jobs of one request, and wait for all of them until their deadline.
+
+        None stands for a job that was not done by then; what the engine is at does not matter.
 
         Raises:
-            DrainingError: `stop` was called.
+            DrainingError, NotReadyError, OverloadedError: as `submit`.
             Exception: whatever one of them failed with.
         """
-        futures = self.submit(jobs)
+        if not jobs:
+            return []
         try:
-            return await asyncio.gather(*map(asyncio.wrap_future, futures))
+            tickets = self._submitted(jobs)
+        except DeadlineExceededError:
+            return [None] * len(jobs)
+        try:
+            futures = [asyncio.wrap_future(ticket.future) for ticket in tickets]
+            left_s = max(jobs[0].deadline_s - self._clock() + GRACE_S, 0.0)
+            done, _ = await asyncio.wait(
+                futures, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION
+            )
+            errors = [error for future in done if (error := future.exception())]
+            if errors:
+                raise errors[0]
+            return [future.result() if future in done else None for future in futures]
         finally:
-            for future in futures:
-                future.cancel()  # nobody waits for what is left of a request that failed or left
+            self._leave(tickets)
+
+    def step(self) -> bool:
+        """One forward pass and what belongs to it; False if there was nothing to do."""
+        now_s = self._clock()
+        self._settle(now_s)
+        with self._changed:
+            plan, late = self._next_pass(now_s)
+        for ticket in late:
+            ticket.give_up()
+        if plan is None:
+            return bool(late)
+        begun = [entry for ticket in plan.taken if (entry := self._begun(ticket, now_s))]
+        self._started += begun
+        self._in_hand = []
+        entries = [entry for entry in (*plan.resumed, *begun) if not entry.piece.is_over]
+        if entries:
+            num_nodes = sum(entry.piece.num_nodes for entry in entries)
+            self._measure(plan, len(entries), num_nodes)
+            has_passed = self._forward(plan, entries)
+            self._settle(self._clock())
+            if has_passed:
+                plan.cost.observe(num_nodes, len(entries), self._clock() - now_s)
+        self._settle(self._clock())
+        self._set_load()
+        return True
+
+    def _submitted(self, jobs: Sequence[Job[Result]]) -> list[Ticket[Result]]:
+        if (largest := max(job.cost_tokens for job in jobs)) > self.budget_tokens:
+            raise ValueError(
+                f"a job of {largest} tokens was let through to a budget of "
+                f"{self.budget_tokens}; this is a bug"
+            )
+        now_s = self._clock()
+        request = QueuedRequest()
+        with self._changed:
+            if self._refusal is not None:
+                if not self.has_died:
+                    count_refused(self._metrics, jobs, "draining")
+                raise self._refusal("the engine takes no more work; send it to another server")
+            self._admission.require_room(jobs, self._queue, self._load, now_s)
+            tickets = [Ticket(job, next(self._numbers), now_s, request) for job in jobs]
+            self._queue.add(tickets)
+            self._changed.notify()
+        return tickets
+
+    def _leave(self, tickets: Sequence[Ticket[Any]]) -> None:
+        """Nobody waits for these any more."""
+        left = [ticket for ticket in tickets if ticket.future.cancel()]
+        if left:
+            with self._changed:
+                self._queue.remove(left)
 
     def _work(self) -> None:
-        while (taken := self._next_batch()) or self._started:
-            if taken:
-                self._leave_queue(taken)
-                now_s = self._clock()
-                for waiting in taken:
-                    self._begin(waiting, now_s)
-                self._settle(now_s)
-            if self._started:
-                self._forward()
-                self._settle(self._clock())
-
-    def _next_batch(self) -> list[_Waiting[Any]]:
-        """What of the queue runs now; waits for work if none does. Empty if closed and drained."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._started or self._is_closed)
-            running = [entry.waiting.job for entry in self._started]
-            oldest = self._queue[0].job.model if self._queue else None
-            if running and oldest != running[0].model:
-                return []
-            taken: list[_Waiting[Any]] = []
-            left: deque[_Waiting[Any]] = deque()
-            room = self.budget_tokens - sum(job.cost_tokens for job in running)
-            while self._queue:
-                entry = self._queue.popleft()
-                is_same_model = entry.job.model == oldest
-                if is_same_model and entry.job.cost_tokens > room:
-                    left.append(entry)
-                    break  # nobody of this model overtakes it
-                (taken if is_same_model else left).append(entry)
-                room -= entry.job.cost_tokens if is_same_model else 0
-            left.extend(self._queue)
-            self._queue = left
-            return taken
-
-    def _leave_queue(self, batch: Sequence[_Waiting[Any]]) -> None:
-        for entry in batch:
-            self._metrics.queue_requests.labels(entry.job.model).dec()
-            self._metrics.queue_tokens.labels(entry.job.model).dec(entry.job.cost_tokens)
-
-    def _begin(self, waiting: _Waiting[Any], now_s: float) -> None:
-        if waiting.future.cancelled():
-            return
-        job, deadline_s = waiting.job, waiting.job.deadline_s
-        cut = None
-        if deadline_s is not None and now_s >= deadline_s:
-            cut, deadline_s = DEADLINE, None
-        with self._failing_alone(waiting):
-            piece = Running(job.work, self._model_of(job.model), cut=cut)
-            self._started.append(_Started(waiting, piece, now_s, deadline_s))
-
-    def _forward(self) -> None:
-        """One wave of everything that runs. A pass that fails, fails all that is in it."""
-        entries = self._started
-        model = entries[0].waiting.job.model
-        self._metrics.batch_sequences.labels(model).observe(len(entries))
-        self._metrics.batch_tokens.labels(model).observe(
-            sum(entry.piece.num_nodes for entry in entries)
-        )
         try:
-            answers = forward([entry.piece for entry in entries], self._model_of(model))
+            while self._has_work():
+                self.step()
+        except BaseException:
+            logger.critical("the engine thread died", exc_info=True)
+        finally:
+            with self._changed:
+                self._refusal = self._refusal or NotReadyError
+            self._fail_all(NotReadyError("the engine thread died; need a restart"))
+
+    def _has_work(self) -> bool:
+        """Wait for work; False once there is none and will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._started or self._refusal)
+            return bool(self._queue or self._started)
+
+    def _next_pass(self, now_s: float) -> tuple[Pass | None, list[Ticket[Any]]]:
+        """The next pass, and the tickets that will be in none."""
+        found = find_late(self._queue, self._costs, now_s, is_idle=not self._started)
+        self._in_hand = found.late
+        self._queue.remove((*found.gone, *found.late))
+        plan = self._planner.pass_of(self._queue, self._started, now_s)
+        if plan is None:
+            self._load = EngineLoad()
+        else:
+            self._in_hand = [*found.late, *plan.taken]
+            self._queue.remove(plan.taken)
+            self._load = EngineLoad(
+                is_idle=False, pass_ends_s=plan.ends_s, waves_s=self._load.waves_s
+            )
+        return plan, found.late
+
+    def _begun(self, ticket: Ticket[Any], now_s: float) -> Started[Any] | None:
+        """The work of a ticket under way; the only place where a model's state is made."""
+        with self._failing_alone(ticket):
+            loaded = ticket.job.model
+            piece = Running(ticket.job.work, loaded.model, cache=self._caches.of(loaded))
+            return Started(ticket, piece, now_s, self._planner.number)
+        return None
+
+    def _measure(self, plan: Pass, num_pieces: int, num_nodes: int) -> None:
+        name = plan.model.name
+        self._metrics.batch_sequences.labels(name).observe(num_pieces)
+        self._metrics.batch_tokens.labels(name).observe(num_nodes)
+
+    def _forward(self, plan: Pass, entries: Sequence[Started[Any]]) -> bool:
+        """One pass of these, and whether it went well. One that fails, fails all that is in it."""
+        try:
+            answers = forward([entry.piece for entry in entries], plan.model.model)
+            learning = list(zip(entries, answers, strict=True))
         except Exception as error:
-            logger.exception("a pass of %d pieces of work failed on %s", len(entries), model)
-            self._started = []
+            logger.exception(
+                "a pass of %d pieces of work failed on %s", len(entries), plan.model.name
+            )
             for entry in entries:
-                entry.waiting.fail(error)
-            return
-        self._started = []
-        for entry, (piece, log_prob) in zip(entries, answers, strict=True):
-            with self._failing_alone(entry.waiting):
+                entry.ticket.fail(error)
+            return False
+        for entry, (piece, log_prob) in learning:
+            entry.last_pass = self._planner.number
+            with self._failing_alone(entry.ticket):
                 piece.learn(log_prob)
-                self._started.append(entry)
+        return True
 
     def _settle(self, now_s: float) -> None:
-        """Stop what is late, hand out what is over, and forget what nobody waits for."""
-        entries, self._started = self._started, []
-        for entry in entries:
-            future = entry.waiting.future
-            if future.cancelled():
-                continue
-            with self._failing_alone(entry.waiting):
-                if not _is_over(entry, now_s):
-                    self._started.append(entry)
-                    continue
-                result = entry.piece.result()
-                if future.set_running_or_notify_cancel():
-                    future.set_result(Completed(result, entry.started_s, now_s))
+        """Stop what is or will be late, hand out what is over, forget what nobody waits for."""
+        self._started = [entry for entry in self._started if self._goes_on(entry, now_s)]
+
+    def _goes_on(self, entry: Started[Any], now_s: float) -> bool:
+        ticket, piece = entry.ticket, entry.piece
+        if ticket.future.done():
+            return False
+        with self._failing_alone(ticket):
+            if not piece.is_over and self._would_be_late(entry, now_s):
+                piece.stop(DEADLINE)
+                if not piece.is_over:
+                    ticket.give_up()
+                    return False
+            if not piece.is_over:
+                return True
+            ticket.complete(Completed(piece.result(), entry.started_s, now_s))
+        return False
+
+    def _would_be_late(self, entry: Started[Any], now_s: float) -> bool:
+        """Whether its next pass would end too late, of work that has something to show by now."""
+        job = entry.ticket.job
+        cost = self._costs.of(job.model.name)
+        next_s = cost.seconds(entry.piece.num_nodes, 1, 1) if job.is_anytime else 0.0
+        return now_s + next_s >= job.deadline_s
+
+    def _set_load(self) -> None:
+        """Say what is under way to who would queue."""
+        pieces: dict[str, list[int]] = {}
+        for entry in self._started:
+            nodes = pieces.setdefault(entry.ticket.job.model.name, [])
+            nodes.append(entry.piece.num_nodes)
+        waves_s = sum(
+            self._costs.of(name).seconds(sum(nodes), 1, len(nodes))
+            for name, nodes in pieces.items()
+        )
+        with self._changed:
+            self._load = EngineLoad(is_idle=not self._started, waves_s=waves_s)
+
+    def _fail_all(self, error: Exception) -> None:
+        """Answer whoever still waits."""
+        with self._changed:
+            waiting = self._queue.clear()
+        for ticket in (*waiting, *self._in_hand, *(entry.ticket for entry in self._started)):
+            ticket.fail(error)
 
     @contextmanager
-    def _failing_alone(self, waiting: _Waiting[Any]) -> Iterator[None]:
+    def _failing_alone(self, ticket: Ticket[Any]) -> Iterator[None]:
         """Pass an error to the waiter and nobody else."""
         try:
             yield
         except Exception as error:
-            logger.exception("a piece of work failed on %s", waiting.job.model)
-            waiting.fail(error)
-
-
-def _is_over(entry: _Started[Any], now_s: float) -> bool:
-    """Whether a piece has nothing left to score; one that is late is asked, once, to stop."""
-    if entry.deadline_s is not None and now_s >= entry.deadline_s:
-        entry.deadline_s = None
-        entry.piece.stop(DEADLINE)
-    return entry.piece.is_over
+            logger.exception("a piece of work failed on %s", ticket.job.model.name)
+            ticket.fail(error)

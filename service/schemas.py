@@ -25,6 +25,12 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Score = Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE)]
 Weight = Annotated[float, Field(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+DeadlineMs = Annotated[float, Field(gt=0.0)]
+OnOverload = Literal["error", "first_pass"]
+ON_OVERLOAD = (
+    "Where more waits than can be done in time: 429 `overloaded`, or at once what comes back at a "
+    "deadline, marked `overloaded`."
+)
 Perplexity = Annotated[float | None, Field(description="exp(-log_prob / n); null beyond float64.")]
 
 
@@ -123,7 +129,7 @@ class WeightChoice(Wire):
 
 
 class Options(Wire):
-    """What comes back. There is no deadline yet, so `on_deadline` is refused like any unknown."""
+    """What comes back, and when."""
 
     n_best: Annotated[int, Field(ge=1, le=MAX_HYPOTHESES)] | None = Field(
         default=None, description="How many hypotheses come back; null returns all."
@@ -140,6 +146,17 @@ class Options(Wire):
         default="score-unk",
         description="Words the LM cannot spell: score its unknown token, or refuse the utterance.",
     )
+    deadline_ms: DeadlineMs | None = Field(
+        default=None,
+        description="From the first byte; null takes the server's default. `/v1/limits` has both "
+        "the default and the maximum; the header X-Request-Timeout-Ms can only make it earlier.",
+    )
+    on_deadline: Literal["first_pass", "error"] = Field(
+        default="first_pass",
+        description="An utterance that is not done by then comes back in the decoder's order with "
+        "`degraded: [deadline]`; or the request is a 504 `deadline_exceeded`.",
+    )
+    on_overload: OnOverload = Field(default="error", description=ON_OVERLOAD)
 
 
 class LmRequest(Wire):
@@ -175,6 +192,9 @@ class ScoreRequest(Wire):
     context: Context = Field(default_factory=Context)
     return_tokens: bool = True
     return_words: bool = True
+    deadline_ms: DeadlineMs | None = Field(
+        default=None, description="From the first byte; texts that are not scored then are a 504."
+    )
 
 
 class ErrorItem(Wire):
@@ -222,7 +242,9 @@ class ScoreComponents(Sent):
 
     am: float | None
     graph: float | None
-    lm: dict[str, float]
+    lm: Annotated[
+        dict[str, float | None], Field(description="null where the utterance is degraded.")
+    ]
     extra: dict[str, float]
 
 
@@ -231,13 +253,16 @@ class RankedHypothesis(Sent):
 
     score = (sum of `weights` * `components`, + word_bonus * num_words + token_bonus * num_tokens
     + char_bonus * num_chars + bias) / the length that `length_norm` names.
+
+    Where the LM was not done in time, score, posterior and `components.lm` are null: a sum without
+    the LM could be taken for one with it. The decoder's own scores are in `components`.
     """
 
     rank: int
     input_rank: int
     text: str
-    score: float
-    posterior: NotRequired[float]
+    score: float | None
+    posterior: NotRequired[float | None]
     components: ScoreComponents
     num_words: int
     num_tokens: Annotated[int, Field(description="Of the first LM, end of sentence excluded.")]
@@ -252,7 +277,10 @@ class RescoredUtterance(Sent):
 
     id: str | None
     changed: Annotated[bool, Field(description="Whether another hypothesis is now the best.")]
-    degraded: list[str]
+    degraded: Annotated[
+        list[str],
+        Field(description="Why this is the decoder's order: deadline, overloaded; else empty."),
+    ]
     hypotheses: list[RankedHypothesis]
 
 
@@ -279,7 +307,10 @@ class UsageCounts(Sent):
     hypotheses: int
     tokens: Annotated[int, Field(description="Token log-probabilities asked for.")]
     tree_nodes: Annotated[int, Field(description="Token log-probabilities computed.")]
-    cache_hits: int
+    cache_hits: Annotated[
+        int,
+        Field(description="Nodes of context and texts found in a tree kept from earlier requests."),
+    ]
     sharing: Annotated[float, Field(description="tokens / tree_nodes; 1 if nothing was computed.")]
     skipped_nodes: Annotated[int, Field(description="Not computed, as they could not matter.")]
     skipped_hypotheses: Annotated[int, Field(description="Not scored fully: they cannot win.")]

@@ -62,6 +62,22 @@ class ModelList(Wire):
     models: list[ModelSummary]
 
 
+class AdminModel(Wire):
+    """A model that is served or could be."""
+
+    name: str
+    state: Literal["loaded", "loadable"]
+    is_busy: bool = Field(description="Whether it is being loaded or unloaded right now.")
+    revision: str | None = Field(description="Of what is served; null if it is not.")
+    last_error: str | None = Field(description="Why the last attempt to load it failed.")
+
+
+class AdminModelList(Wire):
+    """Every model that is served or could be."""
+
+    models: list[AdminModel]
+
+
 class Limits(Wire):
     """What a request may hold."""
 
@@ -69,6 +85,10 @@ class Limits(Wire):
     lattice_body_bytes: int = Field(description="Also of what a gzip body unpacks to.")
     lattice_arcs: int
     tree_nodes_per_utterance: int
+    default_deadline_ms: float = Field(description="Of a request that names none.")
+    deadline_ms: float = Field(description="Latest that a request may ask for.")
+    queued_requests: int = Field(description="That wait for the engine; any more are a 429.")
+    queued_tokens: int = Field(description="Tree nodes that wait, likewise.")
     tokens_per_text: dict[str, int] = Field(description="By model, context included.")
     utterances: int = MAX_UTTERANCES
     hypotheses_per_utterance: int = MAX_HYPOTHESES
@@ -86,4 +106,4 @@ class Limits(Wire):
 class ProbeStatus(Wire):
     """What a health probe found."""
 
-    status: Literal["live", "started", "ready"]
+    status: Literal["live", "started", "ready", "draining"]

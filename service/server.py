@@ -1,18 +1,36 @@
-"""uvicorn with a drain: after the first signal it serves on for a while, then exits 0."""
+"""uvicorn with a drain: after the first signal it serves on for a while, then exits 0.
+
+One process and one event loop serve the main port and, if there is one, the admin port.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import logging
+import os
+import resource
+import signal
 import socket
+import sys
+import threading
 import time
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.app import create_app
+from service.connections import BoundedConfig, ConnectionLimits
+from service.errors import PortError
+from service.logs import logging_to
+from service.metrics import Metrics
 from service.settings import Settings
+from service.tracing import start_tracing
 
+RESERVED_FILES = 64  # descriptors that are no connections: libraries, logs, models being read
+logger = logging.getLogger("uvicorn.error")  # where uvicorn says such things itself
 GC_OBJECTS = 10_000  # made and not freed before the collector looks for cycles; Python's is 700
 
 
@@ -23,10 +41,14 @@ class DrainingServer(uvicorn.Server):
     here the error reaches whoever called `run`.
     """
 
-    def __init__(self, config: uvicorn.Config, *, drain_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, drain_s: float, admin: uvicorn.Config | None = None
+    ) -> None:
         super().__init__(config)
         config.lifespan = "off"
         self._lifespan = contextlib.AsyncExitStack()
+        self._admin = None if admin is None else _second(admin)
+        self._reloads: set[asyncio.Task[None]] = set()
         self._drain_s = drain_s
         self._exit_at_s: float | None = None
 
@@ -41,31 +63,58 @@ class DrainingServer(uvicorn.Server):
             self.force_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Load the models, then take all that is loaded out of the garbage collector's sight.
+        """Take the ports, load the models, then listen.
 
-        A full collection walks every object torch has made: 150 ms in the middle of some request.
-        Small ones come more rarely: a reply is hundreds of objects, none of them garbage yet.
+        A port that is taken is known before a model is loaded; nobody is answered until all are.
+        Then all that is loaded is taken out of the garbage collector's sight. A full collection
+        walks every object torch has made: 150 ms in the middle of some request. Small ones come
+        more rarely: a reply is hundreds of objects, none of them garbage yet.
         """
         app = self.config.app
-        await self._lifespan.enter_async_context(app.router.lifespan_context(app))  # type: ignore[union-attr]
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_OBJECTS)
-        try:
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
+        async with contextlib.AsyncExitStack() as started:
+            sockets = sockets or [started.enter_context(_bound(self.config))]
+            admin = (
+                None if self._admin is None else started.enter_context(_bound(self._admin.config))
+            )
+            await started.enter_async_context(app.router.lifespan_context(app))  # type: ignore[union-attr]
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(GC_OBJECTS)
             await super().startup(sockets)
-        except SystemExit:  # uvicorn's answer to a port that is taken
-            await self._lifespan.aclose()
-            raise
+            logger.info("running on %s", _url(sockets[0]))
+            if self._admin is not None and admin is not None:
+                await self._admin.startup([admin])
+                logger.info("admin port on %s", _url(admin))
+            self._lifespan = started.pop_all()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the port, finish what is in flight, then stop the engine."""
+        """Close the ports, finish what is in flight, then stop the engine.
+
+        The admin port last, so that what watches can see the end.
+        """
         await super().shutdown(sockets)
+        if self._admin is not None:
+            await self._admin.shutdown()
         await self._lifespan.aclose()
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop now."""
+        if self._admin is not None:
+            await self._admin.on_tick(counter)
         is_drained = self._exit_at_s is not None and time.monotonic() >= self._exit_at_s
         return await super().on_tick(counter) or is_drained
+
+    def _on_hangup(self) -> None:
+        """Read the API keys again, and the models that have changed."""
+        if not self.started:  # both are about to be read for the first time
+            return
+        state = self.config.app.state  # type: ignore[union-attr]
+        state.keys.reload()
+        reload = asyncio.get_running_loop().create_task(state.core.control.reload_changed())
+        self._reloads.add(reload)  # or it may be collected before it is done
+        reload.add_done_callback(self._reloads.discard)
 
 
 def serve(settings: Settings) -> None:
@@ -73,15 +122,73 @@ def serve(settings: Settings) -> None:
 
     Raises:
         SecondpassError: a model is refused, or the backend cannot be used here.
-        SystemExit: the port is taken.
+        PortError: a port is taken.
     """
-    config = uvicorn.Config(
-        create_app(settings),
+    metrics = Metrics()
+    with logging_to(sys.stderr, settings, metrics.log_failures.inc):
+        app = create_app(settings, metrics=metrics, spans=start_tracing(os.environ))
+        admin = None
+        if settings.admin_port is not None:
+            admin = _config(app.state.admin, settings, metrics)
+            admin.host, admin.port = settings.admin_host, settings.admin_port
+        config = _config(app, settings, metrics)
+        DrainingServer(config, drain_s=settings.drain_s, admin=admin).run()
+
+
+def _config(app: FastAPI, settings: Settings, metrics: Metrics) -> BoundedConfig:
+    """What a port is like; the main one's address."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limits = ConnectionLimits(
+        settings.read_timeout_s,
+        max(min(settings.max_connections, files - RESERVED_FILES), 1),
+        metrics.read_timeouts.inc,
+    )
+    return BoundedConfig(
+        app,
+        limits,
         host=settings.host,
         port=settings.port,
+        log_config=None,
         log_level=settings.log_level,
-        access_log=settings.log_level == "debug",
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_s,
     )
-    DrainingServer(config, drain_s=settings.drain_s).run()
+
+
+def _second(config: uvicorn.Config) -> uvicorn.Server:
+    """A server that another one starts, ticks and shuts down."""
+    config.lifespan = "off"
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    return server
+
+
+def _bound(config: uvicorn.Config) -> socket.socket:
+    """A socket at the address of a port, on which nobody listens yet.
+
+    Raises:
+        PortError: the address is taken, not ours, or unknown.
+    """
+    host, port = config.host, config.port
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise PortError(
+            f"cannot listen on {host} port {port} ({error.strerror}); need an address that is free"
+        ) from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

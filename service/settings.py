@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIB = 1 << 20
+MAX_DEADLINE_MS = 3_600_000.0
+BUDGETS_QUEUED = 16
 
 
 class Settings(BaseSettings):
@@ -26,8 +28,39 @@ class Settings(BaseSettings):
         default=(),
         description="Model folders to serve; in the environment separated as in PATH.",
     )
+    model_folder: Path | None = Field(
+        default=None,
+        description="The only folder from whose subfolders admin routes may load models.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+    admin_host: str = Field(
+        default="127.0.0.1", description="Address of the admin port, where there is one."
+    )
+    admin_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of admin routes, metrics and health; then the main one has no admin "
+        "routes and no metrics.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="Hashes of API keys, as `secondpass api-key` writes them; without it scoring "
+        "needs no key and admin routes are refused.",
+    )
+    read_timeout_s: float = Field(
+        default=10.0,
+        gt=0.0,
+        le=3600.0,
+        description="Seconds a client has to send one whole request.",
+    )
+    max_connections: int = Field(
+        default=2000,
+        ge=1,
+        description="Open connections; above it the one that has waited longest for a request "
+        "is closed.",
+    )
     backend: str = Field(
         default="auto", description="Kernels of the packed layers: `auto` or a backend's name."
     )
@@ -54,6 +87,31 @@ class Settings(BaseSettings):
         description="The same of /v1/rescore/lattice, packed with gzip or not.",
     )
     max_lattice_arcs: int = Field(default=100_000, ge=1, description="Arcs of one lattice.")
+    default_deadline_ms: float = Field(
+        default=2_000.0,
+        gt=0.0,
+        le=MAX_DEADLINE_MS,
+        description="Deadline of a request that names none, from its first byte.",
+    )
+    max_deadline_ms: float = Field(
+        default=30_000.0,
+        gt=0.0,
+        le=MAX_DEADLINE_MS,
+        description="Latest deadline that a request may ask for.",
+    )
+    max_queued_requests: int = Field(
+        default=256, ge=1, description="Requests that wait for the engine; any more are a 429."
+    )
+    max_queued_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="Tree nodes that wait for the engine, likewise; 0: 16 times the budget.",
+    )
+    prefix_cache_bytes: int = Field(
+        default=64 * MIB,
+        ge=0,
+        description="Token trees of each model kept for contexts and partial lists; 0: none.",
+    )
     drain_s: float = Field(
         default=0.0,
         ge=0.0,
@@ -69,6 +127,33 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe message that is logged."
     )
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto", description="Of log lines; auto: text on a terminal, json elsewhere."
+    )
+    access_log: bool = Field(
+        default=False, description="Whether every request is logged, not only failed and slow ones."
+    )
+    slow_request_ms: float = Field(
+        default=1000.0, gt=0.0, description="Requests that take longer are logged as slow."
+    )
+    log_text: bool = Field(
+        default=False,
+        description="Whether tracebacks keep their messages, which may quote what was sent.",
+    )
+
+    @model_validator(mode="after")
+    def _default_deadline_is_allowed(self) -> Settings:
+        if self.default_deadline_ms > self.max_deadline_ms:
+            raise ValueError(
+                f"default_deadline_ms is {self.default_deadline_ms:g}; "
+                f"need at most max_deadline_ms, which is {self.max_deadline_ms:g}"
+            )
+        return self
+
+    @property
+    def queue_tokens(self) -> int:
+        """Most tree nodes that may wait."""
+        return self.max_queued_tokens or BUDGETS_QUEUED * self.budget_tokens
 
     @field_validator("models", mode="before")
     @classmethod

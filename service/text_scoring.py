@@ -8,11 +8,14 @@ from collections.abc import Callable
 from quantized_lm import scoring
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import InputError
+from service.deadlines import Arrival, Deadlines
+from service.errors import DeadlineExceededError
+from service.jobs import Job
 from service.listwork import prepare_texts, run_step
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import scored_texts, total_usage
-from service.scheduler import Job, Scheduler
+from service.scheduler import Scheduler
 from service.schemas import ScoreRequest, ScoreResponse
 from service.timing import Stopwatch
 
@@ -25,29 +28,38 @@ class TextScorer:
         registry: Registry,
         engine: Scheduler,
         metrics: Metrics,
+        deadlines: Deadlines,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
+        self._deadlines = deadlines
         self._clock = clock
 
-    async def score(self, request: ScoreRequest, request_id: str) -> ScoreResponse:
+    async def score(
+        self, request: ScoreRequest, request_id: str, arrival: Arrival
+    ) -> ScoreResponse:
         """Score every text of a request.
 
         Raises:
             ModelNotFoundError: it names a model that is not loaded.
-            InputError: a text is too long, or all together are.
-            DrainingError: the server is shutting down.
+            InputError: a text is too long, or all together are, or the deadline is too late.
+            OverloadedError, DeadlineExceededError: it would be late, or is.
+            DrainingError, NotReadyError: the engine takes no work.
         """
         watch = Stopwatch(self._clock)
+        deadline_s = self._deadlines.at_s(arrival, request.deadline_ms, "/deadline_ms")
         (model,) = self._registry.choose(request.model)
         with self._metrics.inflight.labels(model.name).track_inprogress():
             tree = await run_step(request.texts, self._prepare, request, model)
             watch.lap("tokenize")
-            completed = await self._engine.scored([Job(model.name, tree, tree.cost_tokens)])
-            watch.lap_engine(completed)
-            scores = completed[0].result
+            job = Job(model, tree, tree.cost_tokens, deadline_s)
+            (done,) = await self._engine.scored([job])
+            if done is None:
+                raise DeadlineExceededError("the deadline passed before the texts were scored")
+            watch.lap_engine([done])
+            scores = done.result
             results = await run_step(request.texts, scored_texts, request, scores, model)
             watch.lap("combine")
         self._metrics.count_scores(model.name, scores)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from service.jobs import Completed
 from service.metrics import Metrics
-from service.scheduler import Completed
 from service.schemas import Timing
 
 STAGES = ("queue", "tokenize", "forward", "combine")
@@ -30,16 +30,21 @@ class Stopwatch:
         self._seconds[stage] += now_s - self._lap_s
         self._lap_s = now_s
 
-    def lap_engine(self, completed: Sequence[Completed[Any]]) -> None:
+    def lap_engine(self, completed: Sequence[Completed[Any] | None]) -> None:
         """End the wait for the engine.
 
-        Queue lasts until the first batch began, forward until the last one ended.
+        Queue lasts until the first pass began, forward until the last one ended. A wait of which
+        nothing came was all in the queue.
         """
-        if completed:
-            first_s = min(done.started_s for done in completed)
-            self._seconds["queue"] += max(first_s - self._lap_s, 0.0)
-            self._seconds["forward"] += max(done.finished_s for done in completed) - first_s
-        self._lap_s = self._clock()
+        now_s = self._clock()
+        began_s = [done.started_s for done in completed if done]
+        ended_s = [done.finished_s for done in completed if done]
+        if began_s:
+            self._seconds["queue"] += max(min(began_s) - self._lap_s, 0.0)
+            self._seconds["forward"] += max(ended_s) - min(began_s)
+        else:
+            self._seconds["queue"] += now_s - self._lap_s
+        self._lap_s = now_s
 
     def finish(self, metrics: Metrics) -> Timing:
         """Observe every stage and report it."""

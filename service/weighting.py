@@ -51,7 +51,12 @@ def _base(choice: WeightChoice, first: LoadedModel) -> Weights:
 def _lm_scales(
     request: LmRequest, models: Sequence[LoadedModel], base: Weights
 ) -> dict[str, float]:
-    own = {lm.model: lm.lm_scale for lm in request.lms or [] if lm.lm_scale is not None}
+    # By the model's own name: a request may have named its revision as well.
+    own = {
+        model.name: lm.lm_scale
+        for lm, model in zip(request.lms or [], models, strict=False)
+        if lm.lm_scale is not None
+    }
     scales = {}
     for model in models:
         fallback = base.lm_scales.get(model.name, _defaults(model)["lm_scale"])

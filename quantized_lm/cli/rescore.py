@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Annotated
 import typer
 
 from quantized_lm.artifact import LoadedModel, bundled_path, load_artifact
-from quantized_lm.cli.console import command, explain, note, progress
+from quantized_lm.cli.console import command, note, progress
+from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
 from quantized_lm.cli.rescore_lattices import (
     LatticeSource,
@@ -23,21 +23,19 @@ from quantized_lm.cli.rescore_lattices import (
     is_lattices,
     rescore_lattices,
 )
+from quantized_lm.cli.rescore_lists import Corpus
 from quantized_lm.cli.weighting import WeightOptions, resolve
-from quantized_lm.combine import Weights, combine, formula
-from quantized_lm.errors import DataError, InputError
+from quantized_lm.combine import Weights, formula
+from quantized_lm.errors import DataError
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions, format_by_name
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.symbols import read_symbols
-from quantized_lm.nbest import DEFAULT_FIRST_PASS, Utterance, open_replace, read_utterances
-from quantized_lm.scored import LmColumn, components_of, join, result_record
-from quantized_lm.scoring import ListScores, PreparedList, ScoreRequest, prepare, run_batch
+from quantized_lm.nbest import DEFAULT_FIRST_PASS, open_replace, read_utterances
 
 Json = dict[str, object]
 DEFAULT_MODEL = "en-small"
 _LIMITS = SearchLimits()
 _FORMATS = ", ".join(LATTICE_FORMATS)
-_BATCH_TOKENS = 1024  # larger ones were slower on two cores, and take more memory
 
 
 @command
@@ -74,6 +72,12 @@ def run(  # noqa: PLR0913 - each is an option of the command
     symbols: Annotated[
         Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help=f"Where lists are rescored without --url: {'|'.join(ENGINES)}")
+    ] = LOCAL,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Of --engine ray, at most; 0: one per CPU of the cluster.")
+    ] = 0,
     n_best: Annotated[int, typer.Option(min=1, help="Sequences of each lattice.")] = 10,
     order: Annotated[
         int, typer.Option(min=0, help="Words after which histories are one, plus 1; 0: never.")
@@ -103,6 +107,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass rescore test.jsonl out.jsonl --url http://127.0.0.1:8080
 
+    secondpass rescore corpus.jsonl.gz out.jsonl.gz --engine ray --workers 32
+
     secondpass rescore lattices/ out.jsonl --lattice-out rescored/
 
     secondpass rescore lats.ark out.jsonl --symbols words.txt --graph-scale 1 --n-best 100
@@ -131,13 +137,18 @@ def run(  # noqa: PLR0913 - each is an option of the command
         return
     # All lines are checked before any is scored: a fault at the end costs no hour of work.
     count = sum(1 for _ in read_utterances(source, first_pass=first_pass))
-    utterances = read_utterances(source, first_pass=first_pass)
     records: Iterable[Json]
     if url is not None:
+        if engine != LOCAL:
+            raise DataError(f"got --url and --engine {engine}; give one of them")
         server = Server(url, wire_settings(options, model))
+        utterances = read_utterances(source, first_pass=first_pass)
         records = chain.from_iterable(rescore_all(server, utterances))
     else:
-        records = rescore_local(utterances, *_model_and_weights(model, options))
+        rescored = engine_by_name(engine)
+        folder_of_model = None if model is None else Path(model)
+        corpus = Corpus(source, first_pass, model=folder_of_model, workers=workers)
+        records = rescored(corpus, *_model_and_weights(model, options))
     _write(target, records, count)
 
 
@@ -146,65 +157,6 @@ def _model_and_weights(model: str | None, options: WeightOptions) -> tuple[Loade
     chosen = resolve(options, loaded.name, loaded.manifest.default_weights)
     note(f"{loaded.name} ({loaded.backend}): {formula(chosen)}")
     return loaded, chosen
-
-
-def rescore_local(
-    utterances: Iterable[Utterance], loaded: LoadedModel, weights: Weights
-) -> Iterator[Json]:
-    """Result lines of all utterances in order, several lists in one forward pass.
-
-    Raises:
-        DataError: a list cannot be ranked; the message names the utterance and the field.
-    """
-    for batch in _batches(utterances, loaded):
-        lists = run_batch([prepared for _, prepared in batch], loaded)
-        for (utterance, _), scores in zip(batch, lists, strict=True):
-            column = lm_column(loaded.name, scores)
-            with _named(utterance):
-                ranking = combine(components_of(join(utterance, column)), weights)
-            yield result_record(utterance, column, ranking)
-
-
-def lm_column(name: str, scores: ListScores) -> LmColumn:
-    """Scores of one list under one LM."""
-    encoded = scores.prepared.encoded
-    return LmColumn(
-        scores={name: scores.log_prob.tolist()},
-        num_words=encoded.num_words.tolist(),
-        num_tokens=encoded.num_tokens.tolist(),
-        oov=[scores.oov.get(position, ()) for position in range(len(scores.log_prob))],
-    )
-
-
-@contextmanager
-def _named(utterance: Utterance) -> Iterator[None]:
-    """Say which utterance a fault is in."""
-    try:
-        yield
-    except InputError as error:
-        raise DataError(f"utterance {utterance.id!r}: {explain(error)}") from None
-
-
-def _batches(
-    utterances: Iterable[Utterance], loaded: LoadedModel
-) -> Iterator[list[tuple[Utterance, PreparedList]]]:
-    batch: list[tuple[Utterance, PreparedList]] = []
-    cost = 0
-    for utterance in utterances:
-        request = ScoreRequest(
-            texts=tuple(hypothesis.text for hypothesis in utterance.hypotheses),
-            context=utterance.context,
-            final=utterance.final,
-        )
-        with _named(utterance):
-            prepared = prepare(request, loaded)
-        if batch and cost + prepared.cost_tokens > _BATCH_TOKENS:
-            yield batch
-            batch, cost = [], 0
-        batch.append((utterance, prepared))
-        cost += prepared.cost_tokens
-    if batch:
-        yield batch
 
 
 def _write(target: Path, records: Iterable[Json], count: int) -> None:

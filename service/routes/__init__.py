@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.routes import docs, lattice, limits, models, probes, rescore, score
+from service.routes import admin, docs, lattice, limits, models, page, probes, rescore, score
 
+# The main port has these always, and those of the operator if there is no admin port.
 ROUTERS: tuple[APIRouter, ...] = (
     rescore.router,
     lattice.router,
@@ -14,4 +15,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     limits.router,
     probes.router,
     docs.router,
+    page.router,
 )
+OPERATOR_ROUTERS: tuple[APIRouter, ...] = (admin.router, probes.metrics_router)
+PROBE_ROUTERS: tuple[APIRouter, ...] = (probes.router,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -12,16 +13,17 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
-from starlette.requests import ClientDisconnect
 
 from service.core import Core
+from service.deadlines import TIMEOUT_HEADER, Arrival, parse_timeout_ms
 from service.lattice_schemas import LatticeResponse
 from service.metrics import SEVERAL_MODELS
-from service.middleware import is_plain_json
-from service.schemas import RescoreResponse, ScoreResponse
+from service.middleware import CLIENT_GONE, is_plain_json
+from service.schemas import FailedUtterance, RescoreResponse, ScoreResponse
 from service.timing import server_timing
 
 Reply = TypeVar("Reply")
+LISTENS_AFTER_S = 0.02
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -45,11 +47,11 @@ class BodyRoute(APIRoute):
                 content = await request.body()
                 started_s = time.perf_counter()
                 body = read(content)
-            except (ClientDisconnect, ValidationError):
+            except ValidationError:
                 return await fastapi_answer(request)
             core_of(request).metrics.observe_stage("parse", time.perf_counter() - started_s)
-            response: Response = await self.endpoint(body, request)
-            return response
+            response: Response | None = await unless_gone(request, self.endpoint(body, request))
+            return Response(status_code=CLIENT_GONE) if response is None else response
 
         return answer
 
@@ -65,12 +67,30 @@ def request_id_of(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def arrival_of(request: Request) -> Arrival:
+    """When it came, and how long its sender can wait.
+
+    Raises:
+        InputError: the header that says so is no time.
+    """
+    timeout = request.headers.get(TIMEOUT_HEADER)
+    timeout_ms = None if timeout is None else parse_timeout_ms(timeout)
+    return Arrival(request.state.received_s, timeout_ms)
+
+
 def respond(request: Request, reply: RescoreResponse | ScoreResponse | LatticeResponse) -> Response:
     """The reply as JSON; revision and times also in the headers, the model in the metrics."""
+    replied_ns = time.time_ns()
     started_s = time.perf_counter()
     content = to_json(reply)
     core_of(request).metrics.observe_stage("serialize", time.perf_counter() - started_s)
-    request.state.model = SEVERAL_MODELS if "," in reply["model"] else reply["model"]
+    state = request.state
+    state.model = SEVERAL_MODELS if "," in reply["model"] else reply["model"]
+    state.timing, state.usage, state.replied_ns = reply["timing"], reply["usage"], replied_ns
+    state.is_degraded = any(
+        not isinstance(result, FailedUtterance) and result.get("degraded")
+        for result in reply["results"]
+    )
     headers = {
         "X-Model-Revision": reply["revision"],
         "Server-Timing": server_timing(reply["timing"]),
@@ -81,22 +101,51 @@ def respond(request: Request, reply: RescoreResponse | ScoreResponse | LatticeRe
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Reply]) -> Reply | None:
     """What the work comes to; None, and no more of it is done, once the client is gone.
 
-    The body has to be read before.
+    The body has to be read before. Nobody listens for short work, which costs it a timer alone.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnect(request))
+    client = _Client(request)
+    listening = asyncio.get_running_loop().call_later(LISTENS_AFTER_S, client.listen)
     try:
-        done, _ = await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working in done else None
+        return await work
+    except asyncio.CancelledError:
+        if client.is_gone:
+            client.resume()
+            return None
+        raise
     finally:
-        leaving.cancel()
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)  # until the engine knows as well
+        listening.cancel()
+        client.forget()
 
 
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+class _Client:
+    """Cancels the task that it is made in when the client hangs up."""
+
+    def __init__(self, request: Request) -> None:
+        self.is_gone = False
+        self._request = request
+        self._working = asyncio.current_task()
+        self._listening: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        """Begin to."""
+        self._listening = asyncio.ensure_future(self._until_disconnect())
+
+    def forget(self) -> None:
+        """Let the task be."""
+        if self._listening is not None:
+            self._listening.cancel()
+
+    def resume(self) -> None:
+        """Make the task forget that it was canceled; before Python 3.11 none remembers."""
+        if self._working is not None and sys.version_info >= (3, 11):
+            self._working.uncancel()
+
+    async def _until_disconnect(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        if self._working is not None:
+            self.is_gone = True
+            self._working.cancel()
 
 
 async def _core(request: Request) -> Core:

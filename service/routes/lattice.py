@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -20,8 +21,15 @@ from service.errors import UnsupportedMediaTypeError
 from service.lattice_schemas import LatticeQuery, LatticeRequest, LatticeResponse
 from service.latticework import AskedLattices, LatticeSource, source_of, unpacked
 from service.middleware import CLIENT_GONE, IDENTITY, JSON, encoding_of, media_type_of
-from service.openapi import PROBLEMS
-from service.routes.exchange import Handler, core_of, request_id_of, respond, unless_gone
+from service.openapi import ENGINE_PROBLEMS
+from service.routes.exchange import (
+    Handler,
+    arrival_of,
+    core_of,
+    request_id_of,
+    respond,
+    unless_gone,
+)
 from service.schemas import LmRequest
 
 PATH = "/v1/rescore/lattice"
@@ -38,22 +46,22 @@ class LatticeRoute(APIRoute):
 
         async def answer(request: Request) -> Response:
             core = core_of(request)
-            received_s = core.lattice_rescorer.now_s()
+            arrival = arrival_of(request)
             _require_readable(request)
             content = await request.body()
-            started_s = core.lattice_rescorer.now_s()
+            started_s = time.perf_counter()
             limit = core.settings.max_lattice_body_bytes
             asked = await asyncio.to_thread(_asked, request, content, limit)
-            core.metrics.observe_stage("parse", core.lattice_rescorer.now_s() - started_s)
+            core.metrics.observe_stage("parse", time.perf_counter() - started_s)
             reply = await unless_gone(
-                request, core.lattice_rescorer.rescore(asked, request_id_of(request), received_s)
+                request, core.lattice_rescorer.rescore(asked, request_id_of(request), arrival)
             )
             return Response(status_code=CLIENT_GONE) if reply is None else respond(request, reply)
 
         return answer
 
 
-router = APIRouter(route_class=LatticeRoute, tags=["scoring"], responses=PROBLEMS)
+router = APIRouter(route_class=LatticeRoute, tags=["scoring"], responses=ENGINE_PROBLEMS)
 
 EXAMPLE = {
     "lattices": [

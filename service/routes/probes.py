@@ -9,11 +9,13 @@ from service.routes.exchange import CoreDep
 from service.served_schemas import ProbeStatus
 
 router = APIRouter(tags=["operations"])
+metrics_router = APIRouter(tags=["operations"])
 
 
-@router.get("/health/live")
-async def live() -> ProbeStatus:
-    """The event loop answers."""
+@router.get("/health/live", responses=PROBLEMS)
+async def live(core: CoreDep) -> ProbeStatus:
+    """The event loop answers; 503 if the engine thread has died, which only a restart mends."""
+    core.require_alive()
     return ProbeStatus(status="live")
 
 
@@ -30,7 +32,7 @@ async def ready(core: CoreDep) -> ProbeStatus:
     return ProbeStatus(status="ready")
 
 
-@router.get("/metrics", response_class=Response)
+@metrics_router.get("/metrics", response_class=Response)
 async def metrics(request: Request, core: CoreDep) -> Response:
     """Prometheus text format."""
     content, content_type = core.metrics.render(request.headers.get("accept", ""))

@@ -7,14 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request, Response
 
 from service.middleware import require_json
-from service.openapi import PROBLEMS
-from service.routes.exchange import BodyRoute, core_of, request_id_of, respond
+from service.openapi import ENGINE_PROBLEMS
+from service.routes.exchange import BodyRoute, arrival_of, core_of, request_id_of, respond
 from service.schemas import RescoreRequest, RescoreResponse
 
 router = APIRouter(
     route_class=BodyRoute,
     tags=["scoring"],
-    responses=PROBLEMS,
+    responses=ENGINE_PROBLEMS,
     dependencies=[Depends(require_json)],
 )
 
@@ -35,4 +35,7 @@ RescoreBody = Annotated[RescoreRequest, Body(examples=[EXAMPLE])]
 @router.post("/v1/rescore", response_model=RescoreResponse)
 async def rescore(body: RescoreBody, request: Request) -> Response:
     """Rank the n-best lists of 1 to 64 utterances."""
-    return respond(request, await core_of(request).rescorer.rescore(body, request_id_of(request)))
+    rescorer = core_of(request).rescorer
+    return respond(
+        request, await rescorer.rescore(body, request_id_of(request), arrival_of(request))
+    )

@@ -7,14 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request, Response
 
 from service.middleware import require_json
-from service.openapi import PROBLEMS
-from service.routes.exchange import BodyRoute, core_of, request_id_of, respond
+from service.openapi import ENGINE_PROBLEMS
+from service.routes.exchange import BodyRoute, arrival_of, core_of, request_id_of, respond
 from service.schemas import ScoreRequest, ScoreResponse
 
 router = APIRouter(
     route_class=BodyRoute,
     tags=["scoring"],
-    responses=PROBLEMS,
+    responses=ENGINE_PROBLEMS,
     dependencies=[Depends(require_json)],
 )
 
@@ -25,4 +25,5 @@ ScoreBody = Annotated[ScoreRequest, Body(examples=[EXAMPLE])]
 @router.post("/v1/score", response_model=ScoreResponse)
 async def score(body: ScoreBody, request: Request) -> Response:
     """Log-probability and perplexity of texts, per token and per word."""
-    return respond(request, await core_of(request).text_scorer.score(body, request_id_of(request)))
+    scorer = core_of(request).text_scorer
+    return respond(request, await scorer.score(body, request_id_of(request), arrival_of(request)))

@@ -19,7 +19,7 @@ DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
 MANIFESTS = tuple(
     DEPLOY / "kubernetes" / f"{name}.yaml"
-    for name in ("deployment", "service", "autoscaler", "disruption", "network", "servicemonitor")
+    for name in ("deployment", "service", "autoscaler", "disruption", "network", "podmonitor")
 )
 NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 QUOTED = re.compile(r'"[^"]*"')

@@ -12,7 +12,7 @@ from service.settings import Settings
 from tests.deploy.files import DEPLOY, MANIFESTS, load, run
 
 FOLDER = DEPLOY / "kubernetes"
-OPTIONAL = {"servicemonitor.yaml", "prometheus-adapter-values.yaml"}
+OPTIONAL = {"podmonitor.yaml", "prometheus-adapter-values.yaml"}
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,51 @@ def test_every_selector_finds_the_pods() -> None:
 def test_probes_ask_for_paths_that_the_service_has(container: dict[str, Any]) -> None:
     paths = create_app(Settings()).openapi()["paths"]
     probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
-    monitored = load(FOLDER / "servicemonitor.yaml")["spec"]["endpoints"][0]
+    monitored = load(FOLDER / "podmonitor.yaml")["spec"]["podMetricsEndpoints"][0]
     assert {*(probe["path"] for probe in probes), monitored["path"]} <= paths.keys()
-    assert {probe["port"] for probe in probes} == {monitored["port"]} == {"http"}
+    assert {probe["port"] for probe in probes} == {"http"}
+    assert monitored["port"] == "admin"
 
 
-def test_ports_are_the_one_the_service_listens_on(container: dict[str, Any]) -> None:
-    port = {"name": "http", "containerPort": Settings.model_fields["port"].default}
-    assert container["ports"] == [port]
-    assert load(FOLDER / "service.yaml")["spec"]["ports"][0]["targetPort"] == "http"
-    assert load(FOLDER / "network.yaml")["spec"]["ingress"][0]["ports"][0]["port"] == "http"
+def test_prometheus_knows_the_pods_by_the_job_that_rules_know() -> None:
+    labels = load(FOLDER / "deployment.yaml")["spec"]["template"]["metadata"]["labels"]
+    job = labels[load(FOLDER / "podmonitor.yaml")["spec"]["jobLabel"]]
+    assert {job} == {
+        one["job_name"] for one in load(DEPLOY / "prometheus/prometheus.yml")["scrape_configs"]
+    }
+
+
+def test_ports_are_those_the_service_listens_on(container: dict[str, Any]) -> None:
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert container["ports"] == [
+        {"name": "http", "containerPort": Settings.model_fields["port"].default},
+        {"name": "admin", "containerPort": int(given["SECONDPASS_ADMIN_PORT"])},
+    ]
+
+
+def test_decoders_reach_the_main_port_and_prometheus_the_admin_port() -> None:
+    (exposed,) = load(FOLDER / "service.yaml")["spec"]["ports"]
+    assert exposed["targetPort"] == "http"
+    decoders, prometheus = load(FOLDER / "network.yaml")["spec"]["ingress"]
+    for rule, label, port in ((decoders, "decoder", "http"), (prometheus, "prometheus", "admin")):
+        (opened,) = rule["ports"]
+        assert opened["port"] == port
+        (source,) = rule["from"]
+        assert label in source["podSelector"]["matchLabels"].values()
+
+
+def test_api_keys_are_a_secret_that_only_the_service_reads(
+    pod: dict[str, Any], container: dict[str, Any]
+) -> None:
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    (mount,) = (one for one in container["volumeMounts"] if one["name"] == "api-keys")
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "api-keys")
+    assert mount["readOnly"]
+    assert given["SECONDPASS_API_KEYS_FILE"].startswith(f"{mount['mountPath']}/")
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    header = (FOLDER / "kustomization.yaml").read_text(encoding="utf-8")
+    assert f"generic {volume['secret']['secretName']} --from-file=keys.json" in header
 
 
 def test_settings_are_those_the_service_reads(container: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ def served(run_k2: RunK2) -> dict[str, Any]:
         assert process.stderr is not None
         try:
             for line in process.stderr:
-                if found := re.search(r"running on (http://\S+)", line):
+                if found := re.search(r"running on (http://[\d.:]+)", line):
                     break
             else:
                 pytest.fail("the server did not start")
@@ -114,13 +114,21 @@ def test_both_wire_forms_give_the_same(served: dict[str, Any]) -> None:
     assert one["k2"]["best"] == other["k2"]["best"]
 
 
-def test_what_the_service_refuses_is_an_exception_with_its_code(served: dict[str, Any]) -> None:
-    unknown_model, unknown_word, several = served["refused"]
-    assert unknown_model.startswith("ServiceError model_not_found: ")
+def test_what_is_wrong_with_a_request_is_an_exception(served: dict[str, Any]) -> None:
+    unknown_weight, unknown_word, several = served["refused"]
+    assert unknown_weight.startswith("RefusedRequestError: 422 invalid_field: /weights/no_scale")
     assert unknown_word.startswith("LatticeError")
     assert "not in the symbol table" in unknown_word
     assert "has 3 lattices" in several
-    assert served["absent"].startswith("ServiceError : http://127.0.0.1:1: no answer")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("absent", "unavailable"), ("unknown model", "refused")]
+)
+def test_without_an_answer_the_lattices_own_best_path_stands(
+    served: dict[str, Any], name: str, reason: str
+) -> None:
+    assert served[name] == [[reason], True, True]
 
 
 def test_a_lattice_without_a_path_does_not_fail_the_others(served: dict[str, Any]) -> None:

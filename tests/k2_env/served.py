@@ -7,10 +7,10 @@ import json
 import sys
 from typing import Any
 
-import httpx
 import k2
 
 from quantized_lm.errors import SecondpassError
+from service.client import Client, ClientSettings
 from service.k2_client import RescoredFsa, RescoreOptions, rescore_lattice, rescore_lattices
 from tests.k2_env.memory import sequences
 from tests.k2_env.toys import decode, hlg, lattices
@@ -24,13 +24,8 @@ def main(url: str) -> None:
     """Print what the service says and what k2 finds in the lattices that come back."""
     named = lattices()
     found: dict[str, Any] = {}
-    with httpx.Client(trust_env=False, timeout=120) as client:
-        sent: dict[str, Any] = {
-            "url": url,
-            "symbols": SYMBOLS,
-            "weights": WEIGHTS,
-            "client": client,
-        }
+    with Client(url, ClientSettings(deadline_ms=30_000)) as client:
+        sent: dict[str, Any] = {"client": client, "symbols": SYMBOLS, "weights": WEIGHTS}
         for name in ("ragged", "words", "bare"):
             found[name] = _findings(rescore_lattice(named[name], options=OPTIONS, **sent))
         as_json = dataclasses.replace(OPTIONS, wire="k2-json")
@@ -43,11 +38,19 @@ def main(url: str) -> None:
         many = rescore_lattices(raw, options=OPTIONS, **sent)
         found["many"] = [_findings(one) for one in many]
         found["refused"] = [
-            _refusal(named["bare"], sent),
+            _refusal(named["bare"], {**sent, "weights": {"no_scale": 1.0}}),
             _refusal(named["bare"], {**sent, "symbols": {1: "we"}}),
             _refusal(named["vector"], sent),
         ]
-        found["absent"] = _refusal(named["bare"], {**sent, "url": "http://127.0.0.1:1"})
+        best = sequences(named["bare"])["best"]
+        for name, other in {
+            "absent": Client("http://127.0.0.1:1"),
+            "unknown model": client,
+        }.items():
+            asked = dataclasses.replace(OPTIONS, model="nobody")
+            own = rescore_lattice(named["bare"], options=asked, **{**sent, "client": other})
+            text = " ".join(SYMBOLS[word] for word in best)
+            found[name] = [own.degraded, own.hypotheses[0].text == text, own.fsa is None]
         none = k2.create_fsa_vec([named["bare"], k2.Fsa.from_str("0 1 1 0 0\n2", num_aux_labels=1)])
         found["one is empty"] = [
             one.hypotheses[0].text if isinstance(one, RescoredFsa) else str(one)
@@ -64,7 +67,7 @@ def _findings(answer: RescoredFsa | SecondpassError) -> dict[str, Any]:
     vector = k2.create_fsa_vec([fsa])
     posteriors = vector.get_arc_post(True, True).exp()
     best = k2.shortest_path(vector, use_double_scores=True)
-    (lm,) = answer.hypotheses[0].reply["components"]["lm"].values()
+    (lm,) = answer.hypotheses[0].fields["components"]["lm"].values()
     return {
         "hypotheses": [[one.text, one.score, one.posterior] for one in answer.hypotheses],
         "k2": sequences(fsa, num_paths=300),
@@ -75,18 +78,17 @@ def _findings(answer: RescoredFsa | SecondpassError) -> dict[str, Any]:
         "attributes": sorted(fsa.as_dict()),
         "lm": [lm, best.lm.double().sum().item()],
         "am": [
-            WEIGHTS["am_scale"] * answer.hypotheses[0].reply["components"]["am"],
+            WEIGHTS["am_scale"] * answer.hypotheses[0].fields["components"]["am"],
             (best.scores.double() - best.lm_scores.double()).sum().item(),
         ],
     }
 
 
 def _refusal(fsa: Any, sent: dict[str, Any]) -> str:
-    """What is said of an unknown model, unless something else is wrong first."""
     try:
-        rescore_lattice(fsa, options=dataclasses.replace(OPTIONS, model="nobody"), **sent)
+        rescore_lattice(fsa, options=OPTIONS, **sent)
     except SecondpassError as error:
-        return f"{type(error).__name__} {getattr(error, 'code', '')}: {error}"
+        return f"{type(error).__name__}: {error}"
     return ""
 
 

@@ -21,6 +21,7 @@ from service.settings import Settings
 from tests.fakes import FakeLoader, fake_loaded
 
 Json = dict[str, Any]
+PATIENT_MS = 30_000.0  # a slow machine is no reason for another answer
 _OPEN = threading.Event()
 
 
@@ -30,6 +31,7 @@ async def running(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
     """An app whose lifespan has begun, and a client of it; by default with one model, "tiny"."""
     served = models or (fake_loaded(),)
+    settings = {"default_deadline_ms": PATIENT_MS, **settings}
     app = create_app(
         Settings(models=tuple(Path(model.name) for model in served), **settings),
         load=FakeLoader(*served),

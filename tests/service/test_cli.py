@@ -127,4 +127,4 @@ def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn.Server, "run", lambda self: configs.append(self.config))
     server.serve(Settings(models=(Path("a"),), port=7, shutdown_s=9, log_level="debug"))
     (config,) = configs
-    assert (config.port, config.timeout_graceful_shutdown, config.access_log) == (7, 9, True)
+    assert (config.port, config.timeout_graceful_shutdown, config.log_level) == (7, 9, "debug")

@@ -1,4 +1,4 @@
-"""Every setting, endpoint, metric and error code stands in the README."""
+"""Every setting, endpoint, metric and error code stands in the reference."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from service.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def readme() -> str:
-    """The README beside the packages."""
-    return (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def reference() -> str:
+    """The page beside the package."""
+    return (Path(__file__).parents[2] / "service" / "REFERENCE.md").read_text(encoding="utf-8")
 
 
-def test_every_setting_is_documented_with_its_default(readme: str) -> None:
+def test_every_setting_is_documented_with_its_default(reference: str) -> None:
     for name, field in Settings.model_fields.items():
         default = "" if field.default == () else field.default
-        assert f"| `SECONDPASS_{name.upper()}` | `{default}` |" in readme
+        assert f"| `SECONDPASS_{name.upper()}` | `{default}` |" in reference
 
 
-def test_every_endpoint_is_documented(readme: str) -> None:
+def test_every_endpoint_is_documented(reference: str) -> None:
     paths = create_app(Settings()).openapi()["paths"]
     for path, operations in paths.items():
         for method in operations:
-            assert f"| `{method.upper()} {path}` |" in readme
+            assert f"| `{method.upper()} {path}` |" in reference
     for path in ("/docs", "/openapi.json"):
-        assert f"| `GET {path}` |" in readme
+        assert f"| `GET {path}` |" in reference
 
 
-def test_every_metric_is_documented(readme: str) -> None:
+def test_every_metric_is_documented(reference: str) -> None:
     for metric in Metrics().registry.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-        assert f"| `{name}` | {metric.type} |" in readme
+        assert f"| `{name}` | {metric.type} |" in reference
 
 
-def test_every_error_code_is_documented_with_its_status(readme: str) -> None:
+def test_every_error_code_is_documented_with_its_status(reference: str) -> None:
     for kind in (*ERRORS.values(), *HTTP_ERRORS.values()):
-        assert f"| {kind.status} | `{kind.code}` |" in readme
+        assert f"| {kind.status} | `{kind.code}` |" in reference

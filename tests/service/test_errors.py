@@ -72,7 +72,10 @@ def check_problem(response: httpx.Response, status: int, code: str) -> Json:
         (request(weights={"extra": {"a/b~": "x"}}), "/weights/extra/a~1b~0"),
         (request(weights={"parameters": {"weight": 0.5}}), "/weights"),
         (request(options={"n_best": 0}), "/options/n_best"),
-        (request(options={"on_deadline": "first_pass"}), "/options/on_deadline"),
+        (request(options={"on_deadline": "partial"}), "/options/on_deadline"),
+        (request(options={"on_overload": "partial"}), "/options/on_overload"),
+        (request(options={"deadline_ms": 0.0}), "/options/deadline_ms"),
+        (request(options={"deadline_ms": 30_001.0}), "/options/deadline_ms"),
         (request(options={"oov": "neutral"}), "/options/oov"),
         (request(lms=[]), "/lms"),
         (request(lms=[{"model": "tiny"}], model="tiny"), ""),
@@ -123,7 +126,7 @@ async def test_json_is_read_in_every_encoding_that_python_reads(encoding: str) -
     assert response.json()["results"][0]["hypotheses"][0]["text"] == "caf\u00e9"
 
 
-async def test_a_client_that_leaves_before_its_body_came_is_answered_as_malformed() -> None:
+async def test_a_client_that_leaves_before_its_body_came_is_canceled() -> None:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -136,7 +139,7 @@ async def test_a_client_that_leaves_before_its_body_came_is_answered_as_malforme
         scope = {"type": "http", "method": "POST", "path": "/v1/rescore", "query_string": b""}
         scope["headers"] = [(b"content-type", b"application/json")]
         await app(scope, receive, send)
-    assert sent[0]["status"] == 400
+    assert sent[0]["status"] == 499
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff"])

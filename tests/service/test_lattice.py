@@ -243,7 +243,8 @@ async def test_without_a_wish_neither_words_nor_lattice_come_back() -> None:
         *("num_words", "num_tokens", "oov"),
     }
     assert set(reply["usage"]) == {
-        *("arcs", "states", "density", "lm_steps", "tree_nodes", "waves", "sequences"),
+        *("arcs", "states", "density", "lm_steps", "tree_nodes", "cache_hits"),
+        *("waves", "sequences"),
     }
 
 

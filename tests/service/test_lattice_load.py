@@ -18,6 +18,8 @@ from starlette.types import Message
 
 from quantized_lm.lattice.formats import LATTICE_FORMATS
 from quantized_lm.lattice.lattice import Lattice, Ragged
+from service.admission import QueueLimits
+from service.deadlines import Arrival
 from service.lattice_rescoring import LatticeRescorer
 from service.lattice_schemas import LatticeInput, LatticeOptions
 from service.latticework import AskedLattices, source_of
@@ -141,13 +143,14 @@ async def test_at_its_deadline_a_lattice_is_answered_with_what_is_known(
     def clock() -> float:
         return model.now_s
 
-    engine = Scheduler(lambda _: model, budget_tokens=9_999, metrics=metrics, clock=clock)
+    limits = QueueLimits(budget_tokens=9_999, max_requests=9, max_tokens=99_999)
+    engine = Scheduler(limits=limits, metrics=metrics, clock=clock)
     rescorer = LatticeRescorer(Registry([loaded]), engine, metrics, Settings(), clock)
     sent = LatticeInput(**lattice_entry(confusions(6, 6)))
     options = LatticeOptions(**THOROUGH, deadline_ms=250.0, return_lattice=True)
     engine.start()
     reply = await rescorer.rescore(
-        AskedLattices(LmRequest(), options, [source_of(0, sent)]), "id", received_s=0.0
+        AskedLattices(LmRequest(), options, [source_of(0, sent)]), "id", Arrival(0.0)
     )
     engine.stop()
     (result,) = reply["results"]

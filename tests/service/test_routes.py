@@ -130,7 +130,7 @@ async def test_the_openapi_document_types_errors_as_problems() -> None:
         again = (await client.get("/openapi.json")).json()
     assert document == again
     responses = document["paths"]["/v1/rescore"]["post"]["responses"]
-    assert set(responses) == {"200", "4XX", "5XX"}
+    assert set(responses) == {"200", "429", "4XX", "504", "5XX"}
     assert set(responses["4XX"]["content"]) == {PROBLEM_JSON}
     assert "RequestProblem" in document["components"]["schemas"]
 

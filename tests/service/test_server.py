@@ -17,7 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from typer.testing import CliRunner
 
+from service import cli
+from service.errors import PortError
 from service.server import GC_OBJECTS, DrainingServer
 from tests.service.serving import request
 
@@ -98,11 +101,11 @@ class Stub:
     def __init__(self) -> None:
         self.state = self.router = self
         self.draining = threading.Event()
-        self.is_running = False
+        self.is_running = self.has_run = False
 
     @contextlib.asynccontextmanager
     async def lifespan_context(self, _app: object) -> AsyncIterator[None]:
-        self.is_running = True
+        self.is_running = self.has_run = True
         yield
         self.is_running = False
 
@@ -140,14 +143,35 @@ def _collector() -> Iterator[None]:
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("_collector")
-async def test_a_port_that_is_taken_leaves_no_engine_behind() -> None:
+@pytest.mark.parametrize("is_admin", [False, True])
+async def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(is_admin: bool) -> None:
     app = Stub()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        config = uvicorn.Config(app, port=taken.getsockname()[1])  # type: ignore[arg-type]
-        server = DrainingServer(config, drain_s=0.0)
-        with pytest.raises(SystemExit):
+        ports = [0, taken.getsockname()[1]]
+        main, admin = (uvicorn.Config(app, port=port) for port in ports[:: 1 if is_admin else -1])  # type: ignore[arg-type]
+        server = DrainingServer(main, drain_s=0.0, admin=admin)
+        with pytest.raises(PortError, match=rf"port {ports[1]} \(Address already in use\)"):
             await server.serve()
-    assert not app.is_running
+    assert not app.has_run
+
+
+def test_a_port_that_is_taken_is_one_line_and_exit_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(cli.build_cli(), ["serve", "--port", str(port)])
+    assert result.exit_code == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in errors[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_an_address_that_is_not_here_is_one_line_and_exit_2() -> None:
+    host = "203.0.113.1"  # one of those that documentation has for itself
+    result = CliRunner().invoke(cli.build_cli(), ["serve", "--host", host, "--port", "0"])
+    assert result.exit_code == 2
+    assert f"cannot listen on {host} port 0" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.anyio
@@ -162,7 +186,7 @@ async def test_what_is_loaded_is_not_walked_by_the_garbage_collector(
 
     monkeypatch.setattr(uvicorn.Server, "startup", ignore)
     monkeypatch.setattr(uvicorn.Server, "shutdown", ignore)
-    server = DrainingServer(uvicorn.Config(app), drain_s=0.0)  # type: ignore[arg-type]
+    server = DrainingServer(uvicorn.Config(app, port=0), drain_s=0.0)  # type: ignore[arg-type]
     await server.startup()
     assert gc.get_freeze_count() > frozen
     assert gc.get_threshold()[0] == GC_OBJECTS

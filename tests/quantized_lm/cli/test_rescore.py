@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from quantized_lm.cli import rescore
-from quantized_lm.cli.rescore import rescore_local
+from quantized_lm.cli import rescore_lists
+from quantized_lm.cli.rescore_lists import rescore_local
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
 from quantized_lm.nbest import Hypothesis, Utterance, read_utterances
@@ -58,7 +59,7 @@ def test_batches_do_not_change_a_number(lists: Path, monkeypatch: pytest.MonkeyP
     loaded = fake_loaded("tiny", model)
     together = list(rescore_local(read_utterances(lists), loaded, Weights()))
     assert model.batch_sizes == [6]
-    monkeypatch.setattr(rescore, "_BATCH_TOKENS", 1)
+    monkeypatch.setattr(rescore_lists, "_BATCH_TOKENS", 1)
     assert list(rescore_local(read_utterances(lists), loaded, Weights())) == together
     assert model.batch_sizes == [6, 1, 1, 1, 1, 1, 1]
 
@@ -117,3 +118,19 @@ def test_presets_and_weights_files_rank_too(run: Command, lists: Path) -> None:
 def test_help_shows_worked_examples(run: Command) -> None:
     result = run("rescore", "--help")
     assert "secondpass rescore dev.jsonl.gz dev.rescored.jsonl.gz" in result.stdout
+
+
+def test_an_engine_has_to_be_known_installed_and_alone(run: Command, lists: Path) -> None:
+    target = lists.with_name("out.jsonl")
+    for more, message in {
+        ("--engine", "spark"): "--engine is 'spark'; need one of local, ray",
+        ("--engine", "ray", "--url", "http://127.0.0.1:1"): "got --url and --engine ray",
+    }.items():
+        result = run("rescore", lists, target, *more)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    if importlib.util.find_spec("ray") is None:
+        result = run("rescore", lists, target, "--engine", "ray")
+        assert result.exit_code == 2
+        assert "need the extra secondpass[ray]" in result.stderr
+    assert not target.exists()

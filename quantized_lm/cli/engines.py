@@ -1,0 +1,42 @@
+"""Where `secondpass rescore` runs the model: a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.cli.rescore_lists import Corpus, Json, rescore_local
+from quantized_lm.combine import Weights
+from quantized_lm.errors import DataError
+from quantized_lm.nbest import read_utterances
+
+Engine = Callable[[Corpus, LoadedModel, Weights], Iterable[Json]]
+
+
+def engine_by_name(name: str) -> Engine:
+    """What turns a corpus into result lines, in order.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    if name not in ENGINES:
+        raise DataError(f"--engine is {name!r}; need one of {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def _local(corpus: Corpus, loaded: LoadedModel, weights: Weights) -> Iterable[Json]:
+    utterances = read_utterances(corpus.source, first_pass=corpus.first_pass)
+    return rescore_local(utterances, loaded, weights)
+
+
+def _ray(corpus: Corpus, _: LoadedModel, weights: Weights) -> Iterable[Json]:
+    try:
+        from quantized_lm.cli.ray_engine import rescore_corpus  # noqa: PLC0415 - only some have Ray
+    except ImportError as error:
+        raise DataError(f"--engine ray: {error}; need the extra secondpass[ray]") from None
+    return rescore_corpus(corpus, weights)
+
+
+LOCAL = "local"
+ENGINES: Mapping[str, Engine] = MappingProxyType({LOCAL: _local, "ray": _ray})

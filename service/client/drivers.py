@@ -1,0 +1,297 @@
+"""The two clients: the steps of a call, done blocking or on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import httpx
+
+from service.client.asks import Ask, ask_lattice, ask_rescore, ask_score
+from service.client.exchange import (
+    Answer,
+    Exchange,
+    Failure,
+    Pause,
+    Probe,
+    Send,
+    Step,
+    Steps,
+    failure_of,
+    require_size,
+    require_time,
+)
+from service.client.replies import Json, LatticeReply, Reply, RescoreReply, ScoreReply
+from service.client.settings import Ambient, ClientSettings
+from service.client.stats import Stats
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+ReplyT = TypeVar("ReplyT", bound=Reply)
+_SETTINGS = ClientSettings()
+_AMBIENT = Ambient()
+
+
+class Client:
+    """A blocking client, which several threads may use.
+
+    A server that trickles its answer may hold a call for longer than its deadline, by at most the
+    time that was left when the answer began; `AsyncClient` ends such a call at its deadline.
+
+    Args:
+        url: of the service.
+        settings: of all calls.
+        transport: stands for the network, or knows certificates and proxies; those in the
+            environment are not used.
+        ambient: clock and randomness.
+        sleep: lets seconds pass.
+
+    Raises:
+        InputError: the URL is not one of HTTP.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: ClientSettings = _SETTINGS,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        ambient: Ambient = _AMBIENT,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._exchange = Exchange(url, settings, ambient)
+        self._clock = ambient.clock
+        self._sleep = sleep
+        self._probe: threading.Thread | None = None
+        limits = _limits(settings)
+        self._http = httpx.Client(transport=transport, limits=limits, trust_env=False)
+
+    def rescore(
+        self, asked: Json | Sequence[Json], *, deadline_ms: float | None = None, **fields: Any
+    ) -> RescoreReply:
+        """Rank n-best lists.
+
+        Args:
+            asked: the utterances, or a whole body of /v1/rescore.
+            deadline_ms: for the call; None takes that of the settings.
+            fields: of the body, such as weights, options and model.
+
+        Raises:
+            InputError: there are no lists with texts, or JSON cannot say the request.
+            RefusedRequestError: the service finds it wrong, unless `on_invalid` is "first_pass".
+        """
+        return self.ask(ask_rescore(asked, fields), deadline_ms=deadline_ms)
+
+    def rescore_lattice(
+        self,
+        lattice: bytes | Json,
+        *,
+        first_pass: Sequence[str],
+        deadline_ms: float | None = None,
+        **fields: Any,
+    ) -> LatticeReply:
+        """Find the best word sequences of one lattice; `service.k2_client` takes a k2.Fsa.
+
+        Args:
+            lattice: bytes in the format of the field `format`, or an object of k2-json.
+            first_pass: the decoder's own texts, best first, which stand if there is no answer.
+            deadline_ms: for the call; None takes that of the settings.
+            fields: symbols, context, id and final of the lattice; weights, options and model.
+
+        Raises:
+            InputError, RefusedRequestError: as in `rescore`.
+        """
+        return self.ask(ask_lattice(lattice, first_pass, fields), deadline_ms=deadline_ms)
+
+    def score(
+        self, texts: Sequence[str], *, deadline_ms: float | None = None, **fields: Any
+    ) -> ScoreReply:
+        """Probability of each text; None where there is no answer.
+
+        Raises:
+            InputError, RefusedRequestError: as in `rescore`.
+        """
+        return self.ask(ask_score(texts, fields), deadline_ms=deadline_ms)
+
+    def ask(self, ask: Ask[ReplyT], *, deadline_ms: float | None = None) -> ReplyT:
+        """Any request that knows what to send, how to read the answer and what stands for it.
+
+        Raises:
+            InputError, RefusedRequestError: as in `rescore`.
+        """
+        return self._run(self._exchange.call(ask, deadline_ms))
+
+    @property
+    def stats(self) -> Stats:
+        """What has been done so far."""
+        return self._exchange.counts.snapshot()
+
+    def close(self) -> None:
+        """Close the connections; waits for a probe that is under way."""
+        if self._probe is not None:
+            self._probe.join()
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, steps: Steps[T]) -> T:
+        came: Answer | Failure | None = None
+        while True:
+            try:
+                step = steps.send(came)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            came = self._do(step)
+
+    def _do(self, step: Step) -> Answer | Failure | None:
+        if isinstance(step, Send):
+            return self._send(step)
+        if isinstance(step, Pause):
+            self._sleep(step.duration_s)
+        else:
+            self._start(step)
+        return None
+
+    def _start(self, probe: Probe) -> None:
+        thread = threading.Thread(target=self._run, args=(probe.steps,), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no threads left, or the interpreter is ending
+            logger.warning("the service is not probed: %s", error)
+            probe.give_up()
+        else:
+            self._probe = thread
+
+    def _send(self, step: Send) -> Answer | Failure:
+        ends_s = self._clock() + step.timeout_s
+        try:
+            with self._http.stream(**step.arguments()) as response:
+                content = bytearray()
+                for part in response.iter_bytes():
+                    content += part
+                    require_size(len(content), step)
+                    require_time(ends_s - self._clock())
+                return _answer(response, content)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the decoder keeps its transcript
+            return failure_of(error)
+
+
+class AsyncClient:
+    """The same on an asyncio event loop. See `Client` for arguments and methods.
+
+    Args:
+        sleep: lets seconds pass.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: ClientSettings = _SETTINGS,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        ambient: Ambient = _AMBIENT,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._exchange = Exchange(url, settings, ambient)
+        self._sleep = sleep
+        self._probes: set[asyncio.Task[None]] = set()
+        limits = _limits(settings)
+        self._http = httpx.AsyncClient(transport=transport, limits=limits, trust_env=False)
+
+    async def rescore(
+        self, asked: Json | Sequence[Json], *, deadline_ms: float | None = None, **fields: Any
+    ) -> RescoreReply:
+        """As Client.rescore."""
+        return await self.ask(ask_rescore(asked, fields), deadline_ms=deadline_ms)
+
+    async def rescore_lattice(
+        self,
+        lattice: bytes | Json,
+        *,
+        first_pass: Sequence[str],
+        deadline_ms: float | None = None,
+        **fields: Any,
+    ) -> LatticeReply:
+        """As Client.rescore_lattice."""
+        return await self.ask(ask_lattice(lattice, first_pass, fields), deadline_ms=deadline_ms)
+
+    async def score(
+        self, texts: Sequence[str], *, deadline_ms: float | None = None, **fields: Any
+    ) -> ScoreReply:
+        """As Client.score."""
+        return await self.ask(ask_score(texts, fields), deadline_ms=deadline_ms)
+
+    async def ask(self, ask: Ask[ReplyT], *, deadline_ms: float | None = None) -> ReplyT:
+        """As Client.ask."""
+        return await self._run(self._exchange.call(ask, deadline_ms))
+
+    @property
+    def stats(self) -> Stats:
+        """What has been done so far."""
+        return self._exchange.counts.snapshot()
+
+    async def aclose(self) -> None:
+        """Close the connections; a probe that is under way is given up."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _run(self, steps: Steps[T]) -> T:
+        came: Answer | Failure | None = None
+        while True:
+            try:
+                step = steps.send(came)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            came = await self._do(step)
+
+    async def _do(self, step: Step) -> Answer | Failure | None:
+        if isinstance(step, Send):
+            return await self._send(step)
+        if isinstance(step, Pause):
+            await self._sleep(step.duration_s)
+        else:
+            probe = asyncio.create_task(self._run(step.steps))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+        return None
+
+    async def _send(self, step: Send) -> Answer | Failure:
+        try:
+            return await asyncio.wait_for(self._receive(step), step.timeout_s)
+        except Exception as error:  # noqa: BLE001 - as Client._send
+            return failure_of(error)
+
+    async def _receive(self, step: Send) -> Answer:
+        async with self._http.stream(**step.arguments()) as response:
+            content = bytearray()
+            async for part in response.aiter_bytes():
+                content += part
+                require_size(len(content), step)
+            return _answer(response, content)
+
+
+def _answer(response: httpx.Response, content: bytearray) -> Answer:
+    return Answer(response.status_code, response.headers.get("Retry-After"), bytes(content))
+
+
+def _limits(settings: ClientSettings) -> httpx.Limits:
+    most = settings.max_connections
+    return httpx.Limits(max_connections=most, max_keepalive_connections=most)

@@ -1,0 +1,159 @@
+"""How long a client may take to send a request, how long its head, how many may be connected.
+
+uvicorn waits for the first request of a connection, and for the rest of any, for as long as the
+client likes. Here a request has a time to come in, and where there are too many connections the one
+that has waited longest for a request is closed in favor of the new one. What is being answered is
+never closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import uvicorn
+from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import PROBLEM_JSON, describe
+
+# Longer than clients keep theirs, so that it is the client who closes: a server that closes first
+# does so, sooner or later, while a request is on its way.
+KEEP_ALIVE_S = 75
+MAX_HEAD_BYTES = 64 << 10  # request line and headers; httptools has no bound of its own
+
+
+class ConnectionLimits:
+    """The bounds of one port, and its connections that wait for a request.
+
+    Args:
+        read_timeout_s: from the first byte of a request, or from connecting, to its last byte.
+        max_connections: open at once.
+        count_timeout: called when a connection is closed because a request did not come.
+    """
+
+    def __init__(
+        self, read_timeout_s: float, max_connections: int, count_timeout: Callable[[], None]
+    ) -> None:
+        self.read_timeout_s = read_timeout_s
+        self.max_connections = max_connections
+        self.count_timeout = count_timeout
+        self.waiting: dict[BoundedProtocol, None] = {}  # oldest first
+
+
+class BoundedConfig(uvicorn.Config):
+    """uvicorn's configuration of a port whose connections are bounded."""
+
+    def __init__(self, app: Any, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(app, http=BoundedProtocol, timeout_keep_alive=KEEP_ALIVE_S, **options)
+        self.limits = limits
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    config: BoundedConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = self.config.limits
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_begun = False  # whether part of a request is here
+        self._has_head = False  # and all of its head
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, at the expense of one that waits if there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.max_connections:
+            oldest = next(iter(self._limits.waiting), None)
+            if oldest is None:
+                self._end(503, "every connection is in use; send this again")
+                return
+            oldest.give_way()
+        self._limits.waiting[self] = None
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a connection."""
+        super().connection_lost(exc)
+        self._limits.waiting.pop(self, None)
+        self._disarm()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come; a head that does not end is refused."""
+        super().data_received(data)
+        if self._has_begun and not self._has_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._end(431, f"request line and headers are longer than {MAX_HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        super().on_message_begin()
+        self._has_begun, self._has_head, self._head_bytes = True, False, 0
+        if self._timer is None:
+            self._arm()
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is here, and an app begins to answer."""
+        self._has_head = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request is here."""
+        super().on_message_complete()
+        self._has_begun = False
+        self._limits.waiting.pop(self, None)
+        self._disarm()
+
+    def on_response_complete(self) -> None:
+        """An answer is sent; the connection waits again."""
+        super().on_response_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._limits.waiting[self] = None
+
+    def give_way(self) -> None:
+        """Close in favor of another connection."""
+        self._limits.waiting.pop(self, None)
+        self._disarm()
+        self.transport.close()
+
+    def _arm(self) -> None:
+        self._timer = self.loop.call_later(self._limits.read_timeout_s, self._on_timeout)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timeout(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:  # it is the app that lets the client wait
+            self._arm()
+            return
+        self._limits.count_timeout()
+        if self._has_begun and not self._is_answered():
+            limit_s = self._limits.read_timeout_s
+            self._end(408, f"the request was not all here after {limit_s:g} s; send it faster")
+        else:
+            self.transport.close()
+
+    def _is_answered(self) -> bool:
+        """Whether the app has an answer already to the request that is still coming in."""
+        return self._has_head and self.cycle.response_started
+
+    def _end(self, status: int, detail: str) -> None:
+        """Send a problem that no app has seen, and close."""
+        body = describe(HTTPException(status, detail)).model_dump_json().encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+            f"content-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode("ascii") + body)
+        self.transport.close()

@@ -1,0 +1,132 @@
+"""A piece of work for the engine, and its place in the queue. Knows neither order nor threads.
+
+Every ticket is answered exactly once: with a result, with an error, or by its waiter, who leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Generic, Protocol, TypeVar
+
+from quantized_lm.models.base import LanguageModel
+from quantized_lm.waves import Running, Work
+
+Result = TypeVar("Result")
+
+
+class Served(Protocol):
+    """A model that work is run on."""
+
+    @property
+    def name(self) -> str:
+        """What metrics call it."""
+        ...
+
+    @property
+    def model(self) -> LanguageModel:
+        """What computes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job(Generic[Result]):
+    """One piece of work.
+
+    Attributes:
+        model: the one that it was prepared for and runs on, whatever is loaded meanwhile.
+        work: what is done.
+        cost_tokens: its share of the budget while it runs, 0 to all of it.
+        deadline_s: when nobody needs the result any more, on the scheduler's clock.
+        is_anytime: whether the work can be stopped between two passes and still has a result.
+    """
+
+    model: Served
+    work: Work[Result]
+    cost_tokens: int
+    deadline_s: float
+    is_anytime: bool = False
+
+
+@dataclass(frozen=True)
+class Completed(Generic[Result]):
+    """A result, when it was taken in and when it was over, in seconds of the scheduler's clock."""
+
+    result: Result
+    started_s: float
+    finished_s: float
+
+
+@dataclass(eq=False)
+class QueuedRequest:
+    """What came together.
+
+    Attributes:
+        num_queued: how many of its jobs have not begun.
+    """
+
+    num_queued: int = 0
+
+
+@dataclass(eq=False)
+class Ticket(Generic[Result]):
+    """A job and whoever waits for it.
+
+    Attributes:
+        job: what is done.
+        number: how many jobs came before; decides between equal deadlines.
+        queued_s: when it came.
+        request: what it came with.
+        future: the waiter's.
+        key: its place in the order of work.
+    """
+
+    job: Job[Result]
+    number: int
+    queued_s: float
+    request: QueuedRequest
+    future: Future[Completed[Result] | None] = field(default_factory=Future)
+    key: tuple[float, float] = field(init=False)
+    _answering: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self.key = (self.job.deadline_s, self.number)
+
+    def complete(self, completed: Completed[Result]) -> None:
+        """Answer with a result, unless it is answered or nobody waits."""
+        self._answer(lambda: self.future.set_result(completed))
+
+    def give_up(self) -> None:
+        """Answer that there is no result in time, unless it is answered or nobody waits."""
+        self._answer(lambda: self.future.set_result(None))
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, unless it is answered or nobody waits."""
+        self._answer(lambda: self.future.set_exception(error))
+
+    def _answer(self, answer: Callable[[], None]) -> None:
+        with self._answering:  # the engine and whoever stops it may both want to
+            if not self.future.done() and self.future.set_running_or_notify_cancel():
+                answer()
+
+
+@dataclass(eq=False)
+class Started(Generic[Result]):
+    """A job under way.
+
+    Attributes:
+        ticket: its own. piece: how far it has come. started_s: when it was taken in.
+        last_pass: number of the last forward pass that it was in.
+    """
+
+    ticket: Ticket[Result]
+    piece: Running[Result]
+    started_s: float
+    last_pass: int
+
+
+def requests_of(tickets: Sequence[Ticket[Any]]) -> set[QueuedRequest]:
+    """The requests that tickets belong to."""
+    return {ticket.request for ticket in tickets}

@@ -1,0 +1,120 @@
+"""The examples in deploy/examples on their own samples, with the service and without."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from service.client import Client
+from tests.deploy.files import DEPLOY
+from tests.fakes import TableModel, fake_loaded
+from tests.service.client.driving import ThroughPortal
+from tests.service.serving import running
+
+EXAMPLES = DEPLOY / "examples"
+ARGUMENTS = {
+    "from_sherpa_onnx": ["sherpa_onnx/decoded.log"],
+    "from_icefall": ["icefall", "icefall/words.txt"],
+    "from_kaldi": ["kaldi"],
+}
+OWN = {
+    "from_sherpa_onnx": {
+        "0001.wav": "they were going to see the whether",
+        "0002.wav": "please right a letter to your mother",
+        "0003.wav": "nothing else",
+    },
+    "from_icefall": {
+        "spk1-utt1-0": "they were going to see the whether",
+        "spk1-utt2-0": "please right a letter to your mother",
+    },
+    "from_kaldi": {
+        "spk1-utt1": "they were going to see the whether",
+        "spk1-utt2": "please right a letter to your mother",
+    },
+}
+Run = Callable[[str, httpx.BaseTransport], list[str]]
+
+
+def load(name: str) -> ModuleType:
+    """A script, which is part of no package."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs an example on its sample, and gives the lines it prints."""
+
+    def lines(name: str, transport: httpx.BaseTransport) -> list[str]:
+        module = load(name)
+        monkeypatch.setattr(module, "Client", functools.partial(Client, transport=transport))
+        module.main(*(str(EXAMPLES / argument) for argument in ARGUMENTS[name]), "http://test")
+        return capsys.readouterr().out.splitlines()
+
+    return lines
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[ThroughPortal]:
+    """An app whose model spells, and so takes more tokens for a text than most do."""
+    spelling = fake_loaded(model=TableModel(max_tokens=256))
+    manifest = dataclasses.replace(spelling.manifest, max_tokens=256)
+    app = running(dataclasses.replace(spelling, manifest=manifest))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(app) as started:
+        yield ThroughPortal(portal, started[1])
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_the_service_answers_for_each_utterance(run: Run, name: str, served: ThroughPortal) -> None:
+    printed = dict(line.split(" ", 1) for line in run(name, served))
+    assert printed.keys() == OWN[name].keys()
+    assert not any("(" in text for text in printed.values())
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_without_it_the_decoders_text_stands(run: Run, name: str) -> None:
+    def away(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("away")
+
+    printed = dict(line.split(" ", 1) for line in run(name, httpx.MockTransport(away)))
+    assert {key: text.split("  (")[0] for key, text in printed.items()} == OWN[name]
+
+
+def test_kaldis_costs_change_their_sign() -> None:
+    lists, weights = load("from_kaldi").read_lists(EXAMPLES / "kaldi")
+    first = lists[0]["hypotheses"][0]
+    assert (first["am_score"], first["graph_score"]) == (-3120.4, -31.2)
+    assert first["extra"]["old_lm"] == pytest.approx(-(31.2 - 0.31 * 31.2), abs=1e-3)
+    assert weights["preset"] == "kaldi"
+    assert load("from_kaldi").weights_for(knows_old_lm=False)["graph_scale"] == 0.5
+
+
+def test_sherpa_onnxs_log_is_read_between_its_other_lines() -> None:
+    lines = (EXAMPLES / "sherpa_onnx" / "decoded.log").read_text("utf-8").splitlines()
+    lists = list(load("from_sherpa_onnx").read_lists(lines))
+    assert [(one["id"], len(one["hypotheses"])) for one in lists] == [
+        ("0001.wav", 3),
+        ("0002.wav", 3),
+        ("0003.wav", 1),
+    ]
+    assert lists[0]["hypotheses"][1]["am_score"] == -6.31
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_an_example_needs_no_decoder_and_no_torch(name: str) -> None:
+    before = set(sys.modules)
+    load(name)
+    new = {module.partition(".")[0] for module in set(sys.modules) - before}
+    assert not new & {"torch", "k2", "sherpa_onnx", "kaldifst"}

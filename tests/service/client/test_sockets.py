@@ -1,0 +1,151 @@
+"""Real sockets: connections are kept, and no server holds a call beyond its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from service.client import AsyncClient, Client, ClientSettings, RescoreReply
+from tests.service.client.driving import LISTS, OWN, reply_to, texts
+
+CONTENT = json.dumps(reply_to(LISTS)).encode()
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+Serve = Callable[[socket.socket], None]
+
+
+class Server:
+    """Accepts connections on a free port of loopback and does with each what it is told."""
+
+    def __init__(self, serve: Serve) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections = 0
+        self._serve = serve
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                thread = threading.Thread(target=self._run, args=(connection,), daemon=True)
+                thread.start()
+
+    def _run(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            self._serve(connection)
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def serving(serve: Serve) -> Iterator[Server]:
+    server = Server(serve)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def read_request(connection: socket.socket) -> bool:
+    """Whether there was one."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        part = connection.recv(65536)
+        if not part:
+            return False
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length")
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+    return True
+
+
+def answers(connection: socket.socket) -> None:
+    while read_request(connection):
+        connection.sendall(HEAD % len(CONTENT) + CONTENT)
+
+
+def says_nothing(connection: socket.socket) -> None:
+    connection.recv(65536)
+    time.sleep(0.6)
+
+
+def trickles(connection: socket.socket) -> None:
+    read_request(connection)
+    connection.sendall(HEAD % len(CONTENT))
+    for byte in CONTENT:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.02)
+
+
+def hangs_up(connection: socket.socket) -> None:
+    read_request(connection)
+    connection.sendall(HEAD % len(CONTENT) + CONTENT[:30])
+
+
+async def _async(url: str, calls: int, deadline_ms: float) -> list[RescoreReply]:
+    async with AsyncClient(url, ClientSettings(max_attempts=2)) as client:
+        return [await client.rescore(LISTS, deadline_ms=deadline_ms) for _ in range(calls)]
+
+
+def ask(
+    url: str, *, is_async: bool, calls: int = 1, deadline_ms: float = 5000
+) -> list[RescoreReply]:
+    if is_async:
+        return asyncio.run(_async(url, calls, deadline_ms))
+    with Client(url, ClientSettings(max_attempts=2)) as client:
+        return [client.rescore(LISTS, deadline_ms=deadline_ms) for _ in range(calls)]
+
+
+BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+
+
+@BOTH
+def test_a_connection_is_kept(is_async: bool) -> None:
+    with serving(answers) as server:
+        replies = ask(server.url, is_async=is_async, calls=5)
+        assert all(reply.degraded == () for reply in replies)
+        assert server.connections == 1
+
+
+@BOTH
+@pytest.mark.real_clock
+@pytest.mark.parametrize("serve", [says_nothing, trickles])
+def test_a_server_that_holds_back_costs_the_deadline(serve: Serve, is_async: bool) -> None:
+    with serving(serve) as server:
+        began_s = time.monotonic()
+        (reply,) = ask(server.url, is_async=is_async, deadline_ms=150)
+        took_s = time.monotonic() - began_s
+    assert (texts(reply), reply.degraded) == (OWN, ("deadline",))
+    assert took_s < 0.15 + 0.4
+
+
+@BOTH
+def test_half_an_answer_is_asked_for_again(is_async: bool) -> None:
+    with serving(hangs_up) as server:
+        (reply,) = ask(server.url, is_async=is_async)
+        assert (texts(reply), reply.degraded) == (OWN, ("unavailable",))
+        assert server.connections == 2
+
+
+@BOTH
+def test_nobody_there(is_async: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    (reply,) = ask(url, is_async=is_async)
+    assert (texts(reply), reply.degraded) == (OWN, ("unavailable",))
