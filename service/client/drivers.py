@@ -39,8 +39,9 @@ _AMBIENT = Ambient()
 class Client:
     """A blocking client, which several threads may use.
 
-    A server that trickles its answer may hold a call for longer than its deadline, by at most the
-    time that was left when the answer began; `AsyncClient` ends such a call at its deadline.
+    A server that trickles its answer may hold a call for longer than its deadline: with a body by
+    at most the time that was left when it began, with headers without bound. `AsyncClient` ends
+    such a call at its deadline.
 
     Args:
         url: of the service.
