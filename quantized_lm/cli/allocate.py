@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Annotated
 
 import typer
+import yaml
 from rich.bar import Bar
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from quantized_lm.pipeline.allocate import (
     Allocation,
     allocate,
     manual_allocation,
+    rated_allocation,
 )
 from quantized_lm.pipeline.recipe import Recipe, load_recipe
 from quantized_lm.pipeline.search import SearchPlan, search
@@ -29,6 +31,7 @@ from quantized_lm.pipeline.train import make_model
 from quantized_lm.quant.formats import Grid
 from quantized_lm.records import write_record
 
+RATED_AT = "2bit"
 _FLOAT_BITS = 32
 _WIDEST_BITS = 8
 _BAR_WIDTH = 16
@@ -73,7 +76,7 @@ METHODS: Mapping[str, Callable[[Request], Allocation]] = MappingProxyType(
 
 
 @command
-def run(
+def run(  # noqa: PLR0913 - each is an option of the command
     recipe: RecipeArgument,
     run: RunOption = None,
     budget: Annotated[
@@ -84,6 +87,13 @@ def run(
         float | None,
         typer.Option(
             min=0.0, help="Instead: bits per weight with everything counted, such as 2.0."
+        ),
+    ] = None,
+    coded_bits: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead: mean bits per weight of entropy-coded codes, each matrix with a rate of "
+            f"its own by its cost at {RATED_AT}: for `method: rated`."
         ),
     ] = None,
     metric: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "kl",
@@ -102,12 +112,19 @@ def run(
     `formats` can stand as those of a recipe.
 
     secondpass allocate quantized_lm/recipes/en-small.yaml --budget 16x
+
+    secondpass allocate quantized_lm/recipes/en-small.yaml --coded-bits 2
     """
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
     if metric not in METHODS:
         raise InputError(f"--metric is {metric!r}; need one of {', '.join(METHODS)}")
     model = make_model(settings)
+    if coded_bits is not None:
+        if budget is not None or bits is not None or joint:
+            raise InputError("--coded-bits goes with --metric alone")
+        _allocate_rates(folder, metric, model, coded_bits)
+        return
     sizes = size_table(model, CHOICES)
     found = METHODS[metric](Request(settings, folder, _budget_bytes(budget, bits, sizes)))
     path = folder / "allocations" / f"{metric}-{found.budget_bytes}.json"
@@ -120,6 +137,27 @@ def run(
         record["joint_kl"] = asdict(together)
     note(f"{path} is written; its formats can stand as those of {recipe}")
     print_json(record)
+
+
+def _allocate_rates(folder: Path, metric: str, model: FloatModel, bits: float) -> None:
+    report = read_report(folder / "sensitivity" / f"{metric}.json")
+    weights = {name: model.get_parameter(name).numel() for name in report.costs}
+    found = rated_allocation(report, weights, at=RATED_AT, bits=bits)
+    path = folder / "allocations" / f"{metric}-rates-{bits:g}.json"
+    write_record(path, found)
+    table = Table("matrix", "format", "coded bits", "")
+    for name, rate in found.rates.items():
+        bar = Bar(_WIDEST_BITS, 0, rate, width=_BAR_WIDTH)
+        table.add_row(name, found.formats[name], f"{rate:.3f}", bar)
+    out().print(table)
+    fields = {
+        "method": "rated",
+        "formats": found.formats,
+        "overrides": {name: {"bits": round(rate, 3)} for name, rate in found.rates.items()},
+    }
+    note(f"{path} is written; for the recipe's `quantize`:")
+    note(yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=100))
+    print_json({"path": str(path), **asdict(found)})
 
 
 def _budget_bytes(budget: str | None, bits: float | None, sizes: SizeTable) -> int:

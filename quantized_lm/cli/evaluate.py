@@ -63,7 +63,7 @@ class SetReport:
 
 
 @command
-def run(  # noqa: PLR0913 - options of a command line
+def run(  # noqa: PLR0913 - each is an option of the command
     sources: Annotated[
         list[Path], typer.Argument(metavar="RESCORED...", help="Output of `rescore`, with refs.")
     ],

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.errors import InputError
+from quantized_lm.pipeline.rates import allocate_rates, levels_for
 from quantized_lm.pipeline.sensitivity import SensitivityReport
 from quantized_lm.pipeline.sizes import SizeTable
 from quantized_lm.records import read_record
@@ -49,6 +50,42 @@ class Allocation:
     def compression(self) -> float:
         """Float32 bytes over stored bytes."""
         return self.float_bytes / self.size_bytes
+
+
+def rated_allocation(
+    report: SensitivityReport,
+    weights: Mapping[str, int],
+    *,
+    at: str,
+    bits: float,
+    budget_bytes: int | None = None,
+) -> Allocation:
+    """Bits for the codes of each matrix by its sensitivity, for `method: rated`.
+
+    Args:
+        report: what rounding each matrix costs. at: the choice whose costs are compared.
+        weights: how many each matrix has.
+        bits: mean over all weights, at the codes' entropy.
+        budget_bytes: what the file is hoped to come to; by default `bits` for each weight.
+
+    Raises:
+        InputError: the choice was not measured, or as `allocate_rates`.
+    """
+    if any(at not in row for row in report.costs.values()):
+        raise InputError(f"sensitivities at {at!r} are missing; need them for every matrix")
+    costs = {name: row[at].mean for name, row in report.costs.items()}
+    rates = allocate_rates(costs, weights, bits=bits)
+    if budget_bytes is None:
+        budget_bytes = math.ceil(bits * sum(weights.values()) / 8)
+    return Allocation(
+        metric=report.metric,
+        formats={name: levels_for(rate) for name, rate in rates.items()},
+        budget_bytes=budget_bytes,
+        size_bytes=budget_bytes,  # what training and coding come to is not known before
+        float_bytes=report.sizes.float_bytes,
+        cost=sum(costs.values()),
+        rates=rates,
+    )
 
 
 @dataclass(frozen=True, eq=False)

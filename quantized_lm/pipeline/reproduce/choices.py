@@ -8,9 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from quantized_lm.errors import RecipeError
-from quantized_lm.pipeline.allocate import Allocation, allocate, manual_allocation
+from quantized_lm.pipeline.allocate import allocate, manual_allocation, rated_allocation
 from quantized_lm.pipeline.quantize import load_teacher
-from quantized_lm.pipeline.rates import allocate_rates, levels_for
 from quantized_lm.pipeline.recipe import QuantizeRecipe
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, FloatStage, drop_checkpoint
 from quantized_lm.pipeline.reproduce.sizing import float_bytes_of
@@ -166,17 +165,9 @@ class RatesStage(Stage):
         report = read_report(self.sensitivity.report(folder_of))
         model = load_teacher(self.sensitivity.teacher.recipe, folder_of(self.sensitivity.teacher))
         weights = {name: model.get_parameter(name).numel() for name in report.costs}
-        costs = {name: row[self.at].mean for name, row in report.costs.items()}
-        rates = allocate_rates(costs, weights, bits=self.bits)
         budget_bytes = int(report.sizes.float_bytes / self.compression)
-        allocation = Allocation(
-            metric=report.metric,
-            formats={name: levels_for(bits) for name, bits in rates.items()},
-            budget_bytes=budget_bytes,
-            size_bytes=budget_bytes,  # what training and coding come to is not known before
-            float_bytes=report.sizes.float_bytes,
-            cost=sum(costs.values()),
-            rates=rates,
+        allocation = rated_allocation(
+            report, weights, at=self.at, bits=self.bits, budget_bytes=budget_bytes
         )
         write_record(folder / ALLOCATION, allocation)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from quantized_lm.cli import allocate, sensitivity
@@ -107,3 +108,22 @@ def test_allocating_by_what_was_not_measured_is_told_what_to_do(
     result = run("allocate", recipe, "--run", tmp_path, "--metric", "hessian", "--budget", "5x")
     assert result.exit_code == 2
     assert "run `secondpass sensitivity` first" in result.stderr
+
+
+def test_rates_are_allocated_for_a_recipe(run: Command, recipe: Path) -> None:
+    folder = ("--run", recipe.parent)
+    run("sensitivity", recipe, *folder, "--windows", "4")
+    result = run("allocate", recipe, *folder, "--coded-bits", "2")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout.splitlines()[-1])
+    rates = read_allocation(Path(record["path"])).rates
+    weights = {name: make_model(load_recipe(recipe)).get_parameter(name).numel() for name in rates}
+    mean = sum(weights[name] * rate for name, rate in rates.items()) / sum(weights.values())
+    assert mean == pytest.approx(2.0)
+    pasted = yaml.safe_load(result.stderr[result.stderr.index("method:") :])
+    assert pasted["overrides"] == {name: {"bits": round(rate, 3)} for name, rate in rates.items()}
+    assert set(pasted["formats"]) == set(rates)
+    both = run("allocate", recipe, *folder, "--coded-bits", "2", "--bits", "2")
+    assert both.exit_code == 2
+    assert "goes with --metric alone" in both.stderr
+    assert run("allocate", recipe, *folder, "--coded-bits", "9").exit_code == 2
