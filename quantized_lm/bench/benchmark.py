@@ -68,8 +68,11 @@ def write_report(report: Report, folder: Path) -> dict[str, object]:
     return record
 
 
-def draw(folder: Path) -> str | None:
-    """Draw report.json as report.png with the peers' environment.
+def draw(folder: Path, name: str = "report", chart: str = "chart") -> str | None:
+    """Draw a report as NAME.png with the peers' environment.
+
+    Args:
+        name: of the report, without its suffix. chart: module of `peers` that draws it.
 
     Returns:
         Why there is no chart, in one line; None when there is.
@@ -78,9 +81,9 @@ def draw(folder: Path) -> str | None:
     reason = environment.install(CHART_REQUIREMENTS)
     if reason is not None:
         return reason
-    source, target = (str((folder / f"report.{kind}").absolute()) for kind in ("json", "png"))
+    source, target = (str((folder / f"{name}.{kind}").absolute()) for kind in ("json", "png"))
     done = subprocess.run(  # noqa: S603 - our own command line
-        [str(environment.python), "-m", "peers.chart", source, target],
+        [str(environment.python), "-m", f"peers.{chart}", source, target],
         cwd=Path(__file__).parent,
         env=outside_environment(),
         capture_output=True,

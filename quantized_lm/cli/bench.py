@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,6 +12,9 @@ from rich.console import Console
 
 from quantized_lm.bench.benchmark import draw, write_report
 from quantized_lm.bench.benchmark import run as run_benchmark
+from quantized_lm.bench.gpu import GpuOptions, rehearsal, tuned
+from quantized_lm.bench.gpu import run as run_gpu
+from quantized_lm.bench.gpu_tables import print_gpu_report
 from quantized_lm.bench.options import BUNDLED, BenchOptions, quick_options
 from quantized_lm.bench.tables import print_report
 from quantized_lm.bench.weights import SIZES
@@ -46,6 +49,16 @@ def run(
     output: Annotated[
         Path, typer.Option(help="Folder for the report and for what other systems need.")
     ] = Path(".bench"),
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Check and time the kernels of the GPU instead.")
+    ] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="With --gpu: find tiles, and write tiles.json.")
+    ] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option("--rehearse", help="With --gpu: tiny, on the CPU; needs TRITON_INTERPRET=1."),
+    ] = False,
 ) -> None:
     """Meter the machine, time the packed kernels, score whole n-best lists beside other systems.
 
@@ -64,7 +77,14 @@ def run(
     secondpass bench --no-peers --sizes en-small --lists test.jsonl.gz
 
     secondpass bench --rounds 11 --output results
+
+    secondpass bench --gpu --tune
     """
+    if gpu:
+        _run_gpu(output, tunes=tune, rehearses=rehearse)
+        return
+    if tune or rehearse:
+        raise DataError("--tune and --rehearse go with --gpu; add it or leave them out")
     options = (
         quick_options(output)
         if quick
@@ -81,6 +101,18 @@ def run(
         reason = draw(output)
         note(f"{output / 'report.png'}: {reason or 'drawn'}")
     print_json(record)
+
+
+def _run_gpu(output: Path, *, tunes: bool, rehearses: bool) -> None:
+    options = rehearsal(output) if rehearses else GpuOptions(output)
+    report = run_gpu(tuned(options) if tunes and not rehearses else options, _track)
+    print_gpu_report(
+        report, Console(width=_TABLE_WIDTH, highlight=False, emoji=False, markup=False)
+    )
+    if not rehearses:
+        reason = draw(output, name="gpu", chart="gpu_chart")
+        note(f"{output / 'gpu.png'}: {reason or 'drawn'}")
+    print_json(asdict(report))
 
 
 def _chosen(sizes: str, options: BenchOptions) -> BenchOptions:

@@ -17,10 +17,12 @@ from torch.nn import functional
 from quantized_lm import ops
 from quantized_lm.errors import FormatError
 from quantized_lm.models.base import LanguageModel
+from quantized_lm.models.device import DeviceModel
 from quantized_lm.models.native import NativeModel
 from quantized_lm.models.plan import ProjectionPlan
 from quantized_lm.ops import Backend, PackedWeight
 from quantized_lm.ops.cpu import CpuBackend
+from quantized_lm.ops.gpu import GpuBackend
 from quantized_lm.quant.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -100,7 +102,8 @@ def load_packed(
         backend: lays the packed tensors out and computes with them.
 
     Returns:
-        What to score with: the native engine's model on the cpu backend, else the module itself.
+        What to score with: the native engine's model on the cpu backend, the device's on the triton
+        backend, else the module itself.
 
     Raises:
         FormatError: a tensor is missing, unexpected or of another shape; names it.
@@ -118,7 +121,9 @@ def load_packed(
         with torch.no_grad():
             parameters[name].copy_(torch.from_numpy(array))
     model.requires_grad_(requires_grad=False)
-    return NativeModel(model.plan(), backend) if isinstance(backend, CpuBackend) else model
+    if isinstance(backend, CpuBackend):
+        return NativeModel(model.plan(), backend)
+    return DeviceModel(model.plan(), backend) if isinstance(backend, GpuBackend) else model
 
 
 def packed_projection(module: nn.Module) -> ProjectionPlan:

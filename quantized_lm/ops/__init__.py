@@ -15,6 +15,8 @@ from quantized_lm.ops.backend import Backend, BackendOptions, PackedWeight
 from quantized_lm.ops.cpu import CpuBackend
 from quantized_lm.ops.cpu import why_unavailable as why_cpu_unavailable
 from quantized_lm.ops.embedding import embed
+from quantized_lm.ops.gpu import GpuBackend
+from quantized_lm.ops.gpu import why_unavailable as why_gpu_unavailable
 from quantized_lm.ops.linear import linear
 from quantized_lm.ops.output import gather_log_prob
 from quantized_lm.ops.reference import ReferenceBackend
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 CPU_ISA_VARIABLE = "SECONDPASS_CPU_ISA"
+GPU_RESIDENCY_VARIABLE = "SECONDPASS_GPU_RESIDENCY"
 MAX_THREADS = 1024
 
 
@@ -59,6 +62,7 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
     {
         entry.name: entry
         for entry in (
+            BackendEntry("triton", GpuBackend.create, why_gpu_unavailable),
             BackendEntry("cpu", CpuBackend.create, why_cpu_unavailable),
             BackendEntry("reference", lambda _: ReferenceBackend(), lambda: None),
         )
@@ -75,7 +79,8 @@ def select_backend(
 ) -> Backend:
     """Create a backend: the named one, or for "auto" the first that works here.
 
-    This is the one place that reads SECONDPASS_CPU_ISA, and only when `cpu_isa` is None.
+    This is the one place that reads SECONDPASS_CPU_ISA, and only when `cpu_isa` is None, and
+    SECONDPASS_GPU_RESIDENCY: auto, packed or expanded, for the triton backend.
 
     Args:
         name: key in BACKENDS, or "auto".
@@ -98,7 +103,8 @@ def select_backend(
     count = usable_cores() if threads is None else threads
     if not 1 <= count <= MAX_THREADS:
         raise BackendError(f"threads is {count}; need 1 to {MAX_THREADS}")
-    return BACKENDS[name].create(BackendOptions(isa, count, pins))
+    residency = os.environ.get(GPU_RESIDENCY_VARIABLE) or "auto"
+    return BACKENDS[name].create(BackendOptions(isa, count, pins, residency))
 
 
 def usable_cores() -> int:

@@ -21,11 +21,13 @@ class BackendOptions:
         isa: instruction set; None for the best this CPU has.
         threads: that share the work, 1 to 1024.
         pins: whether each thread stays on one core.
+        residency: how a GPU keeps weights, one of `device_layout.RESIDENCIES`.
     """
 
     isa: str | None = None
     threads: int = 1
     pins: bool = False
+    residency: str = "auto"
 
 
 class Backend(Protocol):
