@@ -27,7 +27,7 @@ _TABLE_WIDTH = 146
 
 
 @command
-def run(
+def run(  # noqa: PLR0913 - each is an option of the command
     *,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only show that all of it works, in a minute; no peers.")

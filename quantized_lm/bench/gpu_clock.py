@@ -1,0 +1,79 @@
+"""Times of what a GPU does: recorded once, replayed often, the median kept."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+Call = Callable[[], None]
+_COPIES = 20  # of a call in one graph, so that starting the graph does not count
+_FLUSHED_BYTES = 256 << 20  # more than the second-level cache of any GPU
+
+
+class Clock:
+    """Of one device; without a GPU, calls are timed as they are, once: a rehearsal.
+
+    Args:
+        repeats: replays of which the median counts.
+    """
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._repeats = repeats
+        self._flushed = torch.zeros(
+            _FLUSHED_BYTES if self._is_cuda else 0, dtype=torch.int8, device=device
+        )
+
+    def warm(self, call: Call) -> float:
+        """Seconds of a call that finds its data in cache."""
+        if not self._is_cuda:
+            return _wall(call)
+        graph = _record(call, _COPIES)
+        return statistics.median(_events(graph.replay) for _ in range(self._repeats)) / _COPIES
+
+    def cold(self, call: Call) -> float:
+        """Seconds of a call after the caches were filled with something else."""
+        if not self._is_cuda:
+            return _wall(call)
+        graph, nothing = _record(call, 1), _record(lambda: None, 1)
+        times = []
+        for _ in range(self._repeats):
+            self._flushed.zero_()
+            empty = _events(nothing.replay)
+            self._flushed.zero_()
+            times.append(max(_events(graph.replay) - empty, 0.0))
+        return statistics.median(times)
+
+    def wall(self, call: Call) -> list[float]:
+        """Seconds of each of so many calls, by the host's clock; calls wait for their results."""
+        call()
+        return sorted(_wall(call) for _ in range(self._repeats))
+
+
+def _wall(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _record(call: Call, copies: int) -> torch.cuda.CUDAGraph:
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(copies):
+            call()
+    graph.replay()
+    return graph
+
+
+def _events(call: Call) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3

@@ -1,0 +1,167 @@
+"""Every claim fails when what it claims is not so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from loadtest.checks import Check, check_generator, check_run
+from loadtest.measures import Observed, Step, recovery_s, summarize
+from loadtest.run import BURSTS, IDLE, OVERLOAD, RECOVERY, STEADY, Run
+from loadtest.samples import HUNG_UP, UNANSWERED, Sample, outcome_of
+
+KIND = "10-best"
+MIB = 1 << 20
+DEADLINE_S = 1.0
+CAPACITY = 100.0
+
+
+def sample(planned_s: float, latency_s: float = 0.01, outcome: str = "200") -> Sample:
+    """One request that was sent when planned."""
+    stages = {"forward": 9.0, "total": 9.5}
+    return Sample(KIND, "whole", planned_s, planned_s, planned_s + latency_s, outcome, stages)
+
+
+def step(name: str, rate: float, duration_s: float = 1.0, start_s: float = 0.0) -> Step:
+    """Requests at an even pace, all well answered."""
+    times = [start_s + number / rate for number in range(round(rate * duration_s))]
+    return Step(
+        name,
+        is_open=not name.startswith(IDLE),
+        duration_s=duration_s,
+        deadline_s=DEADLINE_S,
+        samples=[sample(at_s) for at_s in times],
+        observed=Observed(rss_halves_bytes=(100 * MIB, 101 * MIB)),
+        start_s=start_s,
+    )
+
+
+def good_run() -> Run:
+    """A run that passes."""
+    burst = step(BURSTS, 30.0)
+    metrics = {
+        "rescore_batch_sequences_count": 10.0,
+        "rescore_batch_sequences_sum": 30.0,
+        'rescore_batch_sequences_bucket{le="1.0"}': 4.0,
+    }
+    steps = [
+        step(f"{IDLE}, {KIND}", 50.0),
+        step(f"{IDLE}, 100-best", 50.0),
+        step(STEADY, 70.0),
+        step(OVERLOAD, 200.0),
+        step(RECOVERY, 10.0, 2.0, start_s=1.0),
+        replace(burst, observed=replace(burst.observed, metrics=metrics)),
+    ]
+    return Run(steps, CAPACITY, 100 * MIB, 101 * MIB, 102 * MIB)
+
+
+def with_step(run: Run, name: str, change: Callable[[Step], Step]) -> Run:
+    """The run with another step of that name."""
+    return replace(run, steps=[change(one) if one.name == name else one for one in run.steps])
+
+
+def with_sample(run: Run, name: str, changed: Sample) -> Run:
+    """The run with the first sample of a step replaced."""
+    return with_step(run, name, lambda one: replace(one, samples=[changed, *one.samples[1:]]))
+
+
+def failed(checks: list[Check]) -> list[str]:
+    """The claims that do not hold."""
+    return [check.claim for check in checks if not check.is_passed]
+
+
+def test_a_good_run_passes() -> None:
+    assert failed(check_run(good_run(), KIND)) == []
+    assert check_generator(good_run()).is_passed
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "claims"),
+    [
+        (STEADY, sample(0.0, outcome="200 deadline"), ["70 %: answered 200"]),
+        (STEADY, sample(0.0, outcome="429 overloaded"), ["70 %: answered 200"]),
+        (STEADY, sample(0.0, 0.9), ["70 %: p99"]),
+        (OVERLOAD, sample(0.0, 1.06), ["answers 50 ms after"]),
+        (OVERLOAD, sample(0.0, 1.06, "429 overloaded"), ["answers 50 ms after"]),
+        (OVERLOAD, sample(0.0, outcome="500 internal"), ["answers 500"]),
+        (OVERLOAD, Sample(KIND, "whole", 0.0, outcome=UNANSWERED), ["without an answer"]),
+        (OVERLOAD, Sample(KIND, "gone mid-body", 0.0, outcome=HUNG_UP), []),
+    ],
+)
+def test_one_bad_answer_is_seen(name: str, changed: Sample, claims: list[str]) -> None:
+    found = failed(check_run(with_sample(good_run(), name, changed), KIND))
+    assert len(found) == len(claims)
+    for claim, wanted in zip(found, claims, strict=True):
+        assert wanted in claim
+
+
+def test_goodput_is_what_was_good_and_in_time() -> None:
+    def half_degraded(one: Step) -> Step:
+        rest = [replace(s, outcome="200 deadline") for s in one.samples[80:]]
+        return replace(one, samples=[*one.samples[:80], *rest])
+
+    run = with_step(good_run(), OVERLOAD, half_degraded)
+    assert failed(check_run(run, KIND)) == ["200 %: goodput, of capacity"]
+    assert summarize(run.step(OVERLOAD)).goodput_per_s == 80.0
+
+
+def test_answers_after_the_end_of_a_step_are_not_its_goodput() -> None:
+    one = step(OVERLOAD, 100.0)
+    late = replace(one, samples=[sample(s.planned_s, 0.5) for s in one.samples])
+    assert summarize(late).goodput_per_s == pytest.approx(50.0, abs=1.0)
+
+
+def test_a_recovery_counts_from_the_first_probe_and_needs_some_in_a_row() -> None:
+    def slow_until(end_s: float) -> list[Sample]:
+        return [
+            sample(5.0 + 0.1 * number, 0.5 if 0.1 * number < end_s else 0.01)
+            for number in range(40)
+        ]
+
+    assert recovery_s(slow_until(0.0), limit_s=0.05) == 0.0
+    assert recovery_s(slow_until(1.95), limit_s=0.05) == pytest.approx(2.0)
+    probes = slow_until(1.95)
+    probes[2] = sample(5.2)
+    assert recovery_s(probes, limit_s=0.05) == pytest.approx(2.0)
+    assert recovery_s(slow_until(99.0), limit_s=0.05) is None
+
+    run = with_step(good_run(), RECOVERY, lambda one: replace(one, samples=slow_until(2.5)))
+    assert "after its end" in "".join(failed(check_run(run, KIND)))
+
+
+def test_memory_that_grows_is_seen() -> None:
+    def growing(one: Step) -> Step:
+        return replace(one, observed=Observed(rss_halves_bytes=(100 * MIB, 120 * MIB)))
+
+    assert "memory" in "".join(failed(check_run(with_step(good_run(), OVERLOAD, growing), KIND)))
+
+
+def test_passes_of_one_list_each_are_seen() -> None:
+    run = with_step(good_run(), BURSTS, lambda one: replace(one, observed=Observed()))
+    assert "two lists or more" in "".join(failed(check_run(run, KIND)))
+
+
+def test_a_server_that_takes_more_than_its_engine_is_seen() -> None:
+    def heavy(one: Step) -> Step:
+        return replace(one, samples=[sample(s.planned_s, 0.012) for s in one.samples])
+
+    run = with_step(good_run(), f"{IDLE}, 100-best", heavy)
+    assert "all but the engine" in "".join(failed(check_run(run, KIND)))
+
+
+def test_a_generator_that_is_late_makes_the_run_invalid() -> None:
+    def late(one: Step) -> Step:
+        return replace(one, samples=[replace(s, sent_s=s.planned_s + 0.05) for s in one.samples])
+
+    assert not check_generator(with_step(good_run(), BURSTS, late)).is_passed
+    assert check_generator(with_step(good_run(), f"{IDLE}, {KIND}", late)).is_passed
+
+
+def test_outcomes_are_found_without_reading_the_body() -> None:
+    body = b'{"results":[{"degraded":[],"hypotheses":[{"text":"\\"degraded\\":[\\"x"}]}]}'
+    assert outcome_of(200, body) == "200"
+    assert outcome_of(200, body.replace(b"[],", b'["overloaded"],')) == "200 overloaded"
+    assert outcome_of(503, b'{"code":"draining"}') == "503 draining"
+    assert outcome_of(0, b"") == UNANSWERED
