@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # secondpass with torch for a CPU: the first stage compiles, the second serves.
 #   docker build -t secondpass --build-arg TORCH="torch==2.13.0 --index-url <PyTorch's CPU index>" .
-# With torch's CUDA build, 3 GB that none of our backends uses yet: --build-arg DEVICE=cuda, TORCH as it stands here.
+# With torch's CUDA build, 3 GB, for the kernels of a GPU: --build-arg DEVICE=cuda, TORCH as it stands here.
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
@@ -33,6 +33,12 @@ RUN python -m pip install --no-cache-dir ${TORCH} \
  && got="$(python -c 'import torch; print("cuda" if torch.version.cuda else "cpu")')" \
  && if [ "${got}" != "${DEVICE}" ]; then \
       echo "torch is the build for ${got}, DEVICE is ${DEVICE}: give TORCH as the head of the Dockerfile says" >&2; exit 1; \
+    fi
+
+# Triton, which comes with torch's CUDA build, compiles a small C file for the driver when it first runs.
+# hadolint ignore=DL3008
+RUN if [ "${DEVICE}" = cuda ]; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
     fi
 
 # The wheel is a file, and what it depends on has its ranges in pyproject.toml. Traces are off until OTEL_* asks.

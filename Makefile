@@ -13,9 +13,10 @@ READY := $(VENV)/.ready
 # Real 100-best lists to time on, where they are; without any, lists are made up.
 LISTS ?= ../shared/data/nbest/*.pocketsphinx.jsonl.gz ../shared/data/nbest/*.sri_decipher.jsonl.gz
 BENCH ?=
+GPU_PYTHON ?= $(VENV)/gpu/bin/python
 ARGS ?=
 
-.PHONY: help install run test lint bench loadtest audit image deploy-check deploy-run ray-check clean
+.PHONY: help install run test lint bench bench-gpu loadtest fuzz audit image deploy-check deploy-run ray-check clean
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -53,6 +54,9 @@ audit: $(READY)  ## Look up what is installed among the known vulnerabilities; n
 
 fuzz: $(READY)  ## 100,000 damaged requests to every POST route: no 500, no hang, memory flat; some minutes.
 	$(BIN)/python -m tests.fuzzing.fuzz $(ARGS)
+
+bench-gpu: $(READY)  ## On a GPU: check its kernels, tune them, time them and whole lists; BENCH=--rehearse without one.
+	$(if $(findstring rehearse,$(BENCH)),TRITON_INTERPRET=1 $(GPU_PYTHON),$(BIN)/python) -c 'from service.cli import main; main()' bench --gpu --tune $(BENCH)
 
 image:  ## Build the image secondpass:0.1.0, with torch as TORCH says.
 	docker build --tag secondpass:0.1.0 --build-arg TORCH="$(TORCH)" --build-arg REVISION="$$(git rev-parse HEAD)" .

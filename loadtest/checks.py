@@ -17,6 +17,7 @@ BESIDE_ENGINE = 0.15
 ENGINE_SIZE = 100  # hypotheses of the request whose engine time is the measure
 GROWTH = 0.05  # of memory
 MIB = 1 << 20
+OTHER_CORES = 0.25
 SENT_LATE_MS = 20.0  # p99 in any open step; later than that, and the load was not the planned one
 
 
@@ -49,18 +50,27 @@ def check_run(run: Run, kind: str) -> list[Check]:
     ]
 
 
-def check_generator(run: Run) -> Check:
-    """Whether the load was the planned one; if not, the other numbers mean nothing."""
+def check_conditions(run: Run) -> list[Check]:
+    """Whether the load was the planned one and the machine free; if not, the rest means nothing."""
     late_ms = max(
         (summarize(step).sent_late_ms.get("p99", 0.0) for step in run.steps if step.is_open),
         default=0.0,
     )
-    return Check(
-        "requests were sent when planned: p99 of the worst step",
-        f"<= {SENT_LATE_MS:g} ms",
-        f"{late_ms:.2f} ms",
-        late_ms <= SENT_LATE_MS,
-    )
+    others = max(summarize(step).other_cores for step in run.steps)
+    return [
+        Check(
+            "requests were sent when planned: p99 of the worst step",
+            f"<= {SENT_LATE_MS:g} ms",
+            f"{late_ms:.2f} ms",
+            late_ms <= SENT_LATE_MS,
+        ),
+        Check(
+            "cores that other programs took, in the worst step",
+            f"<= {OTHER_CORES:g}",
+            f"{others:.2f}",
+            others <= OTHER_CORES,
+        ),
+    ]
 
 
 def _at_steady(run: Run, steady: Summary, limit_ms: float) -> list[Check]:

@@ -28,6 +28,7 @@ class Observed:
         rss_bytes: resident memory of the server at the end of the step.
         rss_halves_bytes: its peaks in the first and in the second half of the step.
         generator_cpu_s: processor time of the generator.
+        busy_s: of all cores it may run on, whoever had them.
         wall_s: how long the step took, its last answers included.
     """
 
@@ -35,6 +36,7 @@ class Observed:
     rss_bytes: int = 0
     rss_halves_bytes: tuple[int, int] = (0, 0)
     generator_cpu_s: float = 0.0
+    busy_s: float = 0.0
     wall_s: float = 0.0
 
 
@@ -71,7 +73,7 @@ class Summary:
         stages_ms: of the good answers, by stage and percentile; the server's own words.
         sent_late_ms: first byte minus planned arrival.
         lists_per_pass: mean over forward passes. shared_passes: with two lists or more.
-        server_cores, generator_cores: processor time over wall time.
+        server_cores, generator_cores, other_cores: processor time over wall time.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Summary:
     shared_passes: int
     server_cores: float
     generator_cores: float
+    other_cores: float
     rss_mib: float
 
 
@@ -103,6 +106,7 @@ def summarize(step: Step) -> Summary:
     seen = step.observed
     passes = seen.metrics.get(_PASSES, 0.0)
     wall_s = seen.wall_s or 1.0
+    server_s = seen.metrics.get(_CPU, 0.0)
     return Summary(
         name=step.name,
         is_open=step.is_open,
@@ -125,8 +129,9 @@ def summarize(step: Step) -> Summary:
         sent_late_ms=percentiles([1000.0 * (one.sent_s - one.planned_s) for one in step.samples]),
         lists_per_pass=seen.metrics.get(_LISTS, 0.0) / passes if passes else 0.0,
         shared_passes=round(passes - seen.metrics.get(_ONE_LIST, 0.0)),
-        server_cores=seen.metrics.get(_CPU, 0.0) / wall_s,
+        server_cores=server_s / wall_s,
         generator_cores=seen.generator_cpu_s / wall_s,
+        other_cores=max(seen.busy_s - server_s - seen.generator_cpu_s, 0.0) / wall_s,
         rss_mib=seen.rss_bytes / (1 << 20),
     )
 

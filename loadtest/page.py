@@ -29,7 +29,7 @@ def page_of(report: Report, pictures: Mapping[str, str]) -> str:
     parts = [
         f"<h1>Load test: <span class={verdict}>{verdict}</span></h1>",
         f"<p>Capacity {report.capacity_per_s:.1f} requests/s.</p>",
-        _checks([report.generator, *report.checks]),
+        _checks([*report.conditions, *report.checks]),
         *(
             f"<h2>{html.escape(caption)}</h2><img alt='{html.escape(caption)}' src='{url}'>"
             for caption, url in pictures.items()
@@ -98,13 +98,14 @@ def _outcomes(summaries: Sequence[Summary]) -> str:
             f"{one.sent_late_ms.get('p99', 0.0):.2f}",
             f"{one.generator_cores:.2f}",
             f"{one.server_cores:.2f}",
+            f"{one.other_cores:.2f}",
             f"{one.rss_mib:.0f}",
             ", ".join(f"{count} {name}" for name, count in one.outcomes.items()),
         )
         for one in summaries
     ]
     titles = ("Step", "Requests", "Late", "Unanswered", "Lists per pass", "Sent late, p99 ms")
-    more = ("Generator's cores", "Server's cores", "Server MiB", "By outcome")
+    more = ("Generator's cores", "Server's cores", "Others' cores", "Server MiB", "By outcome")
     return _table((*titles, *more), rows)
 
 

@@ -15,7 +15,7 @@ from loadtest.measures import Observed, Step, in_time
 from loadtest.plan import Planner
 from loadtest.samples import Sample
 from loadtest.sender import Arrival, Sender
-from loadtest.server import Address, MemoryWatch, ServerError, scrape
+from loadtest.server import Address, MemoryWatch, ServerError, busy_s, scrape
 
 IDLE = "idle"
 CAPACITY = "capacity"
@@ -170,14 +170,14 @@ class Runner:
         self, name: str, duration_s: float, send: Callable[[Sender], Awaitable[list[Sample]]]
     ) -> Step:
         sender = Sender(self._connections, self._deadline_ms, self._begin(name, duration_s))
-        before = scrape(self._address)
+        before, busy_before_s = scrape(self._address), busy_s()
         cpu_s, began_s = time.process_time(), time.perf_counter()
         samples = await send(sender)
         cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - began_s
-        after = scrape(self._address)
+        after, taken_s = scrape(self._address), busy_s() - busy_before_s
         risen = {key: value - before.get(key, 0.0) for key, value in after.items()}
         halves = self._memory.halves_bytes(began_s, time.perf_counter())
-        observed = Observed(risen, self._memory.now_bytes(), halves, cpu_s, wall_s)
+        observed = Observed(risen, self._memory.now_bytes(), halves, cpu_s, taken_s, wall_s)
         return Step(
             name,
             is_open=True,

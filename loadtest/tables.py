@@ -16,13 +16,13 @@ PASS, FAIL = Text("pass", style="green"), Text("FAIL", style="bold red")
 
 
 def tables_of(report: Report) -> Iterator[RenderableType]:
-    """Steps, stages, outcomes, the generator, and at the end what passed."""
+    """Steps, stages, outcomes, who took the machine, and at the end what passed."""
     yield _steps(report.summaries)
     yield _stages(report.summaries)
     yield _outcomes(report.summaries)
-    yield _generator(report.summaries)
+    yield _processes(report.summaries)
     yield f"capacity {report.capacity_per_s:.1f} requests/s"
-    yield checks_table([report.generator, *report.checks])
+    yield checks_table([*report.conditions, *report.checks])
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
@@ -76,26 +76,28 @@ def _outcomes(summaries: Sequence[Summary]) -> Table:
     return table
 
 
-def _generator(summaries: Sequence[Summary]) -> Table:
+def _processes(summaries: Sequence[Summary]) -> Table:
     table = _table(
-        "the generator itself",
+        "generator, server and other programs",
         "step",
         "sent late p50 ms",
         "p99 ms",
         "max ms",
         "its cores",
         "server's cores",
+        "others'",
         "server MiB",
     )
     for one in summaries:
-        if one.is_open:
-            table.add_row(
-                one.name,
-                *(_number(one.sent_late_ms.get(name)) for name in ("p50", "p99", "max")),
-                f"{one.generator_cores:.2f}",
-                f"{one.server_cores:.2f}",
-                f"{one.rss_mib:.0f}",
-            )
+        late = (_number(one.sent_late_ms.get(name)) for name in ("p50", "p99", "max"))
+        table.add_row(
+            one.name,
+            *(late if one.is_open else ("", "", "")),
+            f"{one.generator_cores:.2f}",
+            f"{one.server_cores:.2f}",
+            f"{one.other_cores:.2f}",
+            f"{one.rss_mib:.0f}",
+        )
     return table
 
 

@@ -21,7 +21,13 @@ from quantized_lm.prefix_cache import Reused
 from quantized_lm.pruning import Wave
 from quantized_lm.waves import run_all
 
-BUDGETS = ("deadline", "max_arcs", "max_lm_steps", "max_tokens", "overloaded")  # cuts that nobody wished for
+BUDGETS = (
+    "deadline",
+    "max_arcs",
+    "max_lm_steps",
+    "max_tokens",
+    "overloaded",
+)  # cuts that nobody wished for
 _LONGEST_CONTEXT = 0.5  # share of what the model takes
 
 

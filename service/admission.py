@@ -15,10 +15,11 @@ from service.costs import Costs
 from service.errors import DeadlineExceededError, OverloadedError
 from service.job_queue import JobQueue, ModelQueue
 from service.jobs import Job
-from service.metrics import SEVERAL_MODELS, Metrics
+from service.metrics import OTHER_MODEL, SEVERAL_MODELS, Metrics
 
 CAUTION = 1.35  # of the predicted wait: who is just in time when its turn comes shares no pass
 LONGEST_RETRY_S = 60
+LAG_SHARE = 0.05  # of the newest result in the mean
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class EngineLoad:
     waves_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Ask:
+    """What a request asks of the engine, as far as it is known: models, when, nodes, seconds."""
+
+    names: Sequence[str]
+    deadline_s: float
+    num_tokens: int = 0
+    service_s: float = 0.0
+
+
 @dataclass
 class _Work:
     """Jobs of one model: how many, and what they cost."""
@@ -70,6 +81,7 @@ class Admission:
         self._costs = costs
         self._limits = limits
         self._metrics = metrics
+        self._lag_s = 0.0
 
     def require_room(
         self, jobs: Sequence[Job[Any]], queue: JobQueue, load: EngineLoad, now_s: float
@@ -90,25 +102,45 @@ class Admission:
             raise DeadlineExceededError("the deadline had passed before the LM was asked")
         if load.is_idle and not queue:
             return
-        drain_s = self.wait_s(queue, load, now_s)
-        self._require_space(jobs, queue, drain_s)
-        service_s = self._service_s(jobs)
-        left_s = deadline_s - now_s
-        if CAUTION * drain_s + service_s <= left_s:
-            return
-        if service_s > left_s:
+        ask = _Ask(
+            [job.model.name for job in jobs],
+            deadline_s,
+            sum(job.cost_tokens for job in jobs),
+            self._service_s(jobs),
+        )
+        self._require_space(ask, queue, load, now_s)
+        if ask.service_s + self._lag_s > deadline_s - now_s:
             raise DeadlineExceededError(
-                f"the LM needs about {service_s:.3g} s for it; {left_s:.3g} s were left"
+                f"the LM needs about {ask.service_s:.3g} s for it; "
+                f"{deadline_s - now_s:.3g} s were left"
             )
-        wait_s = self.wait_s(queue, load, now_s, deadline_s)
-        takes_s = CAUTION * wait_s + service_s
-        if takes_s > left_s:
-            raise self._refused(
-                jobs,
-                "predicted_late",
-                f"the answer may take {takes_s:.3g} s; {left_s:.3g} s are left",
-                drain_s,
-            )
+        self._require_time(ask, queue, load, now_s)
+
+    def require_hope(
+        self,
+        deadline_s: float,
+        names: Sequence[str],
+        queue: JobQueue,
+        load: EngineLoad,
+        now_s: float,
+    ) -> None:
+        """Pass unless a request would be refused however little it asks for.
+
+        Args:
+            names: of the models it may ask for, as far as that is known.
+
+        Raises:
+            OverloadedError: too much waits.
+        """
+        is_late = now_s + self._lag_s >= deadline_s  # whatever waits
+        if not is_late and (not load.is_idle or queue):
+            ask = _Ask(names, deadline_s)
+            self._require_space(ask, queue, load, now_s)
+            self._require_time(ask, queue, load, now_s)
+
+    def note_lag(self, seconds: float) -> None:
+        """Learn how long a result lay before the event loop took it up."""
+        self._lag_s += LAG_SHARE * (seconds - self._lag_s)
 
     def wait_s(
         self, queue: JobQueue, load: EngineLoad, now_s: float, deadline_s: float = math.inf
@@ -123,8 +155,20 @@ class Admission:
             num_passes += passes
         return max(load.pass_ends_s - now_s, 0.0) + seconds + (num_passes + 1) * load.waves_s
 
-    def _require_space(self, jobs: Sequence[Job[Any]], queue: JobQueue, drain_s: float) -> None:
-        num_tokens = queue.num_tokens + sum(job.cost_tokens for job in jobs)
+    def _require_time(self, ask: _Ask, queue: JobQueue, load: EngineLoad, now_s: float) -> None:
+        left_s = ask.deadline_s - now_s
+        in_hand_s = left_s - ask.service_s - self._lag_s
+        drain_s = self.wait_s(queue, load, now_s)
+        if CAUTION * drain_s <= in_hand_s:
+            return
+        wait_s = self.wait_s(queue, load, now_s, ask.deadline_s)
+        if CAUTION * wait_s > in_hand_s:
+            takes_s = CAUTION * wait_s + left_s - in_hand_s
+            found = f"the answer may take {takes_s:.3g} s; {left_s:.3g} s are left"
+            raise self._refused(ask.names, "predicted_late", found, drain_s)
+
+    def _require_space(self, ask: _Ask, queue: JobQueue, load: EngineLoad, now_s: float) -> None:
+        num_tokens = queue.num_tokens + ask.num_tokens
         limits = self._limits
         if queue.num_requests >= limits.max_requests:
             found = f"{queue.num_requests} requests wait; at most {limits.max_requests} may"
@@ -132,7 +176,7 @@ class Admission:
             found = f"{num_tokens} tree nodes would wait; at most {limits.max_tokens} may"
         else:
             return
-        raise self._refused(jobs, "queue_full", found, drain_s)
+        raise self._refused(ask.names, "queue_full", found, self.wait_s(queue, load, now_s))
 
     def _service_s(self, jobs: Iterable[Job[Any]]) -> float:
         works: dict[str, _Work] = {}
@@ -149,9 +193,9 @@ class Admission:
         )
 
     def _refused(
-        self, jobs: Sequence[Job[Any]], reason: str, found: str, drain_s: float
+        self, names: Sequence[str], reason: str, found: str, drain_s: float
     ) -> OverloadedError:
-        count_refused(self._metrics, jobs, reason)
+        count_refused(self._metrics, names, reason)
         retry_after_s = min(max(math.ceil(drain_s), 1), LONGEST_RETRY_S)
         return OverloadedError(
             f"{found}; send it again in {retry_after_s} s, or to another server",
@@ -159,10 +203,11 @@ class Admission:
         )
 
 
-def count_refused(metrics: Metrics, jobs: Sequence[Job[Any]], reason: str) -> None:
-    """Count a request that was refused."""
-    names = {job.model.name for job in jobs}
-    metrics.shed.labels(names.pop() if len(names) == 1 else SEVERAL_MODELS, reason).inc()
+def count_refused(metrics: Metrics, names: Sequence[str], reason: str) -> None:
+    """Count a request that was refused, by the models that it needs; none if that is not known."""
+    distinct = set(names)
+    label = OTHER_MODEL if not distinct else SEVERAL_MODELS
+    metrics.shed.labels(distinct.pop() if len(distinct) == 1 else label, reason).inc()
 
 
 def _work_before(waiting: ModelQueue, deadline_s: float) -> _Work:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from service.auth import Guard, KeyRing
 from service.core import start_core
 from service.errors import install_error_handlers
 from service.logs import RequestLog
+from service.loop_lag import LoopLag
 from service.metrics import Metrics
 from service.middleware import Envelope, Observers
 from service.openapi import ProblemApi
@@ -53,6 +55,8 @@ def create_app(
     """
     metrics = metrics or Metrics()
     draining = threading.Event()
+    lag = LoopLag()
+    metrics.loop_lag.set_function(lambda: lag.seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,9 +64,11 @@ def create_app(
             start_core, settings, metrics, draining, load or _loader(settings)
         )
         app.state.core = core
+        watching = asyncio.create_task(lag.watch())
         try:
             yield
         finally:
+            watching.cancel()
             draining.set()
             await asyncio.to_thread(core.engine.stop, settings.shutdown_s)
             if spans is not None:
@@ -70,32 +76,33 @@ def create_app(
 
     keys = KeyRing(settings.api_keys_file)
     has_admin_port = settings.admin_port is not None
+    parts = _Parts(settings, metrics, keys, spans, lag)
     app = _dressed(
-        (*ROUTERS, *(() if has_admin_port else OPERATOR_ROUTERS)),
-        settings=settings,
-        metrics=metrics,
-        keys=keys,
-        spans=spans,
-        lifespan=lifespan,
+        (*ROUTERS, *(() if has_admin_port else OPERATOR_ROUTERS)), parts, lifespan=lifespan
     )
     app.state.draining = draining
     app.state.keys = keys
     app.state.admin = None
     if has_admin_port:
         routers = (*OPERATOR_ROUTERS, *PROBE_ROUTERS)
-        admin = _dressed(routers, settings=settings, metrics=metrics, keys=keys, spans=spans)
+        admin = _dressed(routers, parts)
         admin.state, app.state.admin = app.state, admin
     return app
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """What the apps of one process share."""
+
+    settings: Settings
+    metrics: Metrics
+    keys: KeyRing
+    spans: RequestSpans | None
+    lag: LoopLag
+
+
 def _dressed(
-    routers: Sequence[APIRouter],
-    *,
-    settings: Settings,
-    metrics: Metrics,
-    keys: KeyRing,
-    spans: RequestSpans | None,
-    lifespan: Lifespan[FastAPI] | None = None,
+    routers: Sequence[APIRouter], parts: _Parts, *, lifespan: Lifespan[FastAPI] | None = None
 ) -> FastAPI:
     """Routes, and what is done to every request of them."""
     app = ProblemApi(
@@ -106,14 +113,17 @@ def _dressed(
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(Guard, keys=keys, metrics=metrics)
+    settings, metrics = parts.settings, parts.metrics
+    app.add_middleware(Guard, keys=parts.keys, metrics=metrics)
     app.add_middleware(
         Envelope,
         metrics=metrics,
         max_body_bytes=settings.max_body_bytes,
         body_bytes_of={LATTICE_PATH: settings.max_lattice_body_bytes},
         observers=Observers(
-            RequestLog(logs_all=settings.access_log, slow_ms=settings.slow_request_ms), spans
+            RequestLog(logs_all=settings.access_log, slow_ms=settings.slow_request_ms),
+            parts.spans,
+            parts.lag,
         ),
     )
     install_error_handlers(app)

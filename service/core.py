@@ -28,6 +28,7 @@ class Core:
         metrics: those of this app.
         registry: the loaded models.
         control: changes which those are.
+        deadlines: the server's rule.
         engine: the thread that runs them.
         rescorer: `/v1/rescore`.
         lattice_rescorer: `/v1/rescore/lattice`.
@@ -39,6 +40,7 @@ class Core:
     metrics: Metrics
     registry: Registry
     control: ModelControl
+    deadlines: Deadlines
     engine: Scheduler
     rescorer: Rescorer
     lattice_rescorer: LatticeRescorer
@@ -92,6 +94,7 @@ def start_core(
         metrics=metrics,
         registry=registry,
         control=ModelControl(registry, load, settings, metrics),
+        deadlines=deadlines,
         engine=engine,
         rescorer=Rescorer(registry, engine, metrics, deadlines),
         lattice_rescorer=LatticeRescorer(registry, engine, metrics, settings),

@@ -231,6 +231,12 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.loop_lag = Gauge(
+            "rescore_loop_lag_seconds",
+            "How far the event loop is behind: reads of requests and writes of answers.",
+            registry=self.registry,
+        )
+
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return _remembering(Counter(name, text, labels, registry=self.registry))
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from service.logs import REQUEST, RequestIds, RequestLog
+from service.loop_lag import LoopLag
 from service.metrics import OTHER_MODEL, Metrics
 
 if TYPE_CHECKING:
@@ -34,15 +35,18 @@ OUTCOMES = {429: "overloaded", CLIENT_GONE: "canceled", 504: "deadline"}
 
 @dataclass(frozen=True)
 class Observers:
-    """What is told of each request beside the metrics.
+    """What is told of each request beside the metrics, or has to be known of its time.
 
     Attributes:
         log: writes a line for some.
         spans: traces them, if anything does.
+        lag: of the event loop; a request came that much earlier than it was read, and its answer
+            will go out that much later.
     """
 
     log: RequestLog = field(default_factory=RequestLog)
     spans: RequestSpans | None = None
+    lag: LoopLag = field(default_factory=LoopLag)
 
 
 class Envelope:
@@ -53,7 +57,7 @@ class Envelope:
         metrics: where requests are counted.
         max_body_bytes: a body larger than this raises BodyTooLargeError where it is read.
         body_bytes_of: path -> the same for a route with a limit of its own.
-        observers: what else is told of each request.
+        observers: what else is told of each request, and sees to the event loop.
         clock: seconds, monotonic.
     """
 
@@ -70,7 +74,7 @@ class Envelope:
         self._app = app
         self._metrics = metrics
         observers = observers or Observers()
-        self._log, self._spans = observers.log, observers.spans
+        self._log, self._spans, self._lag = observers.log, observers.spans, observers.lag
         self._max_body_bytes = max_body_bytes
         self._body_bytes_of = body_bytes_of
         self._clock = clock
@@ -84,7 +88,7 @@ class Envelope:
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
-        scope["state"]["received_s"] = started_s
+        scope["state"]["received_s"] = started_s - 2 * self._lag.seconds
         span = self._span(scope, headers)
         REQUEST.set(RequestIds(request_id, self._trace_id(span)))
         status = 500

@@ -108,6 +108,19 @@ class Scheduler:
             oldest_s = self._queue.oldest_s()
         return 0.0 if oldest_s is None else self._clock() - oldest_s
 
+    def require_hope(self, deadline_s: float, names: Sequence[str]) -> None:
+        """Pass unless a request would be refused whatever it asks for.
+
+        Args:
+            names: of the models it may ask for, as far as that is known.
+
+        Raises:
+            OverloadedError: too much waits.
+        """
+        with self._changed:
+            now_s = self._clock()
+            self._admission.require_hope(deadline_s, names, self._queue, self._load, now_s)
+
     def submit(self, jobs: Sequence[Job[Result]]) -> list[Future[Completed[Result] | None]]:
         """Queue the jobs of one request, which have one deadline; one future per job.
 
@@ -145,7 +158,11 @@ class Scheduler:
             errors = [error for future in done if (error := future.exception())]
             if errors:
                 raise errors[0]
-            return [future.result() if future in done else None for future in futures]
+            results = [future.result() if future in done else None for future in futures]
+            finished_s = [one.finished_s for one in results if one is not None]
+            if len(finished_s) == len(jobs):
+                self._admission.note_lag(self._clock() - max(finished_s))
+            return results
         finally:
             self._leave(tickets)
 
@@ -185,7 +202,7 @@ class Scheduler:
         with self._changed:
             if self._refusal is not None:
                 if not self.has_died:
-                    count_refused(self._metrics, jobs, "draining")
+                    count_refused(self._metrics, [job.model.name for job in jobs], "draining")
                 raise self._refusal("the engine takes no more work; send it to another server")
             self._admission.require_room(jobs, self._queue, self._load, now_s)
             tickets = [Ticket(job, next(self._numbers), now_s, request) for job in jobs]

@@ -38,7 +38,7 @@ from quantized_lm.ops.tiles import TABLE, Tile, TileKey, write_tiles
 
 REPORT = "gpu.json"
 _SERVED_PASSES, _SERVED_LISTS = 5, 12
-_TINY = replace(QUICK_SIZE, model_dim=32, ffn_dim=64, vocab_size=130, lists=1, hypotheses=4)
+_TINY = replace(QUICK_SIZE, model_dim=32, ffn_dim=64, vocab_size=130, lists=1, hypotheses=2)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def rehearsal(output: Path) -> GpuOptions:
         output,
         checks=CheckOptions(shapes=((70, 100),), rows=(2,), repeats=1),
         products=products,
-        lists=ListOptions(sizes={"quick": _TINY}, budgets=(20,), lstm=(1, 32, 64)),
+        lists=ListOptions(sizes={"quick": _TINY}, budgets=(20,), lstm=(1, 32, 64), hypotheses=2),
         repeats=1,
         serves=False,
     )
@@ -106,6 +106,7 @@ def run(options: GpuOptions, track: Track) -> GpuReport:
         BackendError: there is no GPU, or a kernel computes something else than its definition.
     """
     backend = GpuBackend.create(BackendOptions(residency="packed"))
+    options.output.mkdir(parents=True, exist_ok=True)
     clock = Clock(backend.device, options.repeats)
     report = GpuReport(
         device=_device_name(backend),
@@ -123,7 +124,7 @@ def run(options: GpuOptions, track: Track) -> GpuReport:
     if tiles:
         _keep_tiles(report.device, tiles, options.output)
     _keep(report, options.output)
-    report.lists += time_lists(options.lists, backend, clock, track, options.output / "gpu")
+    report.lists += time_lists(options.lists, backend.device, clock, track, options.output / "gpu")
     if options.serves:
         _serve(report, options.output)
     _keep(report, options.output)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
-Call = Callable[[], None]
+Call = Callable[[], object]
 _COPIES = 20  # of a call in one graph, so that starting the graph does not count
 _FLUSHED_BYTES = 256 << 20  # more than the second-level cache of any GPU
 
@@ -71,9 +72,10 @@ def _record(call: Call, copies: int) -> torch.cuda.CUDAGraph:
 
 
 def _events(call: Call) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     start.record()
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    return float(start.elapsed_time(end)) / 1e3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,18 @@ from quantized_lm.bench.weights import (
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.models.layers import load_packed, matrix_names
 from quantized_lm.models.lstm import Lstm, LstmConfig
-from quantized_lm.ops import Backend, select_backend
+from quantized_lm.ops import BACKENDS, Backend, select_backend
 from quantized_lm.ops.backend import BackendOptions
 from quantized_lm.ops.device_layout import Residency
 from quantized_lm.ops.gpu import GpuBackend
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
-from quantized_lm.tree import build_tree
+from quantized_lm.tree import TokenTree, build_tree
 
 Score = Callable[[Sequence[Tokens]], list[float]]
 _PACKING = "2bit, output 4bit"
 _POSITIONS = 128  # of the random GPT-2s
+_RESIDENCIES: tuple[Residency, ...] = ("expanded", "packed")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,13 @@ class ListOptions:
 
     Attributes:
         sizes: GPT-2s by name. budgets: nodes of a batch of lists.
-        lstm: layers, width, vocabulary of an LSTM with random weights.
+        lstm: layers, width, vocabulary of an LSTM with random weights. hypotheses: of its list.
     """
 
     sizes: Mapping[str, Size] = field(default_factory=lambda: dict(SIZES))
     budgets: tuple[int, ...] = (600, 1000, 2000, 4000)
     lstm: tuple[int, int, int] = (3, 2048, 16384)
+    hypotheses: int = 100
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class ListTime:
     Attributes:
         nodes: of a list or a batch, the mean. median_ms, slowest_ms: wall time; the latter is the
             99th percentile.
-        difference: the largest of a hypothesis's score to the CPU engine's, nats; None where the
-            system's weights are others.
+        difference: the largest of a hypothesis's score to the CPU engine's, nats; None where it
+            was not computed.
         failure: why there is no time; None where there is.
     """
 
@@ -77,7 +80,7 @@ class ListTime:
 
 
 def time_lists(
-    options: ListOptions, backend: GpuBackend, clock: Clock, track: Track, folder: Path
+    options: ListOptions, device: torch.device, clock: Clock, track: Track, folder: Path
 ) -> list[ListTime]:
     """Every model and system, one list at a time, then ours by batches."""
     times: list[ListTime] = []
@@ -85,27 +88,30 @@ def time_lists(
         lists = made_up_lists(
             size.lists, size.vocab_size, hypotheses=size.hypotheses, seed=size.seed
         )
-        for residency in ("expanded", "packed"):
-            model = _gpt2(name, size, folder, _with(backend, residency))
-            difference = _difference(model, _gpt2(name, size, folder, _cpu()), lists[0])
+        for residency in _RESIDENCIES:
+            model = _gpt2(name, size, folder, _with(residency))
+            difference = None
+            if BACKENDS["cpu"].is_available:
+                on_cpu = _gpt2(name, size, folder, select_backend("cpu"))
+                difference = _difference(model, on_cpu, lists[0])
             system = f"ours {_PACKING}, {residency}"
             times.append(
                 _timed(
                     name,
                     system,
                     lists,
-                    lambda one, m=model: score_tokens(m, one),
+                    partial(score_tokens, model),
                     clock,
                     difference,
-                )  # type: ignore[misc]
+                )
             )
             times += [
                 _time_batch(name, f"{system}, a batch", model, lists, budget, clock)
                 for budget in options.budgets
             ]
-        for system, score in _transformers(size, backend.device):
+        for system, score in _transformers(size, device):
             times.append(_timed(name, system, lists, score, clock))
-    times += _time_lstm(options, backend, clock)
+    times += _time_lstm(options, clock)
     return times
 
 
@@ -118,12 +124,7 @@ def _gpt2(name: str, size: Size, folder: Path, backend: Backend) -> LanguageMode
     return load_packed_gpt2(weights, size.num_heads, path, backend)
 
 
-def _cpu() -> Backend:
-    return select_backend("cpu")
-
-
-def _with(backend: GpuBackend, residency: Residency) -> GpuBackend:
-    del backend
+def _with(residency: Residency) -> GpuBackend:
     return GpuBackend.create(BackendOptions(residency=residency))
 
 
@@ -142,7 +143,7 @@ def _timed(
 ) -> ListTime:
     nodes = float(np.mean([build_tree(one).num_nodes for one in lists]))
     try:
-        walls = [wall for one in lists for wall in clock.wall(lambda one=one: score(one))]  # type: ignore[misc]
+        walls = [wall for one in lists for wall in clock.wall(partial(score, one))]
     except (RuntimeError, ImportError) as error:
         return ListTime(model, system, nodes, 0.0, 0.0, None, str(error).splitlines()[0][:160])
     median, slowest = 1e3 * np.quantile(walls, [0.5, 0.99])
@@ -159,7 +160,8 @@ def _time_batch(
 ) -> ListTime:
     """As many lists in one forward pass as the budget holds."""
     trees = [build_tree(one) for one in lists]
-    chosen, nodes = [], 0
+    chosen: list[TokenTree] = []
+    nodes = 0
     while not chosen or nodes < budget:
         chosen.append(trees[len(chosen) % len(trees)])
         nodes += chosen[-1].num_nodes
@@ -175,27 +177,27 @@ def _time_batch(
     return ListTime(name, system, float(nodes), float(median), float(slowest))
 
 
-def _time_lstm(options: ListOptions, backend: GpuBackend, clock: Clock) -> list[ListTime]:
+def _time_lstm(options: ListOptions, clock: Clock) -> list[ListTime]:
     layers, width, vocab_size = options.lstm
-    lists = made_up_lists(1, vocab_size, hypotheses=min(100, vocab_size // 2), seed=12)
+    lists = made_up_lists(1, vocab_size, hypotheses=options.hypotheses, seed=12)
     times = []
-    for residency in ("packed", "expanded"):
+    for residency in _RESIDENCIES:
         model = Lstm(LstmConfig(vocab_size, layers, width, _POSITIONS))
         model.initialize(seed=0)
         parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
         grid = Grid.named("2bit")
         packed = {name: round_to_nearest(parameters[name], grid) for name in matrix_names(model)}
         plain = {name: p for name, p in parameters.items() if name not in packed}
-        loaded = load_packed(model, packed, plain, _with(backend, residency))
+        loaded = load_packed(model, packed, plain, _with(residency))
         name = f"LSTM {layers} x {width}"
         times.append(
             _timed(
                 name,
                 f"ours 2bit, {residency}",
                 lists,
-                lambda one, m=loaded: score_tokens(m, one),
+                partial(score_tokens, loaded),
                 clock,
-            )  # type: ignore[misc]
+            )
         )
     return times
 
@@ -216,7 +218,7 @@ def _transformers(size: Size, device: torch.device) -> Iterator[tuple[str, Score
             yield f"transformers {system}", refuse
             continue
         run: Any = torch.compile(model, mode="reduce-overhead") if compiles else model
-        yield f"transformers {system}", lambda one, run=run: _score_padded(run, one, device)  # type: ignore[misc]
+        yield f"transformers {system}", partial(_score_padded, run, device)
 
 
 def _load_transformers(size: Size, device: torch.device) -> Any:
@@ -236,7 +238,7 @@ def _load_transformers(size: Size, device: torch.device) -> Any:
 
 
 @torch.inference_mode()
-def _score_padded(model: Any, hypotheses: Sequence[Tokens], device: torch.device) -> list[float]:
+def _score_padded(model: Any, device: torch.device, hypotheses: Sequence[Tokens]) -> list[float]:
     inputs, targets = (torch.from_numpy(part).to(device) for part in shapes.pad(hypotheses))
     logits = model(inputs, use_cache=False).logits.float()
     at_target = logits.gather(2, targets.clamp(min=0)[..., None]).squeeze(2)

@@ -78,7 +78,7 @@ class DeviceModel:
         """
         if len(context) > self.max_tokens:
             raise ShapeError(f"a path has {len(context)} tokens; need at most {self.max_tokens}")
-        tokens = np.asarray(context, np.int64)
+        tokens = np.clip(np.asarray(context, np.int64), -1, self.vocab_size).astype(np.int32)
         limits = np.full(len(tokens), self.vocab_size)
         require_inside(tokens, limits, "a token is {value}; need 0 to {last}")
         return DeviceTree.path(self._slots, context)

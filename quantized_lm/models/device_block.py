@@ -42,8 +42,35 @@ class Chunk:
         return len(self.fields[0]) if self.fields else 0
 
 
+class PinnedInts:
+    """Memory of the host that a device copies from while the host goes on, and its twin there.
+
+    Attributes:
+        device: (size,) int32, the twin.
+    """
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        is_cuda = device.type == "cuda"
+        self.device = torch.zeros(size, dtype=torch.int32, device=device)
+        self._host = torch.zeros(size, dtype=torch.int32, pin_memory=is_cuda)
+        self._copied = torch.cuda.Event() if is_cuda else None  # type: ignore[no-untyped-call]
+
+    def open(self) -> Ints:
+        """The host's memory, once what was sent last has been read."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        filled: Ints = self._host.numpy()
+        return filled
+
+    def send(self, first: int, end: int) -> None:
+        """Start the copy of a part."""
+        self.device[first:end].copy_(self._host[first:end], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+
 class InputBlock:
-    """Pinned memory and its twin on the device.
+    """What goes to the device, and the answers that come back.
 
     Args:
         num_fields: of a node. most_nodes, most_questions: buckets.
@@ -56,34 +83,33 @@ class InputBlock:
         self._middle = num_fields * most_nodes
         size = self._middle + 2 * most_questions
         is_cuda = device.type == "cuda"
-        self._host = torch.zeros(size, dtype=torch.int32, pin_memory=is_cuda)
-        self._filled = self._host.numpy()
-        self._device = torch.zeros(size, dtype=torch.int32, device=device)
+        self._block = PinnedInts(device, size)
         self._answers = torch.zeros(most_questions, device=device)
         self._host_answers = torch.zeros(most_questions, pin_memory=is_cuda)
 
     def fill(self, chunk: Chunk, node_bucket: int, question_bucket: int) -> None:
         """Copy a chunk to the device, padded to its buckets; buckets may be 0."""
+        filled = self._block.open()
         first = self._middle - self._num_fields * node_bucket
         for index, (field, padding) in enumerate(zip(chunk.fields, chunk.padding, strict=True)):
             at = first + index * node_bucket
-            self._filled[at : at + len(field)] = field
-            self._filled[at + len(field) : at + node_bucket] = padding
+            filled[at : at + len(field)] = field
+            filled[at + len(field) : at + node_bucket] = padding
         for index, part in enumerate((chunk.slots, chunk.tokens)):
             at = self._middle + index * question_bucket
-            self._filled[at : at + len(part)] = part
-            self._filled[at + len(part) : at + question_bucket] = 0
+            filled[at : at + len(part)] = part
+            filled[at + len(part) : at + question_bucket] = 0
         end = self._middle + 2 * question_bucket
-        self._device[first:end].copy_(self._host[first:end], non_blocking=True)
+        self._block.send(first, end)
 
     def nodes(self, bucket: int) -> tuple[Tensor, ...]:
         """The fields on the device, each (bucket,) int32."""
         first = self._middle - self._num_fields * bucket
-        return self._device[first : self._middle].view(self._num_fields, -1).unbind()
+        return self._block.device[first : self._middle].view(self._num_fields, -1).unbind()
 
     def questions(self, bucket: int) -> tuple[Tensor, Tensor, Tensor]:
         """Slots and tokens on the device and where the answers go, each (bucket,)."""
-        part = self._device[self._middle : self._middle + 2 * bucket].view(2, -1)
+        part = self._block.device[self._middle : self._middle + 2 * bucket].view(2, -1)
         return part[0], part[1], self._answers[:bucket]
 
     def answers(self, count: int) -> NDArray[np.float32]:
@@ -141,7 +167,7 @@ def graph_recorder(device: torch.device) -> Recorder:
     pool = torch.cuda.graph_pool_handle()
 
     def record(call: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             call()  # compiles kernels, which must not happen while a graph is recorded
@@ -149,6 +175,6 @@ def graph_recorder(device: torch.device) -> Recorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             call()
-        return graph.replay  # type: ignore[no-any-return]
+        return graph.replay
 
     return record

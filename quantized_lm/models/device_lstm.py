@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quantized_lm.models.device_block import Chunk, Recorded, Recorder
+from quantized_lm.models.device_block import Chunk, PinnedInts, Recorded, Recorder
 from quantized_lm.models.device_engine import (
     DeviceEngine,
     Ints,
@@ -80,7 +80,7 @@ class Scratch:
     Attributes:
         x: (M, dim) what goes into a layer, then what comes out of it. x_codes: rounded by rule.
         below, past: (M, 4 dim) sums of the gates: of the input, and of one level's parents.
-        partial: (2, M, chunks). host_levels, levels: rows and slots of all levels.
+        partial: (2, M, chunks). levels: rows and slots of all levels.
         level: those of the level that is run.
     """
 
@@ -89,8 +89,7 @@ class Scratch:
     below: Tensor
     past: Tensor
     partial: Tensor
-    host_levels: Tensor
-    levels: Tensor
+    levels: PinnedInts
     level: Tensor
 
 
@@ -196,7 +195,7 @@ class DeviceLstm(DeviceEngine):
             first = 0
             for width in widths:
                 size = _LEVEL_FIELDS * width
-                scratch.level[:size].copy_(scratch.levels[first : first + size])
+                scratch.level[:size].copy_(scratch.levels.device[first : first + size])
                 step(width)
                 first += size
         self._outputs(bucket)
@@ -212,7 +211,8 @@ class DeviceLstm(DeviceEngine):
         _, slot, parent = chunk.fields
         row = np.arange(count, dtype=np.int32)
         padding = (count, SPARE, ABOVE_ROOTS)  # the row is one of padding
-        filled, end, widths = scratch.host_levels.numpy(), 0, []
+        filled, end = scratch.levels.open(), 0
+        widths: list[int] = []
         starts = [0, *(np.flatnonzero(np.diff(chunk.depth)) + 1).tolist(), count]
         for first, last in itertools.pairwise(starts):
             width = bucket_of(last - first, self.buckets)
@@ -221,7 +221,7 @@ class DeviceLstm(DeviceEngine):
                 filled[end + last - first : end + width] = filler
                 end += width
             widths.append(width)
-        scratch.levels[:end].copy_(scratch.host_levels[:end], non_blocking=True)
+        scratch.levels.send(0, end)
         return widths
 
     def _run_input(self, layer: int, bucket: int) -> None:
@@ -309,7 +309,6 @@ class DeviceLstm(DeviceEngine):
             self.device,
             _LEVEL_FIELDS * _LEVEL_ROOM * self.most_nodes,
         )
-        is_cuda = device.type == "cuda"
         return Scratch(
             x=torch.zeros((most, self._dim), device=device),
             x_codes={is_quads: self._codes(most) for is_quads in (False, True)},
@@ -318,8 +317,7 @@ class DeviceLstm(DeviceEngine):
             partial=torch.zeros(
                 (2, most, self.kernels.num_chunks(self._embedding.layout)), device=device
             ),
-            host_levels=torch.zeros(room, dtype=torch.int32, pin_memory=is_cuda),
-            levels=ints(room, device=device),
+            levels=PinnedInts(device, room),
             level=ints(_LEVEL_FIELDS * most, device=device),
         )
 

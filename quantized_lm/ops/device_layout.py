@@ -3,8 +3,8 @@
 Packed, K-planar: along K a row is cut into blocks of planes * tile codes, planes = 8 / bits, each
 in `tile` bytes. Plane p, position i of a block is column p * tile + i of it, and sits in the
 block's 32-bit word i // 4 from bit 4 (i % 4) + 16 (p & 1) + bits (p >> 1) on. So a kernel loads
-each byte once, plane p of it meets `tile` neighboring columns of x, and four codes stand in the four low
-nibbles of a word, where one `prmt` instruction looks them all up in a table of levels.
+each byte once, plane p of it meets `tile` neighboring columns of x, and four codes stand in the
+four low nibbles of a word, where one `prmt` instruction looks them all up in a table of levels.
 Expanded: a byte is a level, K contiguous; one plane. Lossless, as levels are int8.
 """
 

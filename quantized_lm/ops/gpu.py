@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -110,7 +110,7 @@ class GpuBackend:
             variant = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
         launch = importlib.import_module("quantized_lm.ops.triton.launch")
         kernels = launch.Kernels(read_tiles(gpu), is_plain=interprets)
-        return cls(variant, device, cast("Residency", options.residency), kernels)
+        return cls(variant, device, options.residency, kernels)
 
     @property
     def activations(self) -> Activations:

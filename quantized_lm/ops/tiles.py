@@ -97,6 +97,7 @@ def default_tile(key: TileKey) -> Tile:
     if key.num_nodes <= 64 or key.num_rows * key.num_nodes <= 128 * 128 * 132:
         return Tile(rows=64, nodes=min(nodes, 64), warps=4, stages=3)
     # Two programs shall fit on a multiprocessor: 113 KB of shared memory for each.
+    nodes = min(nodes, 64) if key.bits == 1 else nodes
     return Tile(rows=128, nodes=nodes, warps=8, stages=2 if key.bits == 4 else 3)
 
 

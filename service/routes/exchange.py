@@ -45,6 +45,7 @@ class BodyRoute(APIRoute):
                 return await fastapi_answer(request)
             try:
                 content = await request.body()
+                _require_hope(request, content)
                 started_s = time.perf_counter()
                 body = read(content)
             except ValidationError:
@@ -54,6 +55,21 @@ class BodyRoute(APIRoute):
             return Response(status_code=CLIENT_GONE) if response is None else response
 
         return answer
+
+
+def _require_hope(request: Request, content: bytes) -> None:
+    """Refuse what would be refused anyway before it is read: under overload most time goes there.
+
+    A body that may name a deadline or a wish of its own is read.
+
+    Raises:
+        OverloadedError: too much waits.
+    """
+    if b"deadline_ms" not in content and b"on_overload" not in content:
+        core = core_of(request)
+        deadline_s = core.deadlines.at_s(arrival_of(request), None, "")
+        names = list(core.registry.models)
+        core.engine.require_hope(deadline_s, names if len(names) == 1 else ())
 
 
 def core_of(request: Request) -> Core:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,23 +28,42 @@ def python() -> str:
     return str(_FOLDER / "bin" / "python")
 
 
-@pytest.mark.parametrize(
-    ("module", "interprets"),
-    [("interpreted", True), ("interpreted_models", True), ("compiled", False), ("on_gpu", False)],
-)
-def test_in_the_environment_with_triton(python: str, module: str, *, interprets: bool) -> None:
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": str(int(interprets))}
-    file = f"tests/gpu_env/{module}.py"
-    options = ["-q", "-p", "no:cacheprovider", "--no-header"]
-    done = subprocess.run(
-        [python, "-m", "pytest", file, *options],
-        check=False,
-        cwd=ROOT,
-        env=settings,
-        text=True,
-        capture_output=True,
-        timeout=230,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
-    if "no CUDA device" in done.stdout:
+# Which of tests/gpu_env, and whether in the interpreter.
+MODULES = {
+    "interpreted": True,
+    "interpreted_models": True,
+    "compiled": False,
+    "on_gpu": False,
+}
+_OPTIONS = ["-q", "-p", "no:cacheprovider", "--no-header", "--tb=short"]
+
+
+@pytest.fixture(scope="module")
+def started(python: str) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """All of them at once: most of their time they use one core."""
+    running = {}
+    for module, interprets in MODULES.items():
+        settings = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": str(int(interprets))}
+        command = [python, "-m", "pytest", f"tests/gpu_env/{module}.py", *_OPTIONS]
+        running[module] = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=settings,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    yield running
+    for process in running.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_in_the_environment_with_triton(
+    started: dict[str, subprocess.Popen[str]], module: str
+) -> None:
+    said, _ = started[module].communicate(timeout=230)
+    assert started[module].returncode == 0, said[-6000:]
+    if "no CUDA device" in said:
         pytest.skip("torch finds no CUDA device")

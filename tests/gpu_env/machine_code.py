@@ -41,12 +41,16 @@ class MachineCode:
         return self.count(r"wgmma\.mma_async\.sync\.aligned\.\S+\s*\{[^}]*\},\s*\{")
 
     @property
-    def loop_alu(self) -> int:
-        """Integer instructions between the first and the last tensor-core instruction."""
+    def alu_per_weight(self) -> float:
+        """Integer instructions of a thread between the first and the last tensor-core instruction.
+
+        Each of those multiplies 64 x 32 weights, 16 for each of 128 threads.
+        """
         lines = self.sass.splitlines()
         places = [index for index, line in enumerate(lines) if "IGMMA" in line]
         inner = lines[places[0] : places[-1]]
-        return sum(bool(re.search(rf"\b(?:{_INT_ALU})\b", line)) for line in inner)
+        alu = sum(bool(re.search(rf"\b(?:{_INT_ALU})\b", line)) for line in inner)
+        return alu / (16 * max(len(places) - 1, 1))
 
 
 def compile_kernel(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtest.checks import Check, check_generator, check_run
+from loadtest.checks import Check, check_conditions, check_run
 from loadtest.measures import Observed, Step, recovery_s, summarize
 from loadtest.run import BURSTS, IDLE, OVERLOAD, RECOVERY, STEADY, Run
 from loadtest.samples import HUNG_UP, UNANSWERED, Sample, outcome_of
@@ -74,7 +74,7 @@ def failed(checks: list[Check]) -> list[str]:
 
 def test_a_good_run_passes() -> None:
     assert failed(check_run(good_run(), KIND)) == []
-    assert check_generator(good_run()).is_passed
+    assert failed(check_conditions(good_run())) == []
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,21 @@ def test_a_generator_that_is_late_makes_the_run_invalid() -> None:
     def late(one: Step) -> Step:
         return replace(one, samples=[replace(s, sent_s=s.planned_s + 0.05) for s in one.samples])
 
-    assert not check_generator(with_step(good_run(), BURSTS, late)).is_passed
-    assert check_generator(with_step(good_run(), f"{IDLE}, {KIND}", late)).is_passed
+    (claim,) = failed(check_conditions(with_step(good_run(), BURSTS, late)))
+    assert "sent when planned" in claim
+    assert failed(check_conditions(with_step(good_run(), f"{IDLE}, {KIND}", late))) == []
+
+
+def test_a_machine_that_works_for_others_makes_the_run_invalid() -> None:
+    def crowded(one: Step) -> Step:
+        metrics = {"process_cpu_seconds_total": 1.0}
+        seen = Observed(metrics=metrics, generator_cpu_s=0.1, busy_s=1.5, wall_s=1.0)
+        return replace(one, observed=seen)
+
+    run = with_step(good_run(), STEADY, crowded)
+    assert summarize(run.step(STEADY)).other_cores == pytest.approx(0.4)
+    (claim,) = failed(check_conditions(run))
+    assert "other programs" in claim
 
 
 def test_outcomes_are_found_without_reading_the_body() -> None:

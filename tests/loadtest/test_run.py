@@ -55,6 +55,7 @@ def test_a_run_ends_with_a_table_a_page_and_a_line_of_json(
     assert set(by_name["mixed"]["by_kind_ms"]) <= {"1-best", "10-best", "100-best", "lattice"}
     assert by_name["idle, lattice"]["outcomes"] == {"200": 5}
     assert by_name["idle, 5-best"]["stages_ms"]["forward"]["p50"] > 0.0
+    assert by_name["70 %"]["server_cores"] > 0.0
     assert all(one["unanswered"] == 0 for one in report["summaries"])
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 3

@@ -128,7 +128,8 @@ class Kernels:
             N=layout.num_rows, **_columns(layout), HAS_NODES=x.nodes is not None,
             HAS_BIAS=epilogue.bias is not None, ACTIVATION=ACTIVATIONS[epilogue.activation],
             ADDS=epilogue.adds, STRIDE=y.stride(0), ROWS=tile.rows, NODES=tile.nodes,
-            PLAIN=self.is_plain, TABLES=weight.tables, num_warps=tile.warps, num_stages=tile.stages, **_EXACT,
+            PLAIN=self.is_plain, TABLES=weight.tables, num_warps=tile.warps,
+            num_stages=tile.stages, **_EXACT,
         )  # fmt: skip
 
     def trace(self, nodes: Nodes, num: int, parent_of: Tensor, paths: Tensor) -> None:

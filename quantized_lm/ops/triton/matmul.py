@@ -86,8 +86,8 @@ def matmul_kernel(words_ptr, scale_ptr, levels_ptr, codes_ptr, step_ptr, nodes_p
                   GROUPS: tl.constexpr, ROW_BYTES: tl.constexpr, BITS: tl.constexpr,
                   TILE: tl.constexpr, BLOCKS: tl.constexpr, HAS_NODES: tl.constexpr,
                   HAS_BIAS: tl.constexpr, ACTIVATION: tl.constexpr, ADDS: tl.constexpr,
-                  STRIDE: tl.constexpr, ROWS: tl.constexpr, NODES: tl.constexpr, PLAIN: tl.constexpr,
-                  TABLES: tl.constexpr):  # fmt: skip
+                  STRIDE: tl.constexpr, ROWS: tl.constexpr, NODES: tl.constexpr,
+                  PLAIN: tl.constexpr, TABLES: tl.constexpr):  # fmt: skip
     """One tile of ROWS rows of the weight by NODES nodes.
 
     Args:
