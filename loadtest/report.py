@@ -51,7 +51,7 @@ class Report:
         machine: processor, cores, Python, load before the run.
         settings: of server and run.
         spans: steps over time, by name.
-        conditions: whether load and machine were as they have to be for the checks to mean anything.
+        conditions: whether load and machine were as the checks need them to mean anything.
     """
 
     machine: Mapping[str, str]

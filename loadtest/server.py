@@ -146,7 +146,7 @@ def scrape(address: Address) -> dict[str, float]:
 
 
 def busy_s() -> float:
-    """Seconds for which the cores that this process may use have worked, for whomever; stolen ones too.
+    """Seconds for which the cores that this process may use have worked, or were stolen.
 
     0 where the system does not tell.
     """
