@@ -156,9 +156,11 @@ def logging_to(
     for logger in loggers:
         logger.setLevel(settings.log_level.upper())
     logging.getLogger().addHandler(handler)
+    logging.captureWarnings(capture=True)  # libraries' warnings are lines like any other
     try:
         yield handler
     finally:
+        logging.captureWarnings(capture=False)
         logging.getLogger().removeHandler(handler)
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,13 @@ async def test_a_refused_request_is_not_quoted(body: str) -> None:
     assert 400 <= response.status_code < 500
     assert [line["status"] for line in _lines(stream)] == [response.status_code]
     assert CANARY not in stream.getvalue()
+
+
+def test_a_librarys_warning_is_a_line_of_the_log() -> None:
+    stream = io.StringIO()
+    with warnings.catch_warnings(), logging_to(stream, Settings(log_format="json"), pytest.fail):
+        warnings.simplefilter("always")
+        warnings.warn("an odd pickle", stacklevel=1)
+    (line,) = stream.getvalue().splitlines()
+    assert "an odd pickle" in json.loads(line)["message"]
+    assert json.loads(line)["level"] == "warning"
