@@ -278,4 +278,4 @@ def test_a_librarys_warning_is_a_line_of_the_log() -> None:
         warnings.warn("an odd pickle", stacklevel=1)
     (line,) = stream.getvalue().splitlines()
     assert "an odd pickle" in json.loads(line)["message"]
-    assert json.loads(line)["level"] == "warning"
+    assert json.loads(line)["level"] == "WARNING"
