@@ -62,8 +62,9 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
     {
         entry.name: entry
         for entry in (
-            BackendEntry("triton", GpuBackend.create, why_gpu_unavailable),
             BackendEntry("cpu", CpuBackend.create, why_cpu_unavailable),
+            # Behind the CPU's until it has been measured on a GPU: it has to be named.
+            BackendEntry("triton", GpuBackend.create, why_gpu_unavailable),
             BackendEntry("reference", lambda _: ReferenceBackend(), lambda: None),
         )
     }

@@ -33,7 +33,7 @@ def _without_native(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_native_backend_is_preferred(cpu: CpuBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(CPU_ISA_VARIABLE, raising=False)
-    assert list(BACKENDS) == ["triton", "cpu", "reference"]
+    assert list(BACKENDS) == ["cpu", "triton", "reference"]
     assert (select_backend().name, select_backend().variant) == ("cpu", cpu.variant)
     assert select_backend("reference").name == "reference"
 
@@ -59,7 +59,7 @@ def test_an_instruction_set_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(BackendError, match="known are auto, triton, cpu, reference"):
+    with pytest.raises(BackendError, match="known are auto, cpu, triton, reference"):
         select_backend("tpu")
 
 
