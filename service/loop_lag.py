@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 EVERY_S = 0.02
-FADING = 0.8  # of a delay, each time that it is not seen again
+FADING = 0.98  # of a delay, each time that it is not seen again: passes end, and block, all 0.3 s
 
 
 class LoopLag:

@@ -38,7 +38,7 @@ async def test_a_delay_is_seen_at_once_and_fades() -> None:
             await asyncio.sleep(EVERY_S / 4)
             if not seen or seen[-1] != lag.seconds:
                 seen.append(lag.seconds)
-    assert seen == [0.0, *(pytest.approx(0.5 * 0.8**times) for times in range(3))]
+    assert seen == [0.0, *(pytest.approx(0.5 * 0.98**times) for times in range(3))]
 
 
 @pytest.mark.anyio
