@@ -50,7 +50,11 @@ class Server:
             DataError: the server is not there, refuses the request, or could not rank a list.
         """
         body = json.dumps(
-            {**self.settings, "utterances": [_wire(utterance) for utterance in utterances]}
+            {
+                **self.settings,
+                "utterances": [_wire(utterance) for utterance in utterances],
+                "options": {"on_deadline": "error"},  # a file holds scores, or is not written
+            }
         ).encode()
         results = self._post(body).get("results")
         if not isinstance(results, list) or len(results) != len(utterances):
@@ -64,7 +68,11 @@ class Server:
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
             f"{self.url.rstrip('/')}/v1/rescore",
             data=body,
-            headers={"Content-Type": "application/json"},
+            # Nobody waits for one list; the server cuts this to the longest deadline it grants.
+            headers={
+                "Content-Type": "application/json",
+                "X-Request-Timeout-Ms": f"{1000.0 * _TIMEOUT_S:g}",
+            },
         )
         # The server stands beside the decoder: what proxy the machine uses is not for it.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))

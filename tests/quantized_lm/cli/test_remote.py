@@ -58,14 +58,22 @@ def ranked(request: dict[str, Any]) -> Reply:
 
 
 @contextmanager
-def serving(*first: Reply) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that gives these replies first and ranks after; yields its address and requests."""
+def serving(
+    *first: Reply, timeouts: list[str] | None = None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that gives these replies first and ranks after; yields its address and requests.
+
+    Args:
+        timeouts: gets the X-Request-Timeout-Ms of each request.
+    """
     replies, requests = list(first), []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             requests.append(request)
+            if timeouts is not None:
+                timeouts.append(self.headers["X-Request-Timeout-Ms"])
             status, headers, content = replies.pop(0) if replies else ranked(request)
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
@@ -190,3 +198,16 @@ def test_weight_options_become_the_requests_fields(tmp_path: Path) -> None:
     assert "model" not in settings
     with pytest.raises(DataError, match="give one of them"):
         wire_settings(WeightOptions(file=path, preset="nemo"), None)
+
+
+def test_no_list_of_a_file_is_left_unscored_in_silence() -> None:
+    timeouts: list[str] = []
+    utterance = Utterance(id="a", hypotheses=(Hypothesis("the cat", am_score=-1.0),))
+    late: Reply = (504, {}, {"detail": "the deadline passed", "code": "deadline_exceeded"})
+    with serving(late, timeouts=timeouts) as (url, requests):
+        server = Server(url, {})
+        with pytest.raises(DataError, match="504: the deadline passed"):
+            server.rescore([utterance])
+        server.rescore([utterance])
+    assert [request["options"] for request in requests] == [{"on_deadline": "error"}] * 2
+    assert timeouts == ["300000", "300000"]  # not the server's default, which is a decoder's
