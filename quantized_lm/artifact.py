@@ -47,6 +47,7 @@ GOLDEN_TOLERANCE = 1e-3  # relative, per text: what served scores may differ fro
 GOLDEN_TOLERANCE_INT8 = 2e-2
 _REMEDY = "fetch or export the artifact again"
 _MANIFEST = "manifest.json"
+DEFAULT_MODEL = "en-small"  # of those that ship with the package
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ class Growth:
     ) -> None:
         self.tree = tree
         self.is_settled = False
+        self._num_context = len(context)
         self._num_found = num_found
         self._was_run = was_run
         self._run_found: set[int] = set()
@@ -142,9 +143,10 @@ class Growth:
         self.is_settled = True
         return np.array([known[node] for node in self._wanted], np.float32)
 
-    def first_nodes(self, count: int) -> list[int]:
+    @property
+    def context_nodes(self) -> list[int]:
         """Where the tree has the work's root and context."""
-        return self._number[:count]
+        return self._number[: self._num_context + 1]
 
     @property
     def reused(self) -> Reused:
@@ -207,7 +209,8 @@ class PrefixCache:
 
     def begin(self, context: Sequence[int], wave: Wave | None) -> Growth:
         """Start a piece of work from the kept tree that has most of its context and first wave."""
-        keys = _keys_of(context, wave)
+        parents, tokens = _nodes_of(context, wave)
+        keys = _keys(parents, tokens)
         found = Counter(self._entry_of[key] for key in keys if key in self._entry_of)
         if not found:
             self._on_event("miss")
@@ -216,24 +219,21 @@ class PrefixCache:
         (number, _), *_ = found.most_common(1)
         self._entries.move_to_end(number)
         source = self._entries[number].tree
-        nodes = _found_nodes(source, context, wave)
+        nodes = _found_nodes(source, parents, tokens)
         inner = {above for above, _ in source.child}
         was_run = {position for position, node in enumerate(nodes) if node in inner}
         return Growth(self._part(source, nodes), context, len(nodes), was_run)
 
-    def keep(self, growth: Growth, num_context: int) -> None:
+    def keep(self, growth: Growth) -> None:
         """Keep the tree of a piece of work that is over and does not grow any more.
 
         Work that was stopped leaves nothing.
-
-        Args:
-            growth: the work's. num_context: tokens of its context.
         """
         if not growth.is_settled:
             return
         tree = growth.tree
         if self._size(tree) * LARGEST_SHARE > self._max_bytes:
-            tree = self._part(tree, growth.first_nodes(num_context + 1))
+            tree = self._part(tree, growth.context_nodes)
         size = self._size(tree)
         if len(tree.token) == 1 or size > self._max_bytes:
             return
@@ -264,33 +264,23 @@ class PrefixCache:
         return self._model.state_bytes(tree.state) + NODE_BYTES * len(tree.token)
 
 
-def _found_nodes(tree: KnownTree, context: Sequence[int], wave: Wave | None) -> list[int]:
-    """The nodes of a kept tree that a piece of work begins with, parents first."""
-    number: list[int | None] = [0]
-    found = [0]
-
-    def step(above: int | None, token: int) -> None:
-        node = None if above is None else tree.child.get((above, token))
-        number.append(node)
-        if node is not None:
-            found.append(node)
-
-    for token in context:
-        step(number[-1], token)
-    if wave is not None:
-        for parent, token in zip(wave.parents.tolist(), wave.tokens.tolist(), strict=True):
-            step(number[parent], token)
-    return list(dict.fromkeys(found))
-
-
-def _keys_of(context: Sequence[int], wave: Wave | None) -> list[int]:
-    """The keys of a piece of work's nodes, that of the root left out."""
+def _nodes_of(context: Sequence[int], wave: Wave | None) -> tuple[list[int], list[int]]:
+    """Parents and tokens of what a piece of work begins with: root, context, first wave."""
     parents = [-1, *range(len(context))]
     tokens = [BOUNDARY_ID, *context]
     if wave is not None:
         parents += wave.parents.tolist()
         tokens += wave.tokens.tolist()
-    return _keys(parents, tokens)
+    return parents, tokens
+
+
+def _found_nodes(tree: KnownTree, parents: Sequence[int], tokens: Sequence[int]) -> list[int]:
+    """Those of these nodes that a kept tree has, parents first, by their numbers there."""
+    number: list[int | None] = [0]
+    for parent, token in zip(parents[1:], tokens[1:], strict=True):
+        above = number[parent]
+        number.append(None if above is None else tree.child.get((above, token)))
+    return list(dict.fromkeys(node for node in number if node is not None))
 
 
 def _keys(parents: Sequence[int], tokens: Sequence[int]) -> list[int]:

@@ -82,7 +82,6 @@ class Running(Generic[Result]):
     ) -> None:
         self._scoring = work.begin()
         wave = self._scoring.next_wave()
-        self._num_context = len(work.context)
         self._cache = cache if work.recurs else None
         self._growth: Growth | None = None
         if self._cache is None:
@@ -116,7 +115,7 @@ class Running(Generic[Result]):
         """What it came to, once it is over; asked for once."""
         if self._cache is not None and self._growth is not None:
             self._scoring.reuse(self._growth.reused)
-            self._cache.keep(self._growth, self._num_context)
+            self._cache.keep(self._growth)
         return self._scoring.result()
 
     def _unknown(self, wave: Wave | None) -> Wave | None:

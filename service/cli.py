@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from quantized_lm.artifact import bundled_path
+from quantized_lm.artifact import DEFAULT_MODEL, bundled_path
 from quantized_lm.cli import COMMANDS
 from quantized_lm.cli.console import command
-from quantized_lm.cli.rescore import DEFAULT_MODEL
 from quantized_lm.errors import SecondpassError
 from service.key_commands import build_key_cli
 from service.server import serve as run_server

@@ -97,7 +97,7 @@ def start_core(
         deadlines=deadlines,
         engine=engine,
         rescorer=Rescorer(registry, engine, metrics, deadlines),
-        lattice_rescorer=LatticeRescorer(registry, engine, metrics, settings),
+        lattice_rescorer=LatticeRescorer(registry, engine, metrics, settings, deadlines),
         text_scorer=TextScorer(registry, engine, metrics, deadlines),
         draining=draining,
     )

@@ -14,9 +14,9 @@ from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import InputError
 from quantized_lm.lattice_scoring import LatticeScores, arc_weights
 from quantized_lm.waves import cut_short
-from service.deadlines import DEADLINE, OVERLOADED, Arrival, Deadlines
-from service.errors import OverloadedError, relocated
-from service.jobs import Completed, Job
+from service.deadlines import Arrival, Deadlines
+from service.errors import relocated
+from service.jobs import Job
 from service.lattice_replies import lattice_usage, reply_lattices
 from service.lattice_schemas import LatticeOptions, LatticeResponse
 from service.latticework import (
@@ -28,7 +28,7 @@ from service.latticework import (
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import effective_weights
-from service.rescoring import refuse_if_alone
+from service.rescoring import done_in_time, refuse_if_alone
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.timing import Stopwatch
@@ -48,13 +48,14 @@ class LatticeRescorer:
         engine: Scheduler,
         metrics: Metrics,
         settings: Settings,
+        deadlines: Deadlines,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
         self._settings = settings
-        self._deadlines = Deadlines(settings.default_deadline_ms, settings.max_deadline_ms)
+        self._deadlines = deadlines
         self._clock = clock
 
     async def rescore(
@@ -129,14 +130,7 @@ class LatticeRescorer:
         self, jobs: Sequence[Job[LatticeScores]], options: LatticeOptions, watch: Stopwatch
     ) -> list[LatticeScores]:
         """What the engine finds in time; without it, the lattices' own order."""
-        completed: list[Completed[LatticeScores] | None] = [None] * len(jobs)
-        cut = OVERLOADED
-        try:
-            completed = await self._engine.scored(jobs)
-            cut = DEADLINE
-        except OverloadedError:
-            if options.on_overload == "error":
-                raise
+        completed, cut = await done_in_time(self._engine, jobs, options.on_overload)
         watch.lap_engine(completed)
         return [
             done.result if done else await asyncio.to_thread(cut_short, job.work, cut)

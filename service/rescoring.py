@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from quantized_lm.combine import formula
 from quantized_lm.errors import InputError
@@ -31,6 +32,8 @@ from service.scheduler import Scheduler
 from service.schemas import Options, RescoreRequest, RescoreResponse
 from service.timing import Stopwatch
 from service.weighting import resolve_weights
+
+Result = TypeVar("Result")
 
 
 class Rescorer:
@@ -92,14 +95,7 @@ class Rescorer:
         self, jobs: Sequence[Job[ListScores]], options: Options, watch: Stopwatch
     ) -> EngineResults:
         """What the engine finds in time; an error instead where that is wished for."""
-        completed: list[Completed[ListScores] | None] = [None] * len(jobs)
-        reason = OVERLOADED
-        try:
-            completed = await self._engine.scored(jobs)
-            reason = DEADLINE
-        except OverloadedError:
-            if options.on_overload == "error":
-                raise
+        completed, reason = await done_in_time(self._engine, jobs, options.on_overload)
         watch.lap_engine(completed)
         scores = [done.result if done else None for done in completed]
         is_late = reason == DEADLINE and any(of_list is None for of_list in scores)
@@ -133,6 +129,23 @@ class Rescorer:
             self._metrics.count_ranking(label, one.ranking)
             for name, scores in one.scores.items():
                 self._metrics.count_scores(name, scores)
+
+
+async def done_in_time(
+    engine: Scheduler, jobs: Sequence[Job[Result]], on_overload: str
+) -> tuple[list[Completed[Result] | None], str]:
+    """What the engine does by the deadline, None for the rest, and why there may be a rest.
+
+    Raises:
+        OverloadedError: it takes none of it, and `on_overload` is "error".
+        Exception: as `Scheduler.scored`.
+    """
+    try:
+        return await engine.scored(jobs), DEADLINE
+    except OverloadedError:
+        if on_overload == "error":
+            raise
+        return [None] * len(jobs), OVERLOADED
 
 
 def refuse_if_alone(lists: Sequence[object]) -> None:

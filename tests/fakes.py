@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +119,12 @@ def fake_loaded(name: str = "tiny", model: TableModel | None = None) -> LoadedMo
         tokenizer=tokenizer,
         model=model or TableModel(),
     )
+
+
+def spelling_loaded() -> LoadedModel:
+    """A model that spells, and so takes more tokens for real sentences than `fake_loaded` may."""
+    spelling = fake_loaded(model=TableModel(max_tokens=256))
+    return replace(spelling, manifest=replace(spelling.manifest, max_tokens=256))
 
 
 class FakeLoader:

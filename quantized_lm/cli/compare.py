@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from quantized_lm.artifact import bundled_path, load_artifact
+from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
 from quantized_lm.bench.lattice_comparison import (
     DECODER_LIST,
     LATTICE,
@@ -22,7 +22,6 @@ from quantized_lm.bench.lattice_comparison import (
     count_passes,
 )
 from quantized_lm.cli.console import command, out, print_json, progress
-from quantized_lm.cli.rescore import DEFAULT_MODEL
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
 from quantized_lm.lattice.lattice import Lattice

@@ -12,10 +12,15 @@ import typer
 from rich.bar import Bar
 from rich.table import Table
 
-from quantized_lm.artifact import Manifest, bundled_path, load_artifact, read_manifest
+from quantized_lm.artifact import (
+    DEFAULT_MODEL,
+    Manifest,
+    bundled_path,
+    load_artifact,
+    read_manifest,
+)
 from quantized_lm.cli.console import command, out, print_json
 from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
-from quantized_lm.cli.rescore import DEFAULT_MODEL
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import names_lattice
 from quantized_lm.lattice.formats import ReadOptions, format_by_name

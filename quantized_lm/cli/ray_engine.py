@@ -15,13 +15,12 @@ from typing import Any
 import ray
 import ray.data
 
-from quantized_lm.artifact import bundled_path, load_artifact
+from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
 from quantized_lm.cli.rescore_lists import Corpus, Json, rescore_local
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError, SecondpassError
 from quantized_lm.nbest import read_records, record_to_utterance
 
-_BUNDLED = "en-small"
 _LISTS_PER_TASK = 64
 
 
@@ -29,7 +28,7 @@ class RescoreLists:
     """A worker; it has one CPU, and so one thread."""
 
     def __init__(self, model: Path | None, weights: Weights, first_pass: str) -> None:
-        self._loaded = load_artifact(model or bundled_path(_BUNDLED), threads=1)
+        self._loaded = load_artifact(model or bundled_path(DEFAULT_MODEL), threads=1)
         self._weights = weights
         self._first_pass = first_pass
 

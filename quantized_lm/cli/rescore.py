@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from quantized_lm.artifact import LoadedModel, bundled_path, load_artifact
+from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, note, progress
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
@@ -33,7 +33,6 @@ from quantized_lm.lattice.symbols import read_symbols
 from quantized_lm.nbest import DEFAULT_FIRST_PASS, open_replace, read_utterances
 
 Json = dict[str, object]
-DEFAULT_MODEL = "en-small"
 _LIMITS = SearchLimits()
 _FORMATS = ", ".join(LATTICE_FORMATS)
 

@@ -11,9 +11,8 @@ from typing import Annotated
 
 import typer
 
-from quantized_lm.artifact import LoadedModel, bundled_path, load_artifact
+from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, print_json
-from quantized_lm.cli.rescore import DEFAULT_MODEL
 from quantized_lm.errors import DataError
 from quantized_lm.nbest import open_read
 from quantized_lm.scoring import ScoreRequest, TextScore, score_lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,6 +30,16 @@ QUOTED = re.compile(r'"[^"]*"')
 def load(path: Path) -> Any:
     """The one YAML document of a file; JSON is YAML too."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def script(path: Path) -> ModuleType:
+    """A script, which is part of no package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def alerts() -> dict[str, dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
 import io
 import json
 from collections.abc import Iterator
@@ -14,8 +12,8 @@ from urllib.error import URLError
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from tests.deploy.files import DEPLOY
-from tests.fakes import TableModel, fake_loaded
+from tests.deploy.files import DEPLOY, script
+from tests.fakes import spelling_loaded
 from tests.service.serving import Caller, running
 
 SAMPLE = (DEPLOY / "sample_request.json").read_bytes()
@@ -24,20 +22,13 @@ SAMPLE = (DEPLOY / "sample_request.json").read_bytes()
 @pytest.fixture(scope="module")
 def decoder() -> ModuleType:
     """deploy/decoder.py, which is a script and no part of a package."""
-    spec = importlib.util.spec_from_file_location("decoder", DEPLOY / "decoder.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(DEPLOY / "decoder.py")
 
 
 @pytest.fixture(scope="module")
 def caller() -> Iterator[Caller]:
-    """An app whose model spells, and so takes more tokens for the sample's texts than most do."""
-    spelling = fake_loaded(model=TableModel(max_tokens=256))
-    manifest = dataclasses.replace(spelling.manifest, max_tokens=256)
-    app = running(dataclasses.replace(spelling, manifest=manifest))
+    """An app whose model takes real sentences."""
+    app = running(spelling_loaded())
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(app) as started:
         yield Caller(portal, started[0])
 

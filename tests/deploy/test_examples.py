@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import httpx
 import pytest
 from anyio.from_thread import start_blocking_portal
 
 from service.client import Client
-from tests.deploy.files import DEPLOY
-from tests.fakes import TableModel, fake_loaded
+from tests.deploy.files import DEPLOY, script
+from tests.fakes import spelling_loaded
 from tests.service.client.driving import ThroughPortal
 from tests.service.serving import running
 
@@ -43,22 +40,12 @@ OWN = {
 Run = Callable[[str, httpx.BaseTransport], list[str]]
 
 
-def load(name: str) -> ModuleType:
-    """A script, which is part of no package."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs an example on its sample, and gives the lines it prints."""
 
     def lines(name: str, transport: httpx.BaseTransport) -> list[str]:
-        module = load(name)
+        module = script(EXAMPLES / f"{name}.py")
         monkeypatch.setattr(module, "Client", functools.partial(Client, transport=transport))
         module.main(*(str(EXAMPLES / argument) for argument in ARGUMENTS[name]), "http://test")
         return capsys.readouterr().out.splitlines()
@@ -68,10 +55,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[ThroughPortal]:
-    """An app whose model spells, and so takes more tokens for a text than most do."""
-    spelling = fake_loaded(model=TableModel(max_tokens=256))
-    manifest = dataclasses.replace(spelling.manifest, max_tokens=256)
-    app = running(dataclasses.replace(spelling, manifest=manifest))
+    """An app whose model takes real sentences."""
+    app = running(spelling_loaded())
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(app) as started:
         yield ThroughPortal(portal, started[1])
 
@@ -93,17 +78,17 @@ def test_without_it_the_decoders_text_stands(run: Run, name: str) -> None:
 
 
 def test_kaldis_costs_change_their_sign() -> None:
-    lists, weights = load("from_kaldi").read_lists(EXAMPLES / "kaldi")
+    lists, weights = script(EXAMPLES / "from_kaldi.py").read_lists(EXAMPLES / "kaldi")
     first = lists[0]["hypotheses"][0]
     assert (first["am_score"], first["graph_score"]) == (-3120.4, -31.2)
     assert first["extra"]["old_lm"] == pytest.approx(-(31.2 - 0.31 * 31.2), abs=1e-3)
     assert weights["preset"] == "kaldi"
-    assert load("from_kaldi").weights_for(knows_old_lm=False)["graph_scale"] == 0.5
+    assert script(EXAMPLES / "from_kaldi.py").weights_for(knows_old_lm=False)["graph_scale"] == 0.5
 
 
 def test_sherpa_onnxs_log_is_read_between_its_other_lines() -> None:
     lines = (EXAMPLES / "sherpa_onnx" / "decoded.log").read_text("utf-8").splitlines()
-    lists = list(load("from_sherpa_onnx").read_lists(lines))
+    lists = list(script(EXAMPLES / "from_sherpa_onnx.py").read_lists(lines))
     assert [(one["id"], len(one["hypotheses"])) for one in lists] == [
         ("0001.wav", 3),
         ("0002.wav", 3),
@@ -115,6 +100,6 @@ def test_sherpa_onnxs_log_is_read_between_its_other_lines() -> None:
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_an_example_needs_no_decoder_and_no_torch(name: str) -> None:
     before = set(sys.modules)
-    load(name)
+    script(EXAMPLES / f"{name}.py")
     new = {module.partition(".")[0] for module in set(sys.modules) - before}
     assert not new & {"torch", "k2", "sherpa_onnx", "kaldifst"}

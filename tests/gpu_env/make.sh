@@ -6,20 +6,9 @@
 set -euo pipefail
 folder=${1:?need the folder to make}
 environment=$(realpath -m "${2:-$(dirname "$folder")}")
-recipe=$(cksum <"$0") && recipe="$recipe $environment"
-[[ -f $folder/ready && $(<"$folder/ready") == "$recipe" ]] && exit 0
-
-[[ -f $folder/pyvenv.cfg || -z $(ls -A "$folder" 2>/dev/null) ]] || { echo "no GPU environment: $folder is something else" >&2; exit 1; }
-
-fail() {
-  rm -rf "$folder"
-  echo "no GPU environment: $1" >&2
-  exit 1
-}
-rm -rf "$folder"
-mkdir -p "$folder" || fail "$folder cannot be made"
-free_mb=$(df --output=avail -m "$folder" | tail -n 1)
-((free_mb > 2000)) || fail "$free_mb MB are free, 2000 are needed while it is made"
+# shellcheck source=tests/environment.sh
+source "$(dirname "$0")/../environment.sh"
+begin GPU "$folder" "$(cksum <"$0") $environment" 2000
 [[ $(uname -s) == Linux ]] || fail "Triton has wheels for Linux alone"
 
 # That of ENVIRONMENT, which may be in the making at the same time.
@@ -39,4 +28,4 @@ site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("pure
 # addsitedir also reads the .pth files there, by which an editable install is found.
 echo "import site; site.addsitedir('$environment/lib/$(basename "$(dirname "$site")")/site-packages')" >"$site/environment.pth"
 why=$("$folder/bin/python" -W ignore -c 'import triton' 2>&1) || fail "$(tail -n 1 <<<"$why")"
-echo "$recipe" >"$folder/ready"
+finish

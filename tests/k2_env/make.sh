@@ -5,20 +5,9 @@
 # Does nothing where the folder is ready; where it cannot be made, exits with 1 and one line that says why.
 set -euo pipefail
 folder=${1:?need the folder to make}
-recipe=$(cksum <"$0")
-[[ -f $folder/ready && $(<"$folder/ready") == "$recipe" ]] && exit 0
-
-[[ -f $folder/pyvenv.cfg || -z $(ls -A "$folder" 2>/dev/null) ]] || { echo "no k2 environment: $folder is something else" >&2; exit 1; }
-
-fail() {
-  rm -rf "$folder"
-  echo "no k2 environment: $1" >&2
-  exit 1
-}
-rm -rf "$folder"
-mkdir -p "$folder" || fail "$folder cannot be made"
-free_mb=$(df --output=avail -m "$folder" | tail -n 1)
-((free_mb > 6000)) || fail "$free_mb MB are free, 6000 are needed while it is made"
+# shellcheck source=tests/environment.sh
+source "$(dirname "$0")/../environment.sh"
+begin k2 "$folder" "$(cksum <"$0")" 6000
 [[ $(uname -sm) == "Linux x86_64" ]] || fail "k2 has wheels for Linux on x86_64 alone"
 for tool in gcc nm; do command -v $tool >/dev/null || fail "$tool is not installed"; done
 
@@ -48,4 +37,4 @@ stub() { # NAME PREFIX: a library of this soname with every symbol that torch la
 }
 { stub libcublas.so.11 cublas && stub libcublasLt.so.11 cublasLt && stub libcudnn.so.8 cudnn; } || fail "gcc cannot make the stubs"
 why=$("$folder/bin/python" -W ignore -c 'import k2, numpy, safetensors.numpy, httpx' 2>&1) || fail "$(tail -n 1 <<<"$why")"
-echo "$recipe" >"$folder/ready"
+finish

@@ -4,23 +4,12 @@
 set -euo pipefail
 folder=${1:?need the folder to make}
 root=$(dirname "$(realpath "$0")")/../..
-recipe=$(cat "$0" "$root/pyproject.toml" | cksum)
-[[ -f $folder/ready && $(<"$folder/ready") == "$recipe" ]] && exit 0
-
-[[ -f $folder/pyvenv.cfg || -z $(ls -A "$folder" 2>/dev/null) ]] || { echo "no Ray environment: $folder is something else" >&2; exit 1; }
-
-fail() {
-  rm -rf "$folder"
-  echo "no Ray environment: $1" >&2
-  exit 1
-}
-rm -rf "$folder"
-mkdir -p "$folder" || fail "$folder cannot be made"
-free_mb=$(df --output=avail -m "$folder" | tail -n 1)
-((free_mb > 4000)) || fail "$free_mb MB are free, 4000 are needed while it is made"
+# shellcheck source=tests/environment.sh
+source "$(dirname "$0")/../environment.sh"
+begin Ray "$folder" "$(cat "$0" "$root/pyproject.toml" | cksum)" 4000
 "${PYTHON:-python3.11}" -m venv "$folder" >/dev/null 2>&1 || fail "its venv cannot be made"
 install() { timeout 400 "$folder/bin/python" -m pip install --quiet --no-cache-dir --retries 2 "$@" >/dev/null 2>&1; }
 install "${TORCH:-torch==2.13.0}" || fail "pip cannot install torch"
-install --editable "$root[ray]" || fail "pip cannot install the project and ray[data,serve]"
+install --editable "${root}[ray]" || fail "pip cannot install the project and ray[data,serve]"
 why=$("$folder/bin/python" -W ignore -c 'import ray.data, ray.serve, service.app' 2>&1) || fail "$(tail -n 1 <<<"$why")"
-echo "$recipe" >"$folder/ready"
+finish

@@ -11,8 +11,8 @@ import uvicorn
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from quantized_lm.artifact import DEFAULT_MODEL
 from quantized_lm.cli import COMMANDS
-from quantized_lm.cli.rescore import DEFAULT_MODEL
 from quantized_lm.ops import BACKENDS, CPU_ISA_VARIABLE
 from service import cli, server
 from service.settings import Settings

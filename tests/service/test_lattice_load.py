@@ -19,7 +19,7 @@ from starlette.types import Message
 from quantized_lm.lattice.formats import LATTICE_FORMATS
 from quantized_lm.lattice.lattice import Lattice, Ragged
 from service.admission import QueueLimits
-from service.deadlines import Arrival
+from service.deadlines import Arrival, Deadlines
 from service.lattice_rescoring import LatticeRescorer
 from service.lattice_schemas import LatticeInput, LatticeOptions
 from service.latticework import AskedLattices, source_of
@@ -145,7 +145,9 @@ async def test_at_its_deadline_a_lattice_is_answered_with_what_is_known(
 
     limits = QueueLimits(budget_tokens=9_999, max_requests=9, max_tokens=99_999)
     engine = Scheduler(limits=limits, metrics=metrics, clock=clock)
-    rescorer = LatticeRescorer(Registry([loaded]), engine, metrics, Settings(), clock)
+    rescorer = LatticeRescorer(
+        Registry([loaded]), engine, metrics, Settings(), Deadlines(2_000.0, 30_000.0), clock
+    )
     sent = LatticeInput(**lattice_entry(confusions(6, 6)))
     options = LatticeOptions(**THOROUGH, deadline_ms=250.0, return_lattice=True)
     engine.start()
