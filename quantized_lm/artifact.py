@@ -32,11 +32,14 @@ from quantized_lm.errors import (
 from quantized_lm.files import write_atomic
 from quantized_lm.models import ARCHITECTURES
 from quantized_lm.models.base import LanguageModel
+from quantized_lm.models.device import DeviceModel
 from quantized_lm.models.layers import load_packed
-from quantized_lm.ops import select_backend
+from quantized_lm.ops import AUTO, select_backend
+from quantized_lm.ops.device_layout import Residency
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.records import build
-from quantized_lm.storage import AUTO, TensorEntry, float_bytes, restore, store
+from quantized_lm.storage import AUTO as SMALLEST
+from quantized_lm.storage import TensorEntry, float_bytes, restore, store
 from quantized_lm.tokenizer import TextRules, Tokenizer
 from quantized_lm.tree import build_tree
 
@@ -117,6 +120,7 @@ class LoadedModel:
     Attributes:
         revision: "sha256:" and the manifest's hash: names these exact weights.
         backend: name and variant of what computes, e.g. "cpu/avx2".
+        residency: how its matrices lie in memory: "packed", or "expanded" to a byte a weight.
     """
 
     name: str
@@ -125,6 +129,7 @@ class LoadedModel:
     manifest: Manifest
     tokenizer: Tokenizer
     model: LanguageModel
+    residency: Residency = "packed"
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ class ArtifactParts:
     tokenizer: Tokenizer
     golden_texts: tuple[str, ...]
     recipe_yaml: bytes
-    coding: str = AUTO
+    coding: str = SMALLEST
 
 
 def bundled_path(name: str) -> Path:
@@ -197,13 +202,18 @@ def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
 
 
 def load_artifact(
-    folder: Path, *, backend: str = "auto", threads: int | None = None, pins: bool = False
+    folder: Path,
+    *,
+    backend: str = AUTO,
+    device: str = AUTO,
+    threads: int | None = None,
+    pins: bool = False,
 ) -> LoadedModel:
     """Read, verify and prepare a model; nothing is returned unless all of it is right.
 
     Args:
         folder: holds manifest.json.
-        backend: key of BACKENDS or "auto".
+        backend: key of BACKENDS or "auto". device: one of DEVICES or "auto".
         threads: of the cpu backend; None for one on each core that this process may use.
         pins: whether each of them stays on one core.
 
@@ -211,9 +221,10 @@ def load_artifact(
         ArtifactVersionError: written by a newer version.
         ArtifactIntegrityError: a file is missing, truncated, altered or inconsistent.
         ArtifactGoldenError: the golden scores do not come out.
-        BackendError: the backend cannot be used here.
+        BackendError: the backend or the device cannot be used here.
     """
     manifest = read_manifest(folder)
+    engine = select_backend(backend, device=device, threads=threads, pins=pins)
     content = {name: _read_file(folder, name, entry) for name, entry in manifest.files.items()}
     try:
         tokenizer = Tokenizer.from_json(
@@ -226,7 +237,6 @@ def load_artifact(
         # Before anything is unpacked, because shapes decide how much memory that takes.
         _require_shapes(manifest.tensors, floats)
         weights = restore(content["weights.safetensors"], manifest.tensors, manifest.format_version)
-        engine = select_backend(backend, threads=threads, pins=pins)
         model = load_packed(floats, weights.packed, weights.plain, engine)
     except (DataError, FormatError, KeyError) as error:
         raise ArtifactIntegrityError(f"{folder}: {error}; {_REMEDY}") from None
@@ -237,6 +247,8 @@ def load_artifact(
         manifest=manifest,
         tokenizer=tokenizer,
         model=model,
+        # The other backends keep the codes as they were packed.
+        residency=model.residency if isinstance(model, DeviceModel) else "packed",
     )
     least_tolerance = GOLDEN_TOLERANCE_INT8 if engine.activations == "int8" else 0.0
     _check_golden(folder, content["golden.json"], loaded, least_tolerance)

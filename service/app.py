@@ -135,7 +135,11 @@ def _dressed(
 def _loader(settings: Settings) -> LoadModel:
     def load(folder: Path, backend: str) -> LoadedModel:
         return load_artifact(
-            folder, backend=backend, threads=settings.threads or None, pins=settings.pin_threads
+            folder,
+            backend=backend,
+            device=settings.device,
+            threads=settings.threads or None,
+            pins=settings.pin_threads,
         )
 
     return load

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from quantized_lm.artifact import DEFAULT_MODEL, bundled_path
 from quantized_lm.cli import COMMANDS
 from quantized_lm.cli.console import command
+from quantized_lm.cli.devices import BackendOption, DeviceOption
 from quantized_lm.errors import SecondpassError
+from quantized_lm.ops import AUTO
 from service.key_commands import build_key_cli
 from service.server import serve as run_server
 from service.settings import Settings
@@ -52,9 +54,8 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port. [default: 8080]")] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="Kernels: auto or a backend's name. [default: auto]")
-    ] = None,
+    device: DeviceOption = AUTO,
+    backend: BackendOption = AUTO,
 ) -> None:
     """Serve models over HTTP until SIGTERM; requests in flight are finished.
 
@@ -62,8 +63,10 @@ def serve(
     SECONDPASS_NAME.
 
     secondpass serve --model models/en-small --port 8080
+
+    secondpass serve --device cuda
     """
-    given = {"models": model, "host": host, "port": port, "backend": backend}
+    given = {"models": model, "host": host, "port": port, "device": device, "backend": backend}
     run_server(
         with_a_model(
             read_settings({name: value for name, value in given.items() if value is not None})

@@ -22,6 +22,7 @@ def model_summary(model: LoadedModel) -> ModelSummary:
         vocab_size=model.model.vocab_size,
         license=manifest.license,
         backend=model.backend,
+        residency=model.residency,
     )
 
 

@@ -7,6 +7,9 @@ passes goes on under any load. The rest joins in the order of deadlines, what ru
 queued alike; a queued job is overtaken by none of its model with a later deadline. Nothing joins
 that would make the pass end after the deadline of something in it.
 
+All that is in a pass ends with it, so sharing one saves its fixed cost and costs the shorter work
+its head start. A pass is therefore short unless the queue is long: see `_shared_s`.
+
 What can be stopped at any time may last for many passes. All that is under way fits the budget
 together, so that memory stays bounded; the next one waits for room, and only others wait behind it.
 """
@@ -24,6 +27,9 @@ from service.job_queue import JobQueue
 from service.jobs import Served, Started, Ticket
 
 Entry = Ticket[Any] | Started[Any]
+SHORT_S = 0.008  # a pass that delays nobody to speak of
+LEAD_TIMES = 2.0  # so that two alike share one, however long they are
+WAITED_PART = 0.25  # of how long its lead has waited: under overload throughput counts
 
 
 @dataclass
@@ -35,6 +41,7 @@ class Pass:
         now_s: when it begins. ends_s: when it is expected to end.
         room_tokens: what is left of the budget.
         must_end_s: the earliest deadline in it.
+        joined_until_s: nothing joins that would make it end later than that.
         taken: tickets that begin with it. resumed: work under way that is in it.
     """
 
@@ -43,6 +50,7 @@ class Pass:
     now_s: float
     room_tokens: int
     must_end_s: float = float("inf")
+    joined_until_s: float = float("inf")
     num_nodes: int = 0
     taken: list[Ticket[Any]] = field(default_factory=list)
     resumed: list[Started[Any]] = field(default_factory=list)
@@ -56,7 +64,7 @@ class Pass:
         """Whether there is room, and everything in it would still be on time."""
         job = _ticket(entry).job
         return job.cost_tokens <= self.room_tokens and self._end_s(nodes_of(entry), 1) <= min(
-            self.must_end_s, job.deadline_s
+            self.must_end_s, self.joined_until_s, job.deadline_s
         )
 
     def add(self, entry: Entry) -> None:
@@ -105,6 +113,7 @@ class Planner:
         model = _ticket(lead).job.model
         plan = Pass(model, self._costs.of(model.name), now_s, self._budget_tokens)
         plan.add(lead)
+        plan.joined_until_s = now_s + _shared_s(lead, plan.ends_s - now_s, now_s)
         self._fill(plan, lead, queue.of(model), started)
         return plan
 
@@ -164,6 +173,12 @@ def nodes_of(entry: Entry) -> int:
     if isinstance(entry, Ticket):
         return entry.job.cost_tokens
     return entry.piece.num_nodes
+
+
+def _shared_s(lead: Entry, alone_s: float, now_s: float) -> float:
+    """How long a pass may last that others share with its lead, which alone takes `alone_s`."""
+    waited_s = now_s - lead.queued_s if isinstance(lead, Ticket) else 0.0
+    return max(SHORT_S, LEAD_TIMES * alone_s, WAITED_PART * waited_s)
 
 
 def _ticket(entry: Entry) -> Ticket[Any]:

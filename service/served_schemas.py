@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from quantized_lm.ops.device_layout import Residency
 from service.lattice_schemas import MAX_LATTICES
 from service.schemas import (
     MAX_CONTEXT_TEXTS,
@@ -45,6 +46,10 @@ class ModelSummary(Wire):
     vocab_size: int
     license: str
     backend: str = Field(description="The kernels that run it.")
+    residency: Residency = Field(
+        description="How its matrices lie in the device's memory: `packed`, read as codes, or "
+        "`expanded`, a byte a weight. Scores do not depend on it."
+    )
 
 
 class ModelDetail(ModelSummary):

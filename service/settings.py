@@ -61,8 +61,13 @@ class Settings(BaseSettings):
         description="Open connections; above it the one that has waited longest for a request "
         "is closed.",
     )
+    device: str = Field(
+        default="auto",
+        description="Where models run: `cpu`, `cuda`, an NVIDIA GPU, or `auto`, the CPU if it can.",
+    )
     backend: str = Field(
-        default="auto", description="Kernels of the packed layers: `auto` or a backend's name."
+        default="auto",
+        description="Kernels of the packed layers: `auto`, the device's own, or a backend's name.",
     )
     threads: int = Field(
         default=0,

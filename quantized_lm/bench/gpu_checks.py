@@ -25,9 +25,11 @@ class CheckOptions:
     """What is checked.
 
     Attributes:
-        shapes: (N, K). rows: values of M. repeats: of one product, all to be the same bits.
+        formats: keys of FORMATS. shapes: (N, K). rows: values of M.
+        repeats: of one product, all to be the same bits.
     """
 
+    formats: tuple[str, ...] = tuple(FORMATS)
     shapes: tuple[Shape, ...] = ((1536, 512), (512, 2048), (768, 3072), (16384, 512), (999, 515))
     rows: tuple[int, ...] = (1, 16, 65, 600)
     repeats: int = 100
@@ -40,7 +42,7 @@ def check(options: CheckOptions, backend: GpuBackend) -> int:
         BackendError: one differs.
     """
     count = 0
-    for name in FORMATS:
+    for name in options.formats:
         for N, K in options.shapes:  # noqa: N806
             count += _check_products(random_weight(name, N, K), options, backend)
         for group_size in (None, 48):

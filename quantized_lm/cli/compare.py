@@ -22,12 +22,14 @@ from quantized_lm.bench.lattice_comparison import (
     count_passes,
 )
 from quantized_lm.cli.console import command, out, print_json, progress
+from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
 from quantized_lm.lattice.lattice import Lattice
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.machine import processor_name
 from quantized_lm.nbest import Utterance, read_utterances
+from quantized_lm.ops import AUTO
 from quantized_lm.significance import mapsswe
 
 _OF_LATTICE = "of the lattice alone"
@@ -49,6 +51,7 @@ def run(
     size: Annotated[list[int] | None, typer.Option(help="Of a list made of the lattice.")] = None,
     lm_scale: Annotated[float, typer.Option(help="To tune from.")] = 10.0,
     word_bonus: Annotated[float, typer.Option(help="To tune from, nats.")] = -8.0,
+    device: DeviceOption = AUTO,
 ) -> None:
     """Rescore lattices, their n-best lists and the decoder's, and count words, steps and time.
 
@@ -59,7 +62,7 @@ def run(
     """
     sizes = tuple(size or (10, 100, 1000))
     spoken = _spoken(lattices, lists)
-    loaded = load_artifact(model or bundled_path(DEFAULT_MODEL))
+    loaded = load_artifact(model or bundled_path(DEFAULT_MODEL), device=device)
     with progress("utterances") as bar:
         task = bar.add_task("rescore", total=(count_passes(sizes) + 1) * len(spoken))
         comparison = compare(

@@ -10,18 +10,24 @@ from quantized_lm.cli.rescore_lists import Corpus, Json, rescore_local
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
 from quantized_lm.nbest import read_utterances
+from quantized_lm.ops import AUTO
 
 Engine = Callable[[Corpus, LoadedModel, Weights], Iterable[Json]]
 
 
-def engine_by_name(name: str) -> Engine:
+def engine_by_name(name: str, device: str) -> Engine:
     """What turns a corpus into result lines, in order.
 
+    Args:
+        device: where the model shall run; workers on a cluster have a CPU each and nothing else.
+
     Raises:
-        DataError: there is none of that name.
+        DataError: there is none of that name, or not for that device.
     """
     if name not in ENGINES:
         raise DataError(f"--engine is {name!r}; need one of {', '.join(ENGINES)}")
+    if name != LOCAL and device not in (AUTO, "cpu"):
+        raise DataError(f"got --engine {name}, which has CPUs, and --device {device}; give one")
     return ENGINES[name]
 
 

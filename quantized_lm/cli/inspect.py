@@ -20,11 +20,13 @@ from quantized_lm.artifact import (
     read_manifest,
 )
 from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import names_lattice
 from quantized_lm.lattice.formats import ReadOptions, format_by_name
 from quantized_lm.lattice.symbols import read_symbols
+from quantized_lm.ops import AUTO
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.storage import TensorEntry
 
@@ -58,6 +60,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     model: Annotated[
         Path | None, typer.Option(help="Model folder; the lattice is also drawn rescored.")
     ] = None,
+    device: DeviceOption = AUTO,
 ) -> None:
     """Bits per tensor, sizes, compression against float32, and provenance of a packed model.
 
@@ -75,7 +78,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     if folder is not None and (lattice_format is not None or _is_lattice(folder)):
         reading = ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None)
         given = format_by_name(lattice_format) if lattice_format is not None else None
-        loaded = load_artifact(model) if model is not None and plot is not None else None
+        loaded = None
+        if model is not None and plot is not None:
+            loaded = load_artifact(model, device=device)
         inspect_lattice(InspectedLattice(folder, given, reading, plot), loaded, out())
         return
     if plot is not None:
@@ -83,7 +88,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     path = bundled_path(DEFAULT_MODEL) if folder is None else folder
     manifest = read_manifest(path)
     if verify:
-        load_artifact(path)
+        load_artifact(path, device=device)
     if as_json:
         print_json(asdict(manifest))
         return

@@ -10,7 +10,9 @@ import typer
 from rich.table import Table
 
 from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.devices import BackendOption, DeviceOption
 from quantized_lm.cli.train import RecipeArgument, RunOption
+from quantized_lm.ops import AUTO
 from quantized_lm.pipeline.evaluate import PerplexityReport, evaluate
 from quantized_lm.pipeline.recipe import load_recipe
 
@@ -23,7 +25,8 @@ def run(
         Path | None, typer.Option(help="Artifact folder. [default: the run's own]")
     ] = None,
     split: Annotated[str, typer.Option(help="dev or test.")] = "test",
-    backend: Annotated[str, typer.Option(help="Kernels: auto or a backend's name.")] = "auto",
+    device: DeviceOption = AUTO,
+    backend: BackendOption = AUTO,
 ) -> None:
     """Perplexity of the packed model and of its float teacher on held-out lines.
 
@@ -36,7 +39,12 @@ def run(
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
     report = evaluate(
-        settings, run=folder, artifact=model or folder / settings.name, split=split, backend=backend
+        settings,
+        run=folder,
+        artifact=model or folder / settings.name,
+        split=split,
+        backend=backend,
+        device=device,
     )
     _print(report)
     print_json(asdict(report))

@@ -14,6 +14,7 @@ import typer
 
 from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, note, progress
+from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
 from quantized_lm.cli.rescore_lattices import (
@@ -31,6 +32,7 @@ from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions, format_by
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.symbols import read_symbols
 from quantized_lm.nbest import DEFAULT_FIRST_PASS, open_replace, read_utterances
+from quantized_lm.ops import AUTO
 
 Json = dict[str, object]
 _LIMITS = SearchLimits()
@@ -87,6 +89,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     lattice_out: Annotated[
         Path | None, typer.Option(help="Folder for rescored lattices, in IN's format.")
     ] = None,
+    device: DeviceOption = AUTO,
 ) -> None:
     """Score every hypothesis with the LM and rank each list by its total.
 
@@ -122,7 +125,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     if lattice_format is not None or is_lattices(source):
         if url is not None:
             raise DataError("--url takes n-best lists; post lattices to /v1/rescore/lattice")
-        loaded, chosen = _model_and_weights(model, options)
+        loaded, chosen = _model_and_weights(model, options, device)
         lattices = LatticeSource(
             source,
             format_by_name(lattice_format) if lattice_format is not None else None,
@@ -144,15 +147,18 @@ def run(  # noqa: PLR0913 - each is an option of the command
         utterances = read_utterances(source, first_pass=first_pass)
         records = chain.from_iterable(rescore_all(server, utterances))
     else:
-        rescored = engine_by_name(engine)
+        rescored = engine_by_name(engine, device)
         folder_of_model = None if model is None else Path(model)
         corpus = Corpus(source, first_pass, model=folder_of_model, workers=workers)
-        records = rescored(corpus, *_model_and_weights(model, options))
+        records = rescored(corpus, *_model_and_weights(model, options, device))
     _write(target, records, count)
 
 
-def _model_and_weights(model: str | None, options: WeightOptions) -> tuple[LoadedModel, Weights]:
-    loaded = load_artifact(bundled_path(DEFAULT_MODEL) if model is None else Path(model))
+def _model_and_weights(
+    model: str | None, options: WeightOptions, device: str
+) -> tuple[LoadedModel, Weights]:
+    folder = bundled_path(DEFAULT_MODEL) if model is None else Path(model)
+    loaded = load_artifact(folder, device=device)
     chosen = resolve(options, loaded.name, loaded.manifest.default_weights)
     note(f"{loaded.name} ({loaded.backend}): {formula(chosen)}")
     return loaded, chosen

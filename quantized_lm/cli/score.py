@@ -13,8 +13,10 @@ import typer
 
 from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, print_json
+from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.errors import DataError
 from quantized_lm.nbest import open_read
+from quantized_lm.ops import AUTO
 from quantized_lm.scoring import ScoreRequest, TextScore, score_lists
 
 _BATCH_TEXTS = 32
@@ -55,6 +57,7 @@ def run(
     final: Annotated[
         bool, typer.Option("--final/--partial", help="Whether texts end, so that </s> counts.")
     ] = True,
+    device: DeviceOption = AUTO,
 ) -> None:
     """Natural-log probability of each text, </s> included, and perplexity over all of them.
 
@@ -70,7 +73,8 @@ def run(
     """
     if bool(texts) == (file is not None):
         raise DataError("got no text, or both texts and --file; give one of them")
-    loaded = load_artifact(bundled_path(DEFAULT_MODEL) if model is None else model)
+    folder = bundled_path(DEFAULT_MODEL) if model is None else model
+    loaded = load_artifact(folder, device=device)
     totals = Totals()
     lines = iter(texts or ()) if file is None else _lines(file)
     for text, score in _scores(lines, loaded, is_final=final):

@@ -22,7 +22,6 @@ from quantized_lm.models.device_tree import DeviceTree, Growth, plan_growth, req
 from quantized_lm.models.plan import LstmPlan, ModelPlan, TransformerPlan
 from quantized_lm.ops.device_layout import Residency
 from quantized_lm.ops.gpu import GpuBackend
-from quantized_lm.ops.tiles import BUCKETS
 
 _NODE_BYTES = 4 * 4  # of the host's arrays
 # Slots at first: room for a few passes of the largest size, unless that is this part of the memory.
@@ -39,19 +38,16 @@ class DeviceModel:
 
     Args:
         plan: a model packed by `backend`.
-        buckets: numbers of nodes that passes are rounded up to, ascending.
     """
 
-    def __init__(
-        self, plan: ModelPlan, backend: GpuBackend, buckets: tuple[int, ...] = BUCKETS
-    ) -> None:
+    def __init__(self, plan: ModelPlan, backend: GpuBackend) -> None:
         self._limits = (plan.embedding.shape[0], plan.max_tokens)
         is_cuda = backend.device.type == "cuda"
         recorder = graph_recorder(backend.device) if is_cuda else None
         with torch.inference_mode():
-            engine: DeviceEngine = _ENGINES[type(plan)](plan, backend, buckets, recorder)
+            engine: DeviceEngine = _ENGINES[type(plan)](plan, backend, recorder)
         self._engine = engine
-        self._slots = Slots(self._first_slots(buckets[-1]))
+        self._slots = Slots(self._first_slots(backend.buckets[-1]))
         self._lock = threading.Lock()
         self._resize()
 
@@ -127,6 +123,11 @@ class DeviceModel:
         ends = itertools.accumulate(sizes)
         return [log_prob[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
+    def repeat(self) -> None:
+        """Start the last pass once more on the device, and wait for nothing: for who times it."""
+        with self._lock, torch.inference_mode():
+            self._engine.repeat()
+
     def _run(self, growths: Sequence[Growth]) -> NDArray[np.float32]:
         if not growths:
             return np.zeros(0, np.float32)
@@ -167,7 +168,7 @@ class DeviceModel:
             size = num_slots * self._engine.slot_bytes >> 20
             raise BackendError(
                 f"the GPU's memory does not hold {num_slots} nodes of trees, {size} MB; send "
-                "smaller batches, give the prefix cache less, or use --backend cpu"
+                "smaller batches, give the prefix cache less, or use --device cpu"
             ) from None
 
     def _first_slots(self, most_nodes: int) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from quantized_lm.models.device_block import Chunk, InputBlock, Recorded, Record
 from quantized_lm.ops import PackedWeight
 from quantized_lm.ops.device_layout import DeviceWeight, Residency
 from quantized_lm.ops.gpu import GpuBackend, device_weight, resident
-from quantized_lm.ops.tiles import BUCKETS, bucket_of
+from quantized_lm.ops.tiles import bucket_of
 
 Ints = NDArray[np.int32]
 _QUESTIONS_PER_NODE = 2  # of a bucket: most nodes have one child or two
@@ -86,7 +87,6 @@ class DeviceEngine(ABC):
 
     Args:
         num_fields: of a node in the input block.
-        buckets: ascending; the last is how many nodes go in at once.
         recorder: makes CUDA graphs; None where there are none.
     """
 
@@ -97,18 +97,18 @@ class DeviceEngine(ABC):
         self,
         backend: GpuBackend,
         num_fields: int,
-        buckets: tuple[int, ...] = BUCKETS,
         recorder: Recorder | None = None,
     ) -> None:
         self.backend = backend
         self.kernels = backend.kernels
         self.device = backend.device
-        self.buckets = buckets
+        self.buckets = backend.buckets
         self.recorder = recorder
-        self.most_nodes = buckets[-1]
-        self.question_buckets = tuple(_QUESTIONS_PER_NODE * bucket for bucket in buckets)
+        self.most_nodes = self.buckets[-1]  # that go in at once
+        self.question_buckets = tuple(_QUESTIONS_PER_NODE * bucket for bucket in self.buckets)
         self.block = InputBlock(self.device, num_fields, self.most_nodes, self.question_buckets[-1])
         self.answers = Recorded(self.answer, recorder)
+        self._again: Callable[[], None] = _do_nothing
 
     @property
     @abstractmethod
@@ -162,10 +162,22 @@ class DeviceEngine(ABC):
         questions = len(chunk.tokens)
         asked = bucket_of(questions, self.question_buckets) if questions else 0
         self.block.fill(chunk, bucket, asked)
+        self._again = partial(self._run_filled, chunk, bucket, asked)
+        self._again()
+
+    def repeat(self) -> None:
+        """Start on the device once more what went in last, for whoever times it."""
+        self._again()
+
+    def _run_filled(self, chunk: Chunk, bucket: int, asked: int) -> None:
         if bucket:
             self.run_chunk(chunk, bucket)
         if asked:
             self.answers(asked)
+
+
+def _do_nothing() -> None:
+    """Nothing went in yet."""
 
 
 def ints(*shape: int, device: torch.device) -> Tensor:

@@ -29,7 +29,7 @@ from quantized_lm.models.plan import LstmPlan, ProjectionPlan
 from quantized_lm.ops.device_args import Codes, Epilogue, Level, Nodes
 from quantized_lm.ops.device_layout import DeviceWeight, Residency, is_alike, stack
 from quantized_lm.ops.gpu import GpuBackend
-from quantized_lm.ops.tiles import BUCKETS, bucket_of
+from quantized_lm.ops.tiles import bucket_of
 
 _FIELDS = 3  # token, slot, parent
 _GATES = 4
@@ -113,10 +113,9 @@ class DeviceLstm(DeviceEngine):
         self,
         plan: LstmPlan,
         backend: GpuBackend,
-        buckets: tuple[int, ...] = BUCKETS,
         recorder: Recorder | None = None,
     ) -> None:
-        super().__init__(backend, _FIELDS, buckets, recorder)
+        super().__init__(backend, _FIELDS, recorder)
         packed = [plan.embedding]
         packed += [one.weight for layer in plan.layers for one in (*layer.input, *layer.recurrent)]
         matrices = Matrices.load(packed, backend, rereads=True)

@@ -23,7 +23,6 @@ from quantized_lm.models.plan import BlockPlan, NormPlan, ProjectionPlan, Transf
 from quantized_lm.ops.device_args import Codes, Epilogue, Heads, Mix, Nodes, Norm
 from quantized_lm.ops.device_layout import Residency
 from quantized_lm.ops.gpu import GpuBackend
-from quantized_lm.ops.tiles import BUCKETS
 
 # Room for paths of this length on average; longer ones make a chunk smaller.
 _PATH_PER_NODE = 32
@@ -60,10 +59,9 @@ class DeviceTransformer(DeviceEngine):
         self,
         plan: TransformerPlan,
         backend: GpuBackend,
-        buckets: tuple[int, ...] = BUCKETS,
         recorder: Recorder | None = None,
     ) -> None:
-        super().__init__(backend, _FIELDS, buckets, recorder)
+        super().__init__(backend, _FIELDS, recorder)
         self._plan = plan
         packed = [plan.embedding]
         for block in plan.blocks:

@@ -22,7 +22,9 @@ from quantized_lm.ops.output import gather_log_prob
 from quantized_lm.ops.reference import ReferenceBackend
 
 __all__ = [
+    "AUTO",
     "BACKENDS",
+    "DEVICES",
     "Backend",
     "BackendEntry",
     "BackendOptions",
@@ -33,6 +35,7 @@ __all__ = [
     "select_backend",
 ]
 
+AUTO = "auto"  # of a backend or a device: whichever works here
 CPU_ISA_VARIABLE = "SECONDPASS_CPU_ISA"
 GPU_RESIDENCY_VARIABLE = "SECONDPASS_GPU_RESIDENCY"
 MAX_THREADS = 1024
@@ -44,11 +47,13 @@ class BackendEntry:
 
     Attributes:
         name: key in BACKENDS.
+        device: kind of device it computes on, one of DEVICES.
         create: make the backend.
         why_unavailable: the reason it cannot be used on this machine, None when it can.
     """
 
     name: str
+    device: str
     create: Callable[[BackendOptions], Backend]
     why_unavailable: Callable[[], str | None]
 
@@ -62,29 +67,32 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
     {
         entry.name: entry
         for entry in (
-            BackendEntry("cpu", CpuBackend.create, why_cpu_unavailable),
-            # Behind the CPU's until it has been measured on a GPU: it has to be named.
-            BackendEntry("triton", GpuBackend.create, why_gpu_unavailable),
-            BackendEntry("reference", lambda _: ReferenceBackend(), lambda: None),
+            BackendEntry("cpu", "cpu", CpuBackend.create, why_cpu_unavailable),
+            # Behind the CPU's until it has been measured on a GPU: it or its device has to be named.
+            BackendEntry("triton", "cuda", GpuBackend.create, why_gpu_unavailable),
+            BackendEntry("reference", "cpu", lambda _: ReferenceBackend(), lambda: None),
         )
     }
 )
+DEVICES = tuple(dict.fromkeys(entry.device for entry in BACKENDS.values()))
 
 
 def select_backend(
-    name: str = "auto",
+    name: str = AUTO,
     *,
+    device: str = AUTO,
     cpu_isa: str | None = None,
     threads: int | None = None,
     pins: bool = False,
 ) -> Backend:
-    """Create a backend: the named one, or for "auto" the first that works here.
+    """Create a backend: the named one, or for "auto" the first of the device that works here.
 
     This is the one place that reads SECONDPASS_CPU_ISA, and only when `cpu_isa` is None, and
     SECONDPASS_GPU_RESIDENCY: auto, packed or expanded, for the triton backend.
 
     Args:
         name: key in BACKENDS, or "auto".
+        device: one of DEVICES, or "auto" for any.
         cpu_isa: instruction set of the cpu backend (`cpu.instruction_sets` lists them); None for
             the environment variable's choice, and without one for the best this CPU has.
         threads: of the cpu backend; None for one on each core that this process may use. Those
@@ -92,20 +100,36 @@ def select_backend(
         pins: whether each of these threads stays on one core.
 
     Raises:
-        BackendError: unknown name, unusable on this machine, or no such number of threads.
+        BackendError: unknown name or device, a backend of another device, unusable on this
+            machine, or no such number of threads.
     """
     isa = cpu_isa if cpu_isa is not None else os.environ.get(CPU_ISA_VARIABLE) or None
-    if name == "auto":
-        # Who asks for an instruction set must not get the reference instead.
-        available = (entry.name for entry in BACKENDS.values() if entry.is_available)
-        name = next(available) if isa is None else "cpu"
-    if name not in BACKENDS:
-        raise BackendError(f"no backend is named {name!r}; known are auto, {', '.join(BACKENDS)}")
+    entry = _choose(name, device, names_isa=isa is not None)
     count = usable_cores() if threads is None else threads
     if not 1 <= count <= MAX_THREADS:
         raise BackendError(f"threads is {count}; need 1 to {MAX_THREADS}")
     residency = os.environ.get(GPU_RESIDENCY_VARIABLE) or "auto"
-    return BACKENDS[name].create(BackendOptions(isa, count, pins, residency))
+    return entry.create(BackendOptions(isa, count, pins, residency))
+
+
+def _choose(name: str, device: str, *, names_isa: bool) -> BackendEntry:
+    for got, known, noun in ((name, tuple(BACKENDS), "backend"), (device, DEVICES, "device")):
+        if got not in (AUTO, *known):
+            raise BackendError(
+                f"no {noun} is named {got!r}; known are {', '.join((AUTO, *known))}"
+            )
+    fitting = [entry for entry in BACKENDS.values() if device in (AUTO, entry.device)]
+    if name != AUTO:
+        if BACKENDS[name] not in fitting:
+            raise BackendError(
+                f"backend is {name}, which computes on {BACKENDS[name].device}, and device is "
+                f"{device}; need two that agree, or one of them"
+            )
+        return BACKENDS[name]
+    # Who asks for an instruction set must not get the reference instead; and who asks for a device
+    # is told why it cannot be had.
+    available = [entry for entry in fitting if entry.is_available and not names_isa]
+    return (available or fitting)[0]
 
 
 def usable_cores() -> int:

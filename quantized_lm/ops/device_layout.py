@@ -22,9 +22,10 @@ from quantized_lm.quant.activations import ACTIVATION_RULES
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.quant.tensor import QuantizedTensor
 
+Residency = Literal["packed", "expanded"]
 # "auto" lets the model's kind and the device's memory decide; see `GpuBackend.reside`.
-Residency = Literal["auto", "packed", "expanded"]
-RESIDENCIES: tuple[Residency, ...] = get_args(Residency)
+ResidencyChoice = Literal["auto", "packed", "expanded"]
+RESIDENCIES: tuple[ResidencyChoice, ...] = get_args(ResidencyChoice)
 EXPANDED_BITS = 8
 LEVEL_TABLE_SIZE = 16
 _WORD_BYTES = 4

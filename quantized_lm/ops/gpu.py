@@ -26,10 +26,11 @@ from quantized_lm.ops.device_layout import (
     DeviceLayout,
     DeviceWeight,
     Residency,
+    ResidencyChoice,
     expand,
     lay_out,
 )
-from quantized_lm.ops.tiles import read_tiles
+from quantized_lm.ops.tiles import BUCKETS, INTERPRETED_BUCKETS, read_tiles
 from quantized_lm.quant.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 # int8 tensor cores and asynchronous copies; tuned for 9.0.
 LEAST_CAPABILITY = (8, 0)
 LEAST_FREE_BYTES = 1 << 30
-_INSTEAD = "use --backend cpu"
+_INSTEAD = "use the CPU engine, --device cpu"
 # Expanded weights of a Transformer are taken up to this part of what is free.
 _EXPANDED_SHARE = 4
 _ROWS_AT_ONCE = 4096
@@ -48,6 +49,8 @@ def why_unavailable() -> str | None:
     """Why no GPU can be used here, and what to do instead; None when one can."""
     if importlib.util.find_spec("triton") is None:
         return f"Triton is not installed; install secondpass[gpu], or {_INSTEAD}"
+    if not torch.backends.cuda.is_built():
+        return f"this torch is a build for CPUs; install its CUDA build, or {_INSTEAD}"
     if not torch.cuda.is_available():
         return f"torch finds no CUDA device; {_INSTEAD}"
     capability = torch.cuda.get_device_capability()
@@ -81,12 +84,14 @@ class GpuBackend:
         device: where everything lies.
         residency: what `reside` shall do.
         kernels: what computes.
+        buckets: numbers of nodes that passes are rounded up to, ascending.
     """
 
     variant: str
     device: torch.device
-    residency: Residency
+    residency: ResidencyChoice
     kernels: Kernels = field(repr=False)
+    buckets: tuple[int, ...] = BUCKETS
     name: str = "triton"
 
     @classmethod
@@ -110,7 +115,8 @@ class GpuBackend:
             variant = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
         launch = importlib.import_module("quantized_lm.ops.triton.launch")
         kernels = launch.Kernels(read_tiles(gpu), is_plain=interprets)
-        return cls(variant, device, options.residency, kernels)
+        buckets = INTERPRETED_BUCKETS if interprets else BUCKETS
+        return cls(variant, device, options.residency, kernels, buckets)
 
     @property
     def activations(self) -> Activations:

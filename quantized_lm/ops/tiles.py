@@ -35,6 +35,8 @@ BUCKETS = (
     3072,
     4096,
 )
+# Where nothing is recorded and every row of padding takes its time.
+INTERPRETED_BUCKETS = tuple(1 << power for power in range(13))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from quantized_lm.artifact import load_artifact
 from quantized_lm.errors import DataError
 from quantized_lm.models.base import LanguageModel
+from quantized_lm.ops import AUTO
 from quantized_lm.pipeline.corpus import Corpus, open_corpus
 from quantized_lm.pipeline.progress import track
 from quantized_lm.pipeline.quantize import load_teacher
@@ -62,17 +63,27 @@ class PerplexityReport:
 
 
 def evaluate(
-    recipe: Recipe, *, run: Path, artifact: Path, split: str = "test", backend: str = "auto"
+    recipe: Recipe,
+    *,
+    run: Path,
+    artifact: Path,
+    split: str = "test",
+    backend: str = AUTO,
+    device: str = AUTO,
 ) -> PerplexityReport:
     """Measure an artifact and its teacher on a held-out split.
+
+    Args:
+        backend, device: of the artifact, as `load_artifact` takes them.
 
     Raises:
         DataError: no such split, or the run's corpus or float weights are missing.
         ArtifactError: the artifact is refused.
+        BackendError: the backend or the device cannot be used here.
     """
     require_split(split)
     corpus = open_corpus(recipe.corpus, run / "corpus")
-    loaded = load_artifact(artifact, backend=backend)
+    loaded = load_artifact(artifact, backend=backend, device=device)
     teacher = load_teacher(recipe, run)
     text = held_out_text(recipe, corpus, split)
     nats = line_nats(loaded.model, text, f"{loaded.name} on {split}")

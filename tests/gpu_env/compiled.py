@@ -104,7 +104,7 @@ def test_every_kernel_of_a_model_compiles_without_spills(
     model = model_class(config_class(**SIZES, **OWN[architecture])).requires_grad_(
         requires_grad=False
     )
-    backend = GpuBackend("sm_90", CPU, "packed", kernels())
+    backend = GpuBackend("sm_90", CPU, "packed", kernels(), (16, 64))
     for path, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear):
             weight = backend.prepare(weight_of("2bit", *module.weight.shape))
@@ -113,7 +113,7 @@ def test_every_kernel_of_a_model_compiles_without_spills(
             weight = backend.prepare(weight_of("4bit", 1024, 512))
             model.set_submodule(path, PackedEmbedding(weight))
     engines: dict[str, Any] = {"lstm": DeviceLstm}
-    engine = engines.get(architecture, DeviceTransformer)(model.plan(), backend, (16, 64))
+    engine = engines.get(architecture, DeviceTransformer)(model.plan(), backend)
     engine.resize(128)
     ids = np.arange(5, dtype=np.int32)
     engine.run(Rows(ids, ids, ids + 2, ids + 1), ids[:2], ids[:2])

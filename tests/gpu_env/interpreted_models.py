@@ -15,12 +15,11 @@ import pytest
 import torch
 
 from quantized_lm.errors import BackendError, ShapeError
-from quantized_lm.models.device import DeviceModel
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import load_packed
 from quantized_lm.ops import Backend, select_backend
 from quantized_lm.ops.backend import BackendOptions
-from quantized_lm.ops.device_layout import Residency
+from quantized_lm.ops.device_layout import Residency, ResidencyChoice
 from quantized_lm.ops.gpu import GpuBackend
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
@@ -49,12 +48,7 @@ def packed(model: FloatModel, backend: Backend, buckets: tuple[int, ...] = BUCKE
     copied = copy.deepcopy(model)
     if not isinstance(backend, GpuBackend):
         return load_packed(copied, weights, plain, backend)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "quantized_lm.models.layers.DeviceModel",
-            lambda plan, own: DeviceModel(plan, own, buckets),
-        )
-        return load_packed(copied, weights, plain, backend)
+    return load_packed(copied, weights, plain, replace(backend, buckets=buckets))
 
 
 def trees(count: int = 2) -> list[TokenTree]:
@@ -67,7 +61,7 @@ def trees(count: int = 2) -> list[TokenTree]:
     return made
 
 
-def gpu(residency: Residency = "auto") -> GpuBackend:
+def gpu(residency: ResidencyChoice = "auto") -> GpuBackend:
     return GpuBackend.create(BackendOptions(residency=residency))
 
 

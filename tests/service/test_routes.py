@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -36,6 +37,17 @@ async def test_models_say_their_size_bits_and_revision() -> None:
         "packed_bits_per_weight": 32.0,
         "size_bytes": 16384,
     }
+
+
+async def test_models_say_how_they_lie_in_memory() -> None:
+    expanded = dataclasses.replace(fake_loaded("two"), residency="expanded")
+    async with running(fake_loaded("one"), expanded) as (client, _):
+        listed = (await client.get("/v1/models")).json()["models"]
+        schemas_of = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert [model["residency"] for model in listed] == ["packed", "expanded"]
+    for name in ("ModelSummary", "ModelDetail"):
+        assert schemas_of[name]["properties"]["residency"]["enum"] == ["packed", "expanded"]
+        assert "residency" in schemas_of[name]["required"]
 
 
 async def test_limits_are_those_the_schema_and_the_settings_enforce() -> None:

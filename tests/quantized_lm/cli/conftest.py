@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run a command on a small model that every folder stands for."""
     loaded = fake_loaded("tiny")
     for module in (rescore, score, inspect):
-        monkeypatch.setattr(module, "load_artifact", lambda _: loaded)
+        monkeypatch.setattr(module, "load_artifact", lambda _, **__: loaded)
         monkeypatch.setattr(module, "bundled_path", Path)
     monkeypatch.setattr(inspect, "read_manifest", lambda _: loaded.manifest)
     monkeypatch.setenv("COLUMNS", "120")

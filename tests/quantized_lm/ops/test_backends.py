@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,47 @@ def test_an_instruction_set_the_cpu_lacks_is_refused(monkeypatch: pytest.MonkeyP
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(BackendError, match="known are auto, cpu, triton, reference"):
         select_backend("tpu")
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "reference"])
+def test_the_cpu_is_asked_for_alone_or_with_one_of_its_backends(name: str) -> None:
+    if not BACKENDS["cpu"].is_available:
+        pytest.skip("the native module is missing")
+    expected = "cpu" if name == "auto" else name
+    assert select_backend(name, device="cpu").name == expected
+    assert select_backend(name, device="auto").name == expected
+
+
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cuda"), ("triton", "cpu")])
+def test_a_backend_of_another_device_is_refused(name: str, device: str) -> None:
+    with pytest.raises(BackendError, match=f"backend is {name}, .* and device is {device}; need"):
+        select_backend(name, device=device)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(BackendError, match="'tpu'; known are auto, cpu, cuda$"):
+        select_backend(device="tpu")
+
+
+def test_a_gpu_that_is_asked_for_is_never_replaced_by_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+
+    class Made(Exception):  # noqa: N818 - no error
+        pass
+
+    def create(*_: object) -> Any:
+        made.append("triton")
+        raise Made
+
+    entry = replace(BACKENDS["triton"], create=create)
+    monkeypatch.setattr("quantized_lm.ops.BACKENDS", {**BACKENDS, "triton": entry})
+    monkeypatch.setenv(CPU_ISA_VARIABLE, "scalar")  # the other backend's
+    for name in ("auto", "triton"):
+        with pytest.raises(Made):
+            select_backend(name, device="cuda")
+    assert made == ["triton", "triton"]
 
 
 @pytest.mark.usefixtures("_without_native")

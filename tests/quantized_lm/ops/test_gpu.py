@@ -123,8 +123,9 @@ def test_a_bucket_holds_what_it_is_for() -> None:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A GPU in name: Triton is there, and torch says what the test wants."""
-    found = SimpleNamespace(is_there=True, capability=(9, 0), free=8 << 30)
+    found = SimpleNamespace(is_built=True, is_there=True, capability=(9, 0), free=8 << 30)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: found.is_built)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: found.is_there)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: found.capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GPU X")
@@ -140,21 +141,23 @@ def test_a_gpu_that_lacks_nothing_is_available(device: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"is_there": False}, "torch finds no CUDA device"),
-        ({"capability": (7, 5)}, "GPU X has compute capability 7.5, 8.0 is needed"),
-        ({"free": 5 << 20}, "5 MB of the GPU are free, 1024 are needed"),
+        ({"is_built": False}, "this torch is a build for CPUs; install its CUDA build, or"),
+        ({"is_there": False}, "torch finds no CUDA device;"),
+        ({"capability": (7, 5)}, "GPU X has compute capability 7.5, 8.0 is needed;"),
+        ({"free": 5 << 20}, "5 MB of the GPU are free, 1024 are needed;"),
     ],
 )
 def test_what_a_gpu_lacks_is_said(
     device: SimpleNamespace, change: dict[str, object], reason: str
 ) -> None:
     vars(device).update(change)
-    assert gpu.why_unavailable() == f"{reason}; use --backend cpu"
+    assert gpu.why_unavailable() == f"{reason} use the CPU engine, --device cpu"
 
 
 def test_without_triton_the_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert not BACKENDS["triton"].is_available
-    with pytest.raises(BackendError, match=r"secondpass\[gpu\], or use --backend cpu"):
-        select_backend("triton")
+    for asked in ({"name": "triton"}, {"device": "cuda"}):
+        with pytest.raises(BackendError, match=r"secondpass\[gpu\], or use the CPU engine, --dev"):
+            select_backend(**asked)
     assert not gpu.is_interpreted()
