@@ -54,6 +54,7 @@ void TransformerWorker::embed(Block block) const {
 // From the stream to queries, and to keys and values, which become part of the trees.
 void TransformerWorker::project(Block block, std::size_t layer) const {
     const BlockPlan& plan = plan_.blocks[layer];
+    prefetch_stored(block, layer);
     if (mixes(plan))
         pass_.kernels.mix({stream(block), embedded(block), block.count * plan_.model_dim,
                            plan.mix_stream, plan.mix_embedding});
@@ -62,6 +63,18 @@ void TransformerWorker::project(Block block, std::size_t layer) const {
     float* qkv = scratch_.wide.data();
     multiply(plan.qkv, rows, block.count, Activation::kNone, false, qkv);
     split(block, layer, qkv);
+}
+
+// Asks for the rows that `split` will write. They lie in memory that no cache holds, and stores wait for
+// it one after another: without this a list took 3 to 10 % longer.
+void TransformerWorker::prefetch_stored(Block block, std::size_t layer) const {
+    constexpr std::size_t kCacheLine = 16;
+    for (std::size_t r = 0; r < block.count; ++r) {
+        const Row& row = pass_.rows[block.first + r];
+        const float* stored = row.tree->stored(layer, row.slot);
+        for (std::size_t i = 0; i < row_floats(pass_.heads); i += kCacheLine)
+            __builtin_prefetch(stored + i, 1, 2);
+    }
 }
 
 void TransformerWorker::split(Block block, std::size_t layer, const float* qkv) const {

@@ -76,6 +76,7 @@ private:
 
     void embed(Block block) const;
     void project(Block block, std::size_t layer) const;
+    void prefetch_stored(Block block, std::size_t layer) const;
     void split(Block block, std::size_t layer, const float* qkv) const;
     void attend(std::size_t first, std::size_t count, std::size_t layer) const;
     void feed_forward(Block block, std::size_t layer) const;
