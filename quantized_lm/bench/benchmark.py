@@ -35,8 +35,9 @@ def run(options: BenchOptions, track: Track) -> Report:
         DataError: a file of lists cannot be read.
     """
     texts = _texts(options) if options.bundled else {}  # a bad file costs no hour of work
-    setting = Setting(options, Environment(options.output / "peers"), track)
     rates = peaks.measure((1, THREADS), options.bursts)
+    peak_gops = peaks.int8_peak_gops(rates, THREADS)
+    setting = Setting(options, Environment(options.output / "peers"), track, peak_gops)
     timings = gemms.time_gemms(options.gemm, select_backend("cpu", threads=1), track)
     if options.peers:
         setting.install_peers()

@@ -36,6 +36,6 @@ def measure(threads: tuple[int, ...], bursts: int) -> list[PeakRate]:
     ]
 
 
-def int8_peak_gops(peaks: list[PeakRate]) -> float | None:
-    """Billions of int8 operations a second by dot products on one thread; None without them."""
-    return next((peak.per_second[1] / 1e9 for peak in peaks if peak.name == INT8_DOT), None)
+def int8_peak_gops(peaks: list[PeakRate], threads: int = 1) -> float | None:
+    """Billions of int8 operations a second by dot products; None without them."""
+    return next((peak.per_second[threads] / 1e9 for peak in peaks if peak.name == INT8_DOT), None)

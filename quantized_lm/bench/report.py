@@ -27,6 +27,7 @@ METHOD = (
     "Timed for us: the tree, the model and the sums; for a bundled model also tokenization.",
     "Batches of padded systems and n_ubatch of llama.cpp are the fastest of a few. OpenVINO is "
     "calibrated on three of the timed lists.",
+    "limit %: the time of the products alone at the metered int8 peak, over the whole time.",
     "diff: from float32 scores, relative, the largest over hypotheses; noise: spread of that error "
     "in a list over the spread of its scores; same w.: diff from float32 arithmetic with the "
     "same dequantized weights. Weights are random: this checks the code at 8 and 4 bits and says "
@@ -79,6 +80,8 @@ class ListSet:
     Attributes:
         name: key for programs. title: for readers.
         shape: mean over the lists. ratios: contexts per tree node of each.
+        limit_ms: what a list's products take on the tree at the metered int8 dot-product peak;
+            None where that or the number of products is not known.
     """
 
     name: str
@@ -86,6 +89,7 @@ class ListSet:
     shape: ListShape
     ratios: tuple[float, ...]
     rows: tuple[SystemRow, ...]
+    limit_ms: float | None = None
 
 
 @dataclass(frozen=True)

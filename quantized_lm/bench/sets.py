@@ -28,6 +28,7 @@ from quantized_lm.bench.systems import (
 from quantized_lm.bench.weights import (
     PACKINGS,
     Size,
+    count_multiplied,
     count_parameters,
     write_gpt2,
     write_packed,
@@ -41,12 +42,14 @@ class Setting:
     """What all sets share.
 
     Attributes:
+        peak_gops: of int8 dot products with all threads, billions a second; None without them.
         missing: peer -> why it is not installed.
     """
 
     options: BenchOptions
     environment: Environment
     track: Track
+    peak_gops: float | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
     def folder(self, name: str) -> Path:
@@ -113,7 +116,11 @@ def gpt2_set(name: str, size: Size, setting: Setting) -> ListSet:
         f"GPT-2 {name}: {size.num_layers} layers of {size.model_dim}, {millions:.1f} M parameters, "
         "random weights, made-up lists"
     )
-    return _list_set(name, title, _draw(size), rows_of(times, same_weights))
+    one = _list_set(name, title, _draw(size), rows_of(times, same_weights))
+    if setting.peak_gops is None:
+        return one
+    operations = 2 * count_multiplied(Path(task.weights)) * one.shape.nodes
+    return replace(one, limit_ms=operations / setting.peak_gops / 1e6)
 
 
 def bundled_task(name: str, texts: Sequence[Sequence[str]], setting: Setting) -> Task:

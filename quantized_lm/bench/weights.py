@@ -171,6 +171,17 @@ def count_parameters(weights: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
+def count_multiplied(weights: Path) -> int:
+    """Numbers of the matrices that every node is multiplied with; the tied embedding is one."""
+    with safe_open(weights, "numpy") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    return sum(
+        math.prod(shape)
+        for name, shape in shapes.items()
+        if len(shape) == 2 and not name.endswith("wpe.weight")
+    )
+
+
 def load_gpt2(weights: Path, num_heads: int) -> Gpt2:
     """The float model."""
     return from_transformers(load_file(weights), num_heads)

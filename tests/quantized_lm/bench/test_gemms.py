@@ -97,6 +97,7 @@ def test_peaks_are_metered_for_every_number_of_threads(monkeypatch: pytest.Monke
     rates = peaks.measure((1, 2), bursts=1)
     assert rates[0].per_second == {1: 1e9, 2: 2e9}
     assert peaks.int8_peak_gops(rates) == 1.0
+    assert peaks.int8_peak_gops(rates, threads=2) == 2.0
     assert peaks.int8_peak_gops(rates[1:]) is None
 
 

@@ -84,7 +84,7 @@ def whole_report() -> Report:
         peaks=(PeakRate("int8 dot", "op", {1: 1e12, 2: 2e12}),),
         gemms=timings,
         gemm_summaries=tuple(summarize(timings, None)),
-        list_sets=(ListSet("s", "GPT-2 s", ListShape(200, 60, 220), (2.5, 4.0), rows()),),
+        list_sets=(ListSet("s", "GPT-2 s", ListShape(200, 60, 220), (2.5, 4.0), rows(), 1.34),),
         memory={"en-small": Memory(5 << 20, 2, 6 << 20, 7 << 20, 9 << 20)},
         served=Served(100, 5, 4, 3.5, 0.5, 1, 2, 12, 60),
         remarks=("something was odd",),
@@ -103,6 +103,7 @@ def test_tables_show_everything_and_hide_no_failure() -> None:
         "1.5-2.5",  # quartiles
         "5.00",  # times float32
         "2.0-4.0",  # fresh processes
+        "67",  # of the products' limit, in percent
         "theirs float32 did not run: not installed",
         "how it was timed",
         "nodes not run: 12 of 60",

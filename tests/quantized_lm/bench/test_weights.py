@@ -16,6 +16,7 @@ from quantized_lm.bench.rounds import agreement
 from quantized_lm.bench.weights import (
     PACKINGS,
     QUICK_SIZE,
+    count_multiplied,
     count_parameters,
     load_gpt2,
     random_gpt2,
@@ -33,6 +34,15 @@ def test_logits_spread_as_those_of_a_trained_model() -> None:
     hidden = torch.nn.functional.layer_norm(hidden, hidden.shape[1:])
     logits = hidden @ state["transformer.wte.weight"].T
     assert float(logits.std()) == pytest.approx(2.5, rel=0.05)
+
+
+def test_matrices_are_what_nodes_are_multiplied_with(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    write_gpt2(QUICK_SIZE, path)
+    dim, ffn_dim = QUICK_SIZE.model_dim, QUICK_SIZE.ffn_dim
+    of_layer = 4 * dim * dim + 2 * dim * ffn_dim
+    expected = QUICK_SIZE.vocab_size * dim + QUICK_SIZE.num_layers * of_layer
+    assert count_multiplied(path) == expected < count_parameters(path)
 
 
 def test_weights_are_drawn_once(tmp_path: Path) -> None:
