@@ -16,14 +16,11 @@ void OutputLayer::answer(std::size_t first, std::size_t count, const Rows& hidde
 void OutputLayer::keep(std::size_t first, std::size_t count, const Rows& hidden,
                        const float* log_sum) const noexcept {
     const std::size_t columns = padded_columns(weight_);
-    const std::size_t groups = groups_of(weight_);
     for (std::size_t r = 0; r < count; ++r) {
         const Row& row = batch_.rows[first + r];
         const std::size_t slot = static_cast<std::size_t>(row.slot);
         const Rows& kept = row.tree->hidden();
         std::memcpy(kept.codes + slot * columns, hidden.codes + r * columns, columns);
-        std::memcpy(kept.start + slot * groups, hidden.start + r * groups,
-                    groups * sizeof(std::int32_t));
         kept.step[slot] = hidden.step[r];
         row.tree->log_sum()[slot] = log_sum[r];
     }

@@ -113,8 +113,6 @@ void Tree::copy(const Tree& other, const std::int32_t* nodes, std::size_t count)
         std::memcpy(hidden_.codes + to * sizes_.columns,
                     other.hidden_.codes + from * sizes_.columns,
                     sizes_.columns * sizeof(*hidden_.codes));
-        std::memcpy(hidden_.start + to * sizes_.groups, other.hidden_.start + from * sizes_.groups,
-                    sizes_.groups * sizeof(*hidden_.start));
         hidden_.step[to] = other.hidden_.step[from];
         log_sum_[to] = other.log_sum_[from];
     }
@@ -122,8 +120,7 @@ void Tree::copy(const Tree& other, const std::int32_t* nodes, std::size_t count)
 
 std::size_t Tree::bytes_for(std::size_t rows) const noexcept {
     return whole_lines(sizes_.layers * rows * sizes_.row_floats * sizeof(float)) +
-           whole_lines(rows * sizes_.columns) + whole_lines(rows * sizeof(float)) * 2 +
-           whole_lines(rows * sizes_.groups * sizeof(std::int32_t));
+           whole_lines(rows * sizes_.columns) + whole_lines(rows * sizeof(float)) * 2;
 }
 
 void Tree::move_into(std::byte* memory, std::size_t capacity) noexcept {
@@ -140,7 +137,6 @@ void Tree::move_into(std::byte* memory, std::size_t capacity) noexcept {
     move(stored_, sizes_.row_floats, sizes_.layers);
     move(hidden_.codes, sizes_.columns, 1);
     move(hidden_.step, 1, 1);
-    move(hidden_.start, sizes_.groups, 1);
     move(log_sum_, 1, 1);
     capacity_ = capacity;
 }

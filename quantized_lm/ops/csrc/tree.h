@@ -39,16 +39,15 @@ private:
 // What one run node leaves behind. Once a node is run, a child needs no more:
 //   per layer   row_floats floats: keys and values as kernels.h's `split` writes them, or h and c as
 //               `cell` does
-//   its hidden row, quantized for the output layer, and the log-sum-exp of its logits
+//   its hidden row, codes and step for the output layer, and the log-sum-exp of its logits
 struct StoredSizes {
     std::size_t layers;
     std::size_t row_floats;
     std::size_t columns;  // codes of a hidden row
-    std::size_t groups;
 };
 
 inline StoredSizes stored_sizes(const Weight& output, std::size_t layers, std::size_t row_floats) {
-    return {layers, row_floats, padded_columns(output), groups_of(output)};
+    return {layers, row_floats, padded_columns(output)};
 }
 
 constexpr std::int32_t kNotRun = -1;
@@ -119,7 +118,7 @@ private:
     // Into memory_:
     float* stored_ = nullptr;  // (layers, capacity, row_floats)
     float* log_sum_ = nullptr;
-    Rows hidden_{nullptr, nullptr, nullptr};
+    Rows hidden_{nullptr, nullptr, nullptr};  // `logit` reads no start
 };
 
 }  // namespace secondpass
