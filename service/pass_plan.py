@@ -7,8 +7,8 @@ passes goes on under any load. The rest joins in the order of deadlines, what ru
 queued alike; a queued job is overtaken by none of its model with a later deadline. Nothing joins
 that would make the pass end after the deadline of something in it.
 
-All that is in a pass ends with it, so sharing one saves its fixed cost and costs the shorter work
-its head start. A pass is therefore short unless the queue is long: see `_shared_s`.
+All that is in a pass ends with it, so sharing one saves its fixed cost and costs the earlier work
+its head start. Nothing joins a pass that is long enough for its fixed cost to count little.
 
 What can be stopped at any time may last for many passes. All that is under way fits the budget
 together, so that memory stays bounded; the next one waits for room, and only others wait behind it.
@@ -27,9 +27,10 @@ from service.job_queue import JobQueue
 from service.jobs import Served, Started, Ticket
 
 Entry = Ticket[Any] | Started[Any]
-SHORT_S = 0.008  # a pass that delays nobody to speak of
-LEAD_TIMES = 2.0  # so that two alike share one, however long they are
-WAITED_PART = 0.25  # of how long its lead has waited: under overload throughput counts
+# How long a pass may become by joining, whichever is most:
+SHORT_S = 0.008  # delays nobody to speak of
+FIXED_TIMES = 10.0  # of its fixed cost, which then is a tenth
+LEAD_TIMES = 2.0  # of what its lead takes alone: two alike share one
 
 
 @dataclass
@@ -113,7 +114,8 @@ class Planner:
         model = _ticket(lead).job.model
         plan = Pass(model, self._costs.of(model.name), now_s, self._budget_tokens)
         plan.add(lead)
-        plan.joined_until_s = now_s + _shared_s(lead, plan.ends_s - now_s, now_s)
+        fixed_s, alone_s = plan.cost.seconds(0, 1, 0), plan.ends_s - now_s
+        plan.joined_until_s = now_s + max(SHORT_S, FIXED_TIMES * fixed_s, LEAD_TIMES * alone_s)
         self._fill(plan, lead, queue.of(model), started)
         return plan
 
@@ -173,12 +175,6 @@ def nodes_of(entry: Entry) -> int:
     if isinstance(entry, Ticket):
         return entry.job.cost_tokens
     return entry.piece.num_nodes
-
-
-def _shared_s(lead: Entry, alone_s: float, now_s: float) -> float:
-    """How long a pass may last that others share with its lead, which alone takes `alone_s`."""
-    waited_s = now_s - lead.queued_s if isinstance(lead, Ticket) else 0.0
-    return max(SHORT_S, LEAD_TIMES * alone_s, WAITED_PART * waited_s)
 
 
 def _ticket(entry: Entry) -> Ticket[Any]:

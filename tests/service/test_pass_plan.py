@@ -147,20 +147,19 @@ def test_a_prediction_alone_never_leaves_the_engine_idle() -> None:
     assert scheduler.predicted_wait_s() == pytest.approx(0.001, rel=0.5)
 
 
-def test_two_alike_share_a_pass_and_more_only_if_they_have_waited() -> None:
-    """All that is in a pass ends with it; what it saves counts only where the queue is long."""
-    model = DoublingModel(seconds=lambda nodes, _pieces: 0.1 * nodes)
-    scheduler = engine(model.clock)
-    for _ in range(60):
-        scheduler.submit([job(model, 0, by_s=1e9)])
-        run(scheduler)
-    model.passes.clear()
-    scheduler.submit([job(model, number, by_s=1e9) for number in range(1, 6)])
-    run(scheduler)
-    assert [numbers for _, numbers in model.passes] == [[1, 2], [3, 4], [5]]
+def test_a_pass_is_shared_until_its_fixed_cost_counts_little() -> None:
+    """All that is in a pass ends with it, so a longer one would only delay who came first."""
 
-    model.passes.clear()
-    scheduler.submit([job(model, number, by_s=1e9) for number in range(1, 6)])
-    model.clock.now_s += 100.0
-    run(scheduler)
-    assert [numbers for _, numbers in model.passes] == [[1, 2, 3, 4, 5]]
+    def shared(fixed_s: float) -> list[list[int]]:
+        model = DoublingModel(seconds=lambda nodes, _pieces: fixed_s + 0.1 * nodes)
+        scheduler = engine(model.clock)
+        for count in (1, 2) * 40:
+            scheduler.submit([job(model, 0, by_s=1e9)] * count)
+            run(scheduler)
+        model.passes.clear()
+        scheduler.submit([job(model, number, by_s=1e9) for number in range(1, 6)])
+        run(scheduler)
+        return [numbers for _, numbers in model.passes]
+
+    assert shared(fixed_s=0.0) == [[1, 2], [3, 4], [5]]
+    assert shared(fixed_s=0.1) == [[1, 2, 3, 4, 5]]
