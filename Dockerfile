@@ -47,8 +47,10 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     python -m pip install --no-cache-dir "$(echo /wheels/*.whl)[otel]"
 
 # Nothing is written: the root may be read-only, with a tmpfs at /tmp for those who ask torch for more.
+# An image for a GPU says so where it finds none, instead of serving slowly.
 ENV PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    SECONDPASS_DEVICE=${DEVICE}
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8080

@@ -13,6 +13,8 @@ READY := $(VENV)/.ready
 # Real 100-best lists to time on, where they are; without any, lists are made up.
 LISTS ?= ../shared/data/nbest/*.pocketsphinx.jsonl.gz ../shared/data/nbest/*.sri_decipher.jsonl.gz
 BENCH ?=
+# What the report of a GPU compares with.
+GPU_PEERS ?= 'transformers>=5,<6'
 GPU_PYTHON ?= $(VENV)/gpu/bin/python
 ARGS ?=
 
@@ -55,8 +57,13 @@ audit: $(READY)  ## Look up what is installed among the known vulnerabilities; n
 fuzz: $(READY)  ## 100,000 damaged requests to every POST route: no 500, no hang, memory flat; some minutes.
 	$(BIN)/python -m tests.fuzzing.fuzz $(ARGS)
 
-bench-gpu: $(READY)  ## On a GPU: check its kernels, tune them, time them and whole lists; BENCH=--rehearse without one.
-	$(if $(findstring rehearse,$(BENCH)),TRITON_INTERPRET=1 $(GPU_PYTHON),$(BIN)/python) -c 'from service.cli import main; main()' bench --gpu --tune $(BENCH)
+bench-gpu: $(READY)  ## On a GPU: check its kernels, time them, whole lists and the service; BENCH=--rehearse without one.
+ifneq ($(findstring rehearse,$(BENCH)),)
+	TRITON_INTERPRET=1 $(GPU_PYTHON) -m service bench --gpu $(BENCH)
+else
+	$(BIN)/python -m pip install --quiet $(GPU_PEERS)
+	$(BIN)/python -m service bench --gpu $(BENCH)
+endif
 
 image:  ## Build the image secondpass:0.1.0, with torch as TORCH says.
 	docker build --tag secondpass:0.1.0 --build-arg TORCH="$(TORCH)" --build-arg REVISION="$$(git rev-parse HEAD)" .

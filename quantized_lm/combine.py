@@ -13,15 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
-from numpy.typing import NDArray
 
+from quantized_lm.components import Components, Floats, Ints, escape
 from quantized_lm.errors import InputError, MissingScoreError, NonFiniteError, ShapeError
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 MODES = ("log-linear", "linear")
 
 
@@ -76,6 +74,11 @@ class Weights:
         if self.mode == "linear":
             self._require_shares()
 
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        """Every term that counts, in the order they are added."""
+        return tuple(source for source in _sources(self) if source.weight != 0.0)
+
     def _numbers(self) -> list[tuple[str, float]]:
         numbers = []
         for name, value in vars(self).items():
@@ -105,32 +108,6 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Components:
-    """The scores of one list of H hypotheses.
-
-    In `am`, `graph` and `extra`, None stands for a column nobody gave and NaN for a hypothesis
-    that lacks it (`score_column` makes such columns and refuses a NaN that was sent).
-
-    Attributes:
-        am: (H,) float64 or None, nats: acoustic, or the decoder's whole first-pass score.
-        graph: (H,) float64 or None, nats: the first pass's LM or graph part.
-        lm: LM name -> (H,) float64, nats.
-        extra: name -> (H,) float64 or None.
-        words: (H,) int64, words per hypothesis.
-        tokens: (H,) int64, LM tokens per hypothesis without `</s>`.
-        chars: (H,) int64, characters per hypothesis.
-    """
-
-    am: Floats | None
-    graph: Floats | None
-    lm: Mapping[str, Floats]
-    extra: Mapping[str, Floats | None]
-    words: Ints
-    tokens: Ints
-    chars: Ints
-
-
-@dataclass(frozen=True)
 class Ranking:
     """One list in its new order.
 
@@ -154,22 +131,9 @@ class Term:
     value: float
 
 
-def score_column(values: Sequence[float | None], field_name: str) -> Floats | None:
-    """One score of every hypothesis as a column: None if nobody gave it, NaN where it is missing.
-
-    Raises:
-        NonFiniteError: a value is NaN or +infinity; the pointer is like "/hypotheses/2/am_score".
-    """
-    column = np.array(values, np.float64)  # None becomes NaN
-    if (column < np.inf).all():
-        return column if len(column) else None
-    for position, value in enumerate(values):
-        if value is not None and not value < math.inf:
-            raise NonFiniteError(
-                f"{field_name} is {value}; need a number below infinity",
-                pointer=f"/hypotheses/{position}/{field_name}",
-            )
-    return None if np.isnan(column).all() else column
+def require_scores(components: Components, weights: Weights) -> None:
+    """Pass if the scores are there that count; `totals` without the sums, and raises as it does."""
+    _columns(components, weights)
 
 
 def combine(components: Components, weights: Weights, *, posterior_scale: float = 1.0) -> Ranking:
@@ -197,7 +161,7 @@ def combine(components: Components, weights: Weights, *, posterior_scale: float 
             "need scores and scales whose sum is a number",
             pointer=f"/hypotheses/{position}",
         )
-    order = np.argsort(-total, kind="stable").astype(np.int64)
+    order = np.argsort(-total, kind="stable").astype(np.int64, copy=False)
     return Ranking(total, order, _softmax(total, posterior_scale))
 
 
@@ -205,8 +169,10 @@ def totals(components: Components, weights: Weights) -> Floats:
     """(H,) float64, what `combine` ranks by. Raises MissingScoreError and ShapeError as it does."""
     total = np.zeros(components.words.shape, np.float64)
     for source, values in _columns(components, weights):
-        total = total + source.weight * values
-    return total / divisor(components, weights)
+        total += source.weight * values
+    if LENGTH_NORMS[weights.length_norm].divide is not None:
+        total /= divisor(components, weights)
+    return total
 
 
 def terms(components: Components, weights: Weights, position: int) -> tuple[Term, ...]:
@@ -226,13 +192,14 @@ def terms(components: Components, weights: Weights, position: int) -> tuple[Term
 
 def divisor(components: Components, weights: Weights) -> Floats:
     """(H,) float64, what each sum is divided by; a length below 1 counts as 1."""
-    return LENGTH_NORMS[weights.length_norm].divide(components, weights)
+    divide = LENGTH_NORMS[weights.length_norm].divide
+    return np.ones(components.words.shape) if divide is None else divide(components, weights)
 
 
 def formula(weights: Weights) -> str:
     """The sum as text, such as "1*am + 0.5*lm[en-small] + 0.2*words"; numbers read back exactly."""
     text = ""
-    for source in _sources(weights):
+    for source in weights.sources:
         sign = "-" if source.weight < 0.0 else "+"
         text += f" {sign} " if text else sign.removeprefix("+")
         text += _number(abs(source.weight)) + (f"*{source.name}" if source.name else "")
@@ -241,16 +208,11 @@ def formula(weights: Weights) -> str:
     return f"({text}) / {divided_by}" if divided_by else text
 
 
-def escape(name: str) -> str:
-    """A name as one step of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")
-
-
 @dataclass(frozen=True)
 class LengthNorm:
-    """One way to divide by length: the (H,) divisor, and its text in the formula ("" for none)."""
+    """One way to divide by length: the (H,) divisor, None for 1, and its text in the formula."""
 
-    divide: Callable[[Components, Weights], Floats]
+    divide: Callable[[Components, Weights], Floats] | None
     text: Callable[[Weights], str]
 
 
@@ -264,7 +226,7 @@ def _length_text(noun: str, weights: Weights) -> str:
 
 
 LENGTH_NORMS: Mapping[str, LengthNorm] = {
-    "none": LengthNorm(lambda c, _: np.ones(c.words.shape, np.float64), lambda _: ""),
+    "none": LengthNorm(None, lambda _: ""),
     "tokens": LengthNorm(lambda c, w: _lengths(c.tokens, w), lambda w: _length_text("tokens", w)),
     "words": LengthNorm(lambda c, w: _lengths(c.words, w), lambda w: _length_text("words", w)),
     "gnmt": LengthNorm(
@@ -275,41 +237,41 @@ LENGTH_NORMS: Mapping[str, LengthNorm] = {
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One term that counts: its name in the formula, its weight, and how its values are read."""
+class Source:
+    """One term: its name in the formula, its weight, and how its values are read."""
 
     name: str
     weight: float
     read: Callable[[Components], Floats]
 
 
-def _sources(weights: Weights) -> list[_Source]:
-    """Every term whose weight is not 0, in the order they are added; bias has no name."""
-    sources = [_Source("am", weights.am_scale, lambda c: _given(c.am, c, "am_score"))]
+def _sources(weights: Weights) -> list[Source]:
+    """Every term, in the order they are added; bias has no name."""
+    sources = [Source("am", weights.am_scale, _am)]
     if weights.mode == "linear":
-        sources.append(_Source(_mix_name(weights), weights.graph_scale, partial(_mix, weights)))
+        sources.append(Source(_mix_name(weights), weights.graph_scale, partial(_mix, weights)))
     else:
-        sources.append(_Source("graph", weights.graph_scale, _graph))
+        sources.append(Source("graph", weights.graph_scale, _graph))
         sources += [
-            _Source(f"lm[{name}]", scale, partial(_lm, name))
+            Source(f"lm[{name}]", scale, partial(_lm, name))
             for name, scale in weights.lm_scales.items()
         ]
     sources += [
-        _Source(f"extra[{name}]", scale, partial(_extra, name))
+        Source(f"extra[{name}]", scale, partial(_extra, name))
         for name, scale in weights.extra.items()
     ]
-    sources += [
-        _Source("words", weights.word_bonus, lambda c: c.words.astype(np.float64)),
-        _Source("tokens", weights.token_bonus, lambda c: c.tokens.astype(np.float64)),
-        _Source("chars", weights.char_bonus, lambda c: c.chars.astype(np.float64)),
-        _Source("", weights.bias, lambda c: np.ones(c.words.shape, np.float64)),
+    return [
+        *sources,
+        Source("words", weights.word_bonus, partial(_lengths_of, "words")),
+        Source("tokens", weights.token_bonus, partial(_lengths_of, "tokens")),
+        Source("chars", weights.char_bonus, partial(_lengths_of, "chars")),
+        Source("", weights.bias, _ones),
     ]
-    return [source for source in sources if source.weight != 0.0]
 
 
-def _columns(components: Components, weights: Weights) -> list[tuple[_Source, Floats]]:
+def _columns(components: Components, weights: Weights) -> list[tuple[Source, Floats]]:
     columns = []
-    for source in _sources(weights):
+    for source in weights.sources:
         values = source.read(components)
         if values.shape != components.words.shape:
             raise ShapeError(
@@ -339,6 +301,19 @@ def _given(values: Floats | None, components: Components, field_name: str) -> Fl
             pointer=f"/hypotheses/{position}/{field_name}",
         )
     return values
+
+
+def _am(components: Components) -> Floats:
+    return _given(components.am, components, "am_score")
+
+
+def _lengths_of(noun: str, components: Components) -> Floats:
+    lengths: Ints = getattr(components, noun)
+    return lengths.astype(np.float64)
+
+
+def _ones(components: Components) -> Floats:
+    return np.ones(components.words.shape)
 
 
 def _graph(components: Components) -> Floats:
@@ -380,10 +355,10 @@ def _mix(weights: Weights, components: Components) -> Floats:
 def _softmax(total: Floats, scale: float) -> Floats:
     if total.size == 0:
         return total
-    if scale == 0.0 or not np.isfinite(total).any():
+    best = total.max()
+    if scale == 0.0 or best == -np.inf:
         return np.full(total.shape, 1.0 / total.size)
-    scaled = scale * total
-    powers = np.exp(scaled - scaled.max())
+    powers = np.exp(scale * total - scale * best)
     return np.asarray(powers / powers.sum(), np.float64)
 
 

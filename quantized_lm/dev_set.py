@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.combine import Components, Weights
+from quantized_lm.combine import Weights
+from quantized_lm.components import Components
 from quantized_lm.errors import DataError
 from quantized_lm.scored import ScoredUtterance, components_of
 from quantized_lm.tuning import TuningSet

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from quantized_lm.combine import escape
+from quantized_lm.components import escape
 from quantized_lm.errors import DataError
 
 Json = Mapping[str, object]

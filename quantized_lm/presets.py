@@ -10,7 +10,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from quantized_lm.combine import Weights, escape
+from quantized_lm.combine import Weights
+from quantized_lm.components import escape
 from quantized_lm.errors import PresetError
 
 Parameters = Mapping[str, float]

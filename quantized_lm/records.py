@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ def build(cls: type[T], value: object, *, where: str, error: type[SecondpassErro
     """Make a dataclass out of parsed YAML or JSON, checking names and types all the way down.
 
     Args:
-        cls: the dataclass; nested dataclasses, tuples, dicts and Any are understood.
+        cls: the dataclass; nested dataclasses, tuples, dicts, Any and "or None" are understood.
         value: what the parser returned.
         where: names the document in messages.
         error: what to raise.
@@ -102,6 +103,9 @@ def content_key(*values: object) -> str:
 def _convert(hint: Any, item: object, *, where: str, error: type[SecondpassError]) -> object:
     """Check one value against its type hint; ints pass as floats, lists become tuples."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if types.NoneType in args:
+        (only,) = (arg for arg in args if arg is not types.NoneType)
+        return None if item is None else _convert(only, item, where=where, error=error)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast("type[object]", hint), item, where=where, error=error)
     if origin is tuple and isinstance(item, list):

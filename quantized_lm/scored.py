@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quantized_lm.combine import Components, Ranking, score_column
+from quantized_lm.combine import Ranking
+from quantized_lm.components import Components, score_column
 from quantized_lm.nbest import (
     Json,
     Utterance,

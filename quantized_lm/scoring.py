@@ -250,7 +250,10 @@ def prepare_encoded(
             pointer=f"/hypotheses/{index}/text",
         )
     context = loaded.tokenizer.context_ids(request.context, room=limit - longest - 1)
-    tree = merge_prefixes(encoded.ids, encoded.num_tokens, context=context, final=request.final)
+    ids, lengths = encoded.ids, encoded.num_tokens + int(request.final)
+    if not request.final:
+        ids = ids[ids != BOUNDARY_ID]
+    tree = merge_prefixes(ids, lengths, context=context)
     return PreparedList(request.texts, encoded, tree, request.final, loaded.tokenizer)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,19 +64,16 @@ def build_tree(
         context: token ids before them, each earlier text ended by the boundary symbol.
         final: whether `</s>` is appended to each sequence.
     """
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    ids = np.fromiter(itertools.chain.from_iterable(sequences), np.int32, int(lengths.sum()))
-    return merge_prefixes(ids, lengths, context=context, final=final)
+    ending = (BOUNDARY_ID,) if final else ()
+    ids = [token for sequence in sequences for token in (*sequence, *ending)]
+    lengths = np.array([len(sequence) + len(ending) for sequence in sequences], np.int64)
+    return merge_prefixes(np.array(ids, np.int32), lengths, context=context)
 
 
 def merge_prefixes(
-    ids: NDArray[np.int32],
-    lengths: NDArray[np.int64],
-    *,
-    context: Sequence[int] = (),
-    final: bool = True,
+    ids: NDArray[np.int32], lengths: NDArray[np.int64], *, context: Sequence[int] = ()
 ) -> TokenTree:
-    """`build_tree` of H sequences that stand one after another.
+    """`build_tree` of H sequences that stand one after another, whole as they are.
 
     Sorted, sequences that share a prefix are neighbors, so a token needs a new node exactly from
     the first difference to the sequence above on. Nodes are numbered in that order: depth first.
@@ -85,54 +81,51 @@ def merge_prefixes(
     Args:
         ids: (sum of lengths,) int32, non-negative.
         lengths: (H,) int64.
-        context, final: as `build_tree`.
+        context: as `build_tree`.
     """
     base = len(context)
-    rows = _rows(ids, lengths, final=final)
+    width = int(lengths.max(initial=0))
+    is_token = np.arange(width) < lengths[:, None]
+    rows = np.full(is_token.shape, _BEYOND_END, np.int32)
+    rows[is_token] = ids
     order = _sorted_rows(rows)
     rows = rows[order]
-    is_token = rows != _BEYOND_END
-    is_new = is_token.copy()
+    is_new = is_token[order]
     is_new[1:] &= np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
-    number = base + np.cumsum(is_new, dtype=np.int32).reshape(rows.shape)
+    number = is_new.cumsum(dtype=np.int32).reshape(rows.shape)
+    number += base
+    number *= is_new
+    node = np.empty((len(rows), width + 1), np.int32)  # of each prefix of each row
+    node[:, 0] = base
     # A token without a new node has the latest one above it: numbers grow from row to row.
-    node = np.maximum.accumulate(np.where(is_new, number, 0), axis=0, dtype=np.int32)
-    above = np.concatenate((np.full((len(rows), 1), base, np.int32), node), axis=1)
-    path_length = lengths + int(final)
-    unsorted = np.argsort(order)
+    np.maximum.accumulate(number, axis=0, out=node[:, 1:])
+    unsorted = node[order.argsort()]
     return TokenTree(
         token=np.concatenate((np.array((BOUNDARY_ID, *context), np.int32), rows[is_new])),
-        parent=np.concatenate((np.arange(-1, base, dtype=np.int32), above[:, :-1][is_new])),
+        parent=np.concatenate((np.arange(-1, base, dtype=np.int32), node[:, :-1][is_new])),
         base=base,
-        leaf=above[unsorted, path_length],
-        path_node=node[unsorted][is_token[unsorted]],
-        path_length=path_length,
+        leaf=unsorted[np.arange(len(lengths)), lengths],
+        path_node=unsorted[:, 1:][is_token],
+        path_length=lengths,
     )
 
 
-def _rows(ids: NDArray[np.int32], lengths: NDArray[np.int64], *, final: bool) -> NDArray[np.int32]:
-    """(H, longest) int32, a sequence a row, `</s>` at its end when final."""
-    width = int(lengths.max(initial=0)) + int(final)
-    rows = np.full((len(lengths), width), _BEYOND_END, np.int32)
-    rows[np.arange(width) < lengths[:, None]] = ids
-    if final:
-        rows[np.arange(len(lengths)), lengths] = BOUNDARY_ID
-    return rows
-
-
-def _sorted_rows(rows: NDArray[np.int32]) -> list[int]:
-    """An order in which rows that share a prefix are neighbors: that of their bytes."""
-    width = max(rows.shape[1] * rows.itemsize, 1)
+def _sorted_rows(rows: NDArray[np.int32]) -> NDArray[np.int64]:
+    """(H,) int64, an order in which rows that share a prefix are neighbors: that of their bytes."""
+    width = rows.shape[1] * rows.itemsize
     content = rows.tobytes()
-    keys = [content[start : start + width] for start in range(0, len(content), width)]
-    return sorted(range(len(rows)), key=keys.__getitem__) if keys else list(range(len(rows)))
+    keys = [content[start : start + width] for start in range(0, len(content), width or 1)]
+    order = sorted(range(len(rows)), key=keys.__getitem__) if keys else range(len(rows))
+    return np.array(order, np.int64)
 
 
 def path_sums(values: NDArray[np.generic], lengths: NDArray[np.int64]) -> NDArray[np.float64]:
     """(H,) float64, sums of `lengths` consecutive values each; an empty path adds up to 0."""
-    sums = np.zeros(len(lengths), np.float64)
+    starts = lengths.cumsum() - lengths
     is_path = lengths > 0
-    starts = (np.cumsum(lengths) - lengths)[is_path]
-    if len(starts):
-        sums[is_path] = np.add.reduceat(values, starts, dtype=np.float64)
+    if len(starts) and is_path.all():  # `reduceat` has no empty sums
+        return np.add.reduceat(values, starts, dtype=np.float64)
+    sums = np.zeros(len(lengths), np.float64)
+    if is_path.any():
+        sums[is_path] = np.add.reduceat(values, starts[is_path], dtype=np.float64)
     return sums

@@ -24,7 +24,8 @@ from service.metrics import Metrics
 from service.middleware import Envelope, Observers
 from service.openapi import ProblemApi
 from service.registry import LoadModel
-from service.routes import OPERATOR_ROUTERS, PROBE_ROUTERS, ROUTERS
+from service.routes import DIRECT_ROUTERS, OPERATOR_ROUTERS, PROBE_ROUTERS, ROUTERS
+from service.routes.direct import DirectRoutes
 from service.routes.lattice import PATH as LATTICE_PATH
 from service.settings import Settings
 
@@ -112,8 +113,12 @@ def _dressed(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # there are our own
     )
     settings, metrics = parts.settings, parts.metrics
+    app.add_middleware(
+        DirectRoutes, routers=[router for router in routers if router in DIRECT_ROUTERS]
+    )
     app.add_middleware(Guard, keys=parts.keys, metrics=metrics)
     app.add_middleware(
         Envelope,

@@ -10,7 +10,6 @@ that the machine slept through says little, while a lasting change is learned wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 TERMS = ("node", "pass", "job")
 PRIOR_S = (20e-6, 500e-6, 50e-6)  # a small model on two cores
@@ -28,25 +27,23 @@ SHORTEST_S = 1e-6
 
 
 class CostModel:
-    """The cost of one model's work.
+    """The cost of one model's work."""
 
-    Args:
-        show: called with a term's name and its seconds whenever they have changed.
-    """
-
-    def __init__(self, show: Callable[[str, float], None] = lambda _term, _seconds: None) -> None:
-        self._show = show
+    def __init__(self) -> None:
         self._terms = list(PRIOR_S)
         self._squares = [[0.0] * len(TERMS) for _ in TERMS]
         self._products = [0.0] * len(TERMS)
         self._error_s = FIRST_ERROR_S
         self._surprises = 0  # in a row
-        self._publish()
 
     @property
     def terms(self) -> dict[str, float]:
         """Seconds per node, per forward pass and per job."""
         return dict(zip(TERMS, self._terms, strict=True))
+
+    def term(self, name: str) -> float:
+        """Seconds of one of them."""
+        return self._terms[TERMS.index(name)]
 
     def seconds(self, nodes: int, passes: int, jobs: int) -> float:
         """How long that much work is expected to take."""
@@ -67,7 +64,6 @@ class CostModel:
         counts = (nodes * weight, weight, jobs * weight)
         self._add(counts, (expected + error) * weight)
         self._solve()
-        self._publish()
 
     def _add(self, counts: tuple[float, ...], seconds: float) -> None:
         keeps = KEEPS if self._surprises < LASTING else KEEPS_SURPRISED
@@ -78,15 +74,17 @@ class CostModel:
 
     def _solve(self) -> None:
         """Coordinate descent from the last solution: a convex problem, and little has changed."""
-        terms = self._terms
-        for _ in range(SWEEPS):
-            for row, squares in enumerate(self._squares):
-                of_node, of_pass, of_job = squares
-                own, drawn = squares[row], squares[row] * PRIOR_WEIGHT
-                all_terms = of_node * terms[0] + of_pass * terms[1] + of_job * terms[2]
-                wanted = self._products[row] - all_terms + own * terms[row] + drawn * PRIOR_S[row]
-                terms[row] = max(wanted / (own + drawn), 0.0)
-
-    def _publish(self) -> None:
-        for term, seconds in self.terms.items():
-            self._show(term, seconds)
+        (nodes, node_pass, node_job), (_, passes, pass_job), (_, _, jobs) = self._squares
+        own = [(1.0 + PRIOR_WEIGHT) * squares for squares in (nodes, passes, jobs)]
+        wanted = [
+            products + PRIOR_WEIGHT * squares * prior_s
+            for products, squares, prior_s in zip(
+                self._products, (nodes, passes, jobs), PRIOR_S, strict=True
+            )
+        ]
+        node, per_pass, job = self._terms
+        for _ in range(SWEEPS):  # written out: it is done between two passes
+            node = max(wanted[0] - node_pass * per_pass - node_job * job, 0.0) / own[0]
+            per_pass = max(wanted[1] - node_pass * node - pass_job * job, 0.0) / own[1]
+            job = max(wanted[2] - node_job * node - pass_job * per_pass, 0.0) / own[2]
+        self._terms = [node, per_pass, job]

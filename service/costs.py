@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from service.cost_model import CostModel
+from functools import partial
+
+from service.cost_model import TERMS, CostModel
 from service.metrics import Metrics
 
 
@@ -17,9 +19,7 @@ class Costs:
         """The one of that name; a new one knows the prior alone."""
         found = self._by_name.get(name)
         if found is None:
-
-            def show(term: str, seconds: float) -> None:
-                self._metrics.cost.labels(name, term).set(seconds)
-
-            found = self._by_name[name] = CostModel(show)
+            found = self._by_name[name] = CostModel()
+            for term in TERMS:
+                self._metrics.cost.labels(name, term).set_function(partial(found.term, term))
         return found

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from quantized_lm.combine import escape
+from quantized_lm.components import escape
 from quantized_lm.errors import (
     ArtifactError,
     InputError,

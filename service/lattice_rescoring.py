@@ -32,7 +32,7 @@ from service.rescoring import done_in_time, refuse_if_alone
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.timing import Stopwatch
-from service.weighting import resolve_weights
+from service.weighting import KnownWeights
 
 
 class LatticeRescorer:
@@ -57,6 +57,7 @@ class LatticeRescorer:
         self._settings = settings
         self._deadlines = deadlines
         self._clock = clock
+        self._weights = KnownWeights()
 
     async def rescore(
         self, asked: AskedLattices, request_id: str, arrival: Arrival
@@ -73,7 +74,7 @@ class LatticeRescorer:
         watch = Stopwatch(self._clock)
         deadline_s = self._deadline_s(asked, arrival)
         model = self._model(asked)
-        weights = resolve_weights(asked.choice, [model])
+        weights = self._weights.of(asked.choice, [model])
         rules = self._rules(asked, model, weights)
         with self._metrics.inflight.labels(model.name).track_inprogress():
             checked = await asyncio.to_thread(prepare_lattices, asked.sources, rules)

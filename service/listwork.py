@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 
 from quantized_lm import scoring
 from quantized_lm.artifact import LoadedModel
-from quantized_lm.combine import (
-    Components,
-    Ranking,
-    Weights,
-    combine,
-    escape,
-    score_column,
-    totals,
-)
+from quantized_lm.combine import Ranking, Weights, combine, require_scores, totals
+from quantized_lm.components import Components, escape, score_column
 from quantized_lm.errors import InputError, OovError
 from quantized_lm.pruning import TotalOf
 from quantized_lm.tokenizer import EncodedTexts
@@ -105,7 +98,7 @@ class UnrankedList:
 
 
 async def run_step(
-    texts: Iterable[str], step: Callable[Args, Done], *args: Args.args, **kwargs: Args.kwargs
+    num_chars: int, step: Callable[Args, Done], *args: Args.args, **kwargs: Args.kwargs
 ) -> Done:
     """Run a step of a request here if the texts it is about are short, else on a thread.
 
@@ -113,7 +106,7 @@ async def run_step(
     third as much again, and the thread would hold the interpreter just the same; beyond it the
     event loop had better stay free.
     """
-    if sum(map(len, texts)) <= INLINE_CHARS:
+    if num_chars <= INLINE_CHARS:
         return step(*args, **kwargs)
     return await asyncio.to_thread(step, *args, **kwargs)
 
@@ -161,21 +154,18 @@ def prepare_list(utterance: Utterance, rules: ListRules) -> CheckedList:
     Raises:
         InputError: it cannot be ranked; the pointer is relative to the utterance.
     """
-    components = _components(utterance, rules.models)
-    # Totals of the first pass alone refuse a missing score before any work is spent on it.
-    totals(components, rules.weights)
-    texts = tuple(hypothesis.text for hypothesis in utterance.hypotheses)
-    request = scoring.ScoreRequest(texts, tuple(utterance.context.text), utterance.final)
+    texts = tuple([hypothesis.text for hypothesis in utterance.hypotheses])
     encoded = [model.tokenizer.encode_all(texts) for model in rules.models]
+    components = _components(utterance, rules.models, encoded[0])
+    require_scores(components, rules.weights)  # before the engine works for it
     if rules.forbids_oov:
         for model, tokens in zip(rules.models, encoded, strict=True):
             _refuse_oov(texts, tokens, model)
+    request = scoring.ScoreRequest(texts, tuple(utterance.context.text), utterance.final)
     trees = [
         prepare_texts(request, tokens, model, rules.budget_tokens)
         for model, tokens in zip(rules.models, encoded, strict=True)
     ]
-    first = encoded[0]
-    components = dataclasses.replace(components, words=first.num_words, tokens=first.num_tokens)
     if rules.wants_best_only and len(trees) == 1 and _rises_with_lms(rules.weights):
         trees = [dataclasses.replace(trees[0], total_of=_total_of(components, rules))]
     return CheckedList(components, trees)
@@ -219,12 +209,13 @@ def rank_list(
     return RankedList(scores, components, ranking)
 
 
-def _components(utterance: Utterance, models: Sequence[LoadedModel]) -> Components:
-    """What is known of a list as it comes; the LMs' scores and the lengths are 0."""
+def _components(
+    utterance: Utterance, models: Sequence[LoadedModel], encoded: EncodedTexts
+) -> Components:
+    """What is known of a list as it comes; the LMs' scores are 0."""
     hypotheses = utterance.hypotheses
-    names = dict.fromkeys(name for hypothesis in hypotheses for name in hypothesis.extra)
+    names = dict.fromkeys([name for hypothesis in hypotheses for name in hypothesis.extra])
     unknown = np.zeros(len(hypotheses))
-    no_lengths = np.zeros(len(hypotheses), np.int64)
     return Components(
         am=score_column([hypothesis.am_score for hypothesis in hypotheses], "am_score"),
         graph=score_column([hypothesis.graph_score for hypothesis in hypotheses], "graph_score"),
@@ -233,8 +224,8 @@ def _components(utterance: Utterance, models: Sequence[LoadedModel]) -> Componen
             name: score_column([h.extra.get(name) for h in hypotheses], f"extra/{escape(name)}")
             for name in names
         },
-        words=no_lengths,
-        tokens=no_lengths,
+        words=encoded.num_words,
+        tokens=encoded.num_tokens,
         chars=np.array([len(hypothesis.text) for hypothesis in hypotheses], np.int64),
     )
 

@@ -101,18 +101,19 @@ class Envelope:
             await send(message)
 
         try:
-            await self._app(scope, self._limited(scope, receive), send_with_id)
+            await self._app(scope, self._limited(scope, headers, receive), send_with_id)
         finally:
             self._measure(scope, status, self._clock() - started_s, span)
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        declared = Headers(scope=scope).get("content-length", "")
-        limit = self._body_bytes_of.get(_inner_path(scope), self._max_body_bytes)
+    def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
+        declared = headers.get("content-length", "")
+        limit = self._body_bytes_of.get(inner_path(scope), self._max_body_bytes)
+        declares_more = declared.isdecimal() and int(declared) > limit
         size_bytes = 0
 
         async def receive_limited() -> Message:
             nonlocal size_bytes
-            if declared.isdecimal() and int(declared) > limit:
+            if declares_more:
                 raise BodyTooLargeError(f"the body has {declared} bytes; need {limit} or fewer")
             message = await receive()
             size_bytes += len(message.get("body", b""))
@@ -124,7 +125,7 @@ class Envelope:
 
     def _span(self, scope: Scope, headers: Headers) -> Span | None:
         """Probes and scrapes come by the clock, and nobody looks for their traces."""
-        if self._spans is None or not _inner_path(scope).startswith(TRACED_PATHS):
+        if self._spans is None or not inner_path(scope).startswith(TRACED_PATHS):
             return None
         return self._spans.begin(headers)
 
@@ -150,7 +151,8 @@ def _outcome(status: int, state: Mapping[str, object]) -> str:
     return OUTCOMES.get(status, "invalid" if status < 500 else "error")
 
 
-def _inner_path(scope: Scope) -> str:
+def inner_path(scope: Scope) -> str:
+    """The path of a request without what a proxy or a server puts before all of them."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 

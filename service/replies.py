@@ -129,7 +129,10 @@ def _ranked_hypotheses(
     """The hypotheses at these positions; columns become lists, as single numbers are slow."""
     components = ranked.components
     total, posterior = ranked.ranking.total.tolist(), ranked.ranking.posterior.tolist()
-    lm = {name: column.tolist() for name, column in components.lm.items()}
+    lm: list[dict[str, float | None]] = [{} for _ in total]
+    for name, column in components.lm.items():
+        for of_lms, log_prob in zip(lm, column.tolist(), strict=True):
+            of_lms[name] = log_prob
     words, tokens = components.words.tolist(), components.tokens.tolist()
     chars, oov = components.chars.tolist(), ranked.scores[models[0].name].oov
     hypotheses: list[RankedHypothesis] = []
@@ -145,7 +148,7 @@ def _ranked_hypotheses(
                 "components": {
                     "am": hypothesis.am_score,
                     "graph": hypothesis.graph_score,
-                    "lm": {name: column[position] for name, column in lm.items()},
+                    "lm": lm[position],
                     "extra": hypothesis.extra,
                 },
                 "num_words": words[position],
@@ -243,15 +246,22 @@ def effective_weights(weights: Weights) -> EffectiveWeights:
 
 def total_usage(usages: Iterable[Usage]) -> UsageCounts:
     """Work of a whole request."""
-    listed = list(usages)
-    tokens = sum(usage.tokens for usage in listed)
-    tree_nodes = sum(usage.tree_nodes for usage in listed)
-    return {
-        "hypotheses": sum(usage.hypotheses for usage in listed),
-        "tokens": tokens,
-        "tree_nodes": tree_nodes,
-        "cache_hits": sum(usage.cache_hits for usage in listed),
-        "sharing": tokens / tree_nodes if tree_nodes else 1.0,
-        "skipped_nodes": sum(usage.skipped_nodes for usage in listed),
-        "skipped_hypotheses": sum(usage.skipped_hypotheses for usage in listed),
+    counts: UsageCounts = {
+        "hypotheses": 0,
+        "tokens": 0,
+        "tree_nodes": 0,
+        "cache_hits": 0,
+        "sharing": 1.0,
+        "skipped_nodes": 0,
+        "skipped_hypotheses": 0,
     }
+    for usage in usages:
+        counts["hypotheses"] += usage.hypotheses
+        counts["tokens"] += usage.tokens
+        counts["tree_nodes"] += usage.tree_nodes
+        counts["cache_hits"] += usage.cache_hits
+        counts["skipped_nodes"] += usage.skipped_nodes
+        counts["skipped_hypotheses"] += usage.skipped_hypotheses
+    if counts["tree_nodes"]:
+        counts["sharing"] = counts["tokens"] / counts["tree_nodes"]
+    return counts

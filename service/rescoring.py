@@ -31,7 +31,7 @@ from service.replies import effective_weights, gives_posterior, reply_lists, tot
 from service.scheduler import Scheduler
 from service.schemas import Options, RescoreRequest, RescoreResponse
 from service.timing import Stopwatch
-from service.weighting import resolve_weights
+from service.weighting import KnownWeights
 
 Result = TypeVar("Result")
 
@@ -52,6 +52,7 @@ class Rescorer:
         self._metrics = metrics
         self._deadlines = deadlines
         self._clock = clock
+        self._weights = KnownWeights()
 
     async def rescore(
         self, request: RescoreRequest, request_id: str, arrival: Arrival
@@ -68,16 +69,16 @@ class Rescorer:
         asked_ms = request.options.deadline_ms
         deadline_s = self._deadlines.at_s(arrival, asked_ms, "/options/deadline_ms")
         rules = self._rules(request)
-        texts = [h.text for utterance in request.utterances for h in utterance.hypotheses]
+        num_chars = sum([len(h.text) for one in request.utterances for h in one.hypotheses])
         with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
-            prepared = await run_step(texts, prepare_lists, request.utterances, rules)
+            prepared = await run_step(num_chars, prepare_lists, request.utterances, rules)
             refuse_if_alone(prepared)
             watch.lap("tokenize")
             jobs = _jobs(prepared, rules, deadline_s)
             found = await self._results(jobs, request.options, watch)
-            ranked = await run_step(texts, rank_lists, prepared, found, rules)
+            ranked = await run_step(num_chars, rank_lists, prepared, found, rules)
             refuse_if_alone(ranked)
-            results = await run_step(texts, reply_lists, request, ranked, rules.models)
+            results = await run_step(num_chars, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
         self._count(ranked, rules)
         return {
@@ -107,7 +108,7 @@ class Rescorer:
         models = self._registry.choose(request.model, request.lms)
         return ListRules(
             models=models,
-            weights=resolve_weights(request, models),
+            weights=self._weights.of(request, models),
             posterior_scale=request.options.posterior_scale,
             wants_best_only=request.options.n_best == 1 and not gives_posterior(request.options),
             forbids_oov=request.options.oov == "error",

@@ -79,6 +79,11 @@ class Scheduler:
         """Whether the engine thread ended although nobody stopped it."""
         return self._refusal is NotReadyError
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued or under way, so that nobody is refused; as of some moment."""
+        return self._load.is_idle and not self._queue
+
     def start(self) -> None:
         """Start the engine thread."""
         self._thread.start()
@@ -150,15 +155,9 @@ class Scheduler:
         except DeadlineExceededError:
             return [None] * len(jobs)
         try:
-            futures = [asyncio.wrap_future(ticket.future) for ticket in tickets]
-            left_s = max(jobs[0].deadline_s - self._clock() + GRACE_S, 0.0)
-            done, _ = await asyncio.wait(
-                futures, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION
-            )
-            errors = [error for future in done if (error := future.exception())]
-            if errors:
-                raise errors[0]
-            results = [future.result() if future in done else None for future in futures]
+            await _answered(tickets, jobs[0].deadline_s - self._clock() + GRACE_S)
+            futures = [ticket.future for ticket in tickets]
+            results = [future.result() if future.done() else None for future in futures]
             finished_s = [one.finished_s for one in results if one is not None]
             if len(finished_s) == len(jobs):
                 self._admission.note_lag(self._clock() - max(finished_s))
@@ -335,3 +334,35 @@ class Scheduler:
         except Exception as error:
             logger.exception("a piece of work failed on %s", ticket.job.model.name)
             ticket.fail(error)
+
+
+async def _answered(tickets: Sequence[Ticket[Any]], limit_s: float) -> None:
+    """Wait until all are answered, one of them by an error, or for so long.
+
+    One wake-up of the event loop for all of them: what `asyncio.wait` of wrapped futures comes to,
+    at a fraction of its cost.
+    """
+    loop = asyncio.get_running_loop()
+    is_over = loop.create_future()
+    # Not the tickets: a future remembers what it called, and they would never be freed.
+    waited_for = [None for _ in tickets]
+
+    def wake() -> None:
+        if not is_over.done():
+            is_over.set_result(None)
+
+    def take(answered: Future[Any]) -> None:
+        """Runs where the answer comes from: on the engine's thread, or another."""
+        if answered.cancelled():  # by whoever waited
+            return
+        waited_for.pop()  # one at a time, whichever threads
+        if answered.exception() or not waited_for:
+            loop.call_soon_threadsafe(wake)
+
+    timer = loop.call_later(max(limit_s, 0.0), wake)
+    try:
+        for ticket in tickets:
+            ticket.future.add_done_callback(take)
+        await is_over
+    finally:
+        timer.cancel()

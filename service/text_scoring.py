@@ -52,7 +52,8 @@ class TextScorer:
         deadline_s = self._deadlines.at_s(arrival, request.deadline_ms, "/deadline_ms")
         (model,) = self._registry.choose(request.model)
         with self._metrics.inflight.labels(model.name).track_inprogress():
-            tree = await run_step(request.texts, self._prepare, request, model)
+            num_chars = sum(map(len, request.texts))
+            tree = await run_step(num_chars, self._prepare, request, model)
             watch.lap("tokenize")
             job = Job(model, tree, tree.cost_tokens, deadline_s)
             (done,) = await self._engine.scored([job])
@@ -60,7 +61,7 @@ class TextScorer:
                 raise DeadlineExceededError("the deadline passed before the texts were scored")
             watch.lap_engine([done])
             scores = done.result
-            results = await run_step(request.texts, scored_texts, request, scores, model)
+            results = await run_step(num_chars, scored_texts, request, scores, model)
             watch.lap("combine")
         self._metrics.count_scores(model.name, scores)
         return {

@@ -14,6 +14,36 @@ from service.schemas import LmRequest, WeightChoice
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {"am_scale": 1.0, "lm_scale": 0.5}
 _NOT_WEIGHTS = {"preset", "parameters", "lm_scale"}
+_CHOICE = {"weights", "lms"}
+MOST_KNOWN = 256  # resolved weights that are remembered
+
+
+class KnownWeights:
+    """Resolved weights, and which choice over which defaults they came of: few differ.
+
+    Knows models by their revision alone: one that is replaced is not kept alive, nor are its
+    defaults taken for those of the next.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], Weights] = {}
+
+    def of(self, request: LmRequest, models: Sequence[LoadedModel]) -> Weights:
+        """What `resolve_weights` gives, which is remembered.
+
+        Raises:
+            InputError: as `resolve_weights`.
+        """
+        says_something = not _CHOICE.isdisjoint(request.model_fields_set)
+        choice = request.model_dump_json(include=_CHOICE) if says_something else ""
+        key = (choice, *(model.revision for model in models))
+        known = self._known.get(key)
+        if known is None:
+            known = resolve_weights(request, models)
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = known
+        return known
 
 
 def resolve_weights(request: LmRequest, models: Sequence[LoadedModel]) -> Weights:

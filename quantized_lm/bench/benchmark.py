@@ -16,13 +16,20 @@ from quantized_lm.bench.options import BUNDLED, BenchOptions
 from quantized_lm.bench.report import METHOD, Report, describe_machine
 from quantized_lm.bench.rounds import Track
 from quantized_lm.bench.served import Served
-from quantized_lm.bench.sets import Setting, bundled_set, bundled_task, gpt2_set, gpt2_task
+from quantized_lm.bench.sets import (
+    Setting,
+    bundled_set,
+    bundled_task,
+    gpt2_artifact,
+    gpt2_set,
+    gpt2_task,
+)
 from quantized_lm.bench.systems import CHART_REQUIREMENTS, THREADS
 from quantized_lm.bench.workers import WorkerError
 from quantized_lm.files import write_atomic
 from quantized_lm.ops import select_backend
 
-_MEMORY_PACKING = "4bit"
+_SERVED_PACKING = "4bit"
 _SERVED_PASSES = 5
 Texts = Mapping[str, Sequence[tuple[str, ...]]]
 
@@ -107,8 +114,8 @@ def _texts(options: BenchOptions) -> Texts:
 def _memory(texts: Texts, setting: Setting, remarks: list[str]) -> dict[str, Memory]:
     """Of each GPT-2 at 4 bits and of the bundled model, with all threads."""
     tasks = {
-        f"GPT-2 {name} {_MEMORY_PACKING}": replace(
-            gpt2_task(name, size, setting), variant=_MEMORY_PACKING, backend="cpu"
+        f"GPT-2 {name} {_SERVED_PACKING}": replace(
+            gpt2_task(name, size, setting), variant=_SERVED_PACKING, backend="cpu"
         )
         for name, size in setting.options.sizes.items()
     }
@@ -123,15 +130,19 @@ def _memory(texts: Texts, setting: Setting, remarks: list[str]) -> dict[str, Mem
     return found
 
 
-def _served(texts: Texts, setting: Setting, remarks: list[str]) -> Served | None:
-    """The bundled model behind HTTP, on the first file's lists."""
-    if not texts:
-        return None
-    log = setting.folder("logs") / "server.log"
-    try:
-        return served.measure(
-            bundled_path(BUNDLED), next(iter(texts.values())), _SERVED_PASSES, log
-        )
-    except WorkerError as error:
-        remarks.append(f"served requests: {error}")
-        return None
+def _served(texts: Texts, setting: Setting, remarks: list[str]) -> dict[str, Served]:
+    """Each GPT-2 at 4 bits and the bundled model behind HTTP, on their first lists."""
+    models: dict[str, tuple[Path, Sequence[tuple[str, ...]]]] = {
+        f"GPT-2 {name} {_SERVED_PACKING}": gpt2_artifact(name, size, setting, _SERVED_PACKING)
+        for name, size in setting.options.sizes.items()
+    }
+    for some in [*texts.values()][:1]:
+        models[BUNDLED] = (bundled_path(BUNDLED), some)
+    found = {}
+    for name, (model, some) in models.items():
+        log = setting.folder("logs") / f"server-{name.replace(' ', '-')}.log"
+        try:
+            found[name] = served.measure(model, some, _SERVED_PASSES, log)
+        except WorkerError as error:
+            remarks.append(f"served requests of {name}: {error}")
+    return found

@@ -16,9 +16,11 @@ from quantized_lm.bench.gpu_clock import Call, Clock
 from quantized_lm.bench.rounds import Track
 from quantized_lm.ops.device_args import Codes, Epilogue, Heads, Nodes
 from quantized_lm.ops.device_layout import DeviceWeight
-from quantized_lm.ops.gpu import GpuBackend
+from quantized_lm.ops.gpu import GpuBackend, kernel_errors
 from quantized_lm.ops.tiles import Tile, TileKey
 
+CUBLAS, INT4 = "cuBLAS bf16", "torch _weight_int4pack_mm"
+PLAIN_OUTPUT = "torch bf16, log_softmax, gather"
 _PACKED_FORMATS = ("1bit", "2bit", "4bit")
 _INT4_GROUP = 128
 _DEPTH = 25  # of the tree whose attention is timed
@@ -51,10 +53,9 @@ class ProductOptions:
 
 TRIED_TILES = tuple(
     Tile(rows, nodes, warps, stages)
-    for rows, nodes, warps, stages in itertools.product(
-        (64, 128), (16, 32, 64, 128), (4, 8), (2, 3, 4)
+    for (rows, warps), nodes, stages in itertools.product(
+        ((64, 4), (128, 4), (128, 8)), (16, 32, 64, 128), (2, 3)
     )
-    if not (rows == 64 and warps == 8)
 )
 
 
@@ -91,7 +92,7 @@ def time_peaks(options: ProductOptions, backend: GpuBackend, clock: Clock) -> li
     one = torch.zeros(1, device=device)
     calls: list[tuple[str, Call, float]] = [
         ("copy", lambda: _drop(target.copy_(source)), 2e-9 * source.nbytes),
-        ("cuBLAS bf16", lambda: _drop(torch.mm(a, b, out=c)), 1e-12 * flop),
+        (CUBLAS, lambda: _drop(torch.mm(a, b, out=c)), 1e-12 * flop),
         ("torch _int_mm", lambda: _drop(torch._int_mm(codes, codes.T)), 1e-12 * flop),  # noqa: SLF001
     ]
     calls += [
@@ -109,22 +110,23 @@ def time_products(
     """Every shape, M and system; and the best tiles, where tiles are tried."""
     times: list[GpuTime] = []
     best: dict[TileKey, Tile] = {}
-    cases = list(itertools.product((*options.shapes, *options.outputs), options.rows))
-    for (N, K), M in track(cases, "products"):  # noqa: N806
-        flop = 2e-12 * M * N * K
-        x = torch.randn(M, K, device=backend.device)
-        for name, call in _torch_products(x, N, K):
-            times.append(_timed("product", name, (M, N, K), call, flop, clock))
+    for N, K in track((*options.shapes, *options.outputs), "products"):  # noqa: N806
+        for M in options.rows:  # noqa: N806
+            x = torch.randn(M, K, device=backend.device)
+            times += [
+                _timed("product", name, (M, N, K), call, 2e-12 * M * N * K, clock)
+                for name, call in _torch_products(x, N, K)
+            ]
         for name, weight in _our_weights(N, K, backend):
-            codes, y = random_codes(M, K, backend.device), torch.empty(M, N, device=backend.device)
-            key = TileKey("matmul", weight.layout.bits, M, N, K)
-
-            call = partial(_multiply, backend, weight, codes, y)
-            tile = _best_tile(call, options.tiles, clock)
-            if tile is not None:
-                best[key] = tile
-            chosen = partial(call, tile or backend.kernels.tiles.choose(key))
-            times.append(_timed("product", f"ours {name}", (M, N, K), chosen, flop, clock))
+            for M in options.rows:  # noqa: N806
+                key = TileKey("matmul", weight.layout.bits, M, N, K)
+                call = partial(_multiply, backend, weight, *_rows(M, N, K, backend.device))
+                tile = _best_tile(call, _fitting(options.tiles, M), clock)
+                if tile is not None:
+                    best[key] = tile
+                chosen = partial(call, tile or backend.kernels.tiles.choose(key))
+                flop = 2e-12 * M * N * K
+                times.append(_timed("product", f"ours {name}", (M, N, K), chosen, flop, clock))
     return times, best
 
 
@@ -133,16 +135,17 @@ def time_outputs(
 ) -> list[GpuTime]:
     """The whole output layer, against a product, its log-softmax and a gather."""
     times: list[GpuTime] = []
-    cases = list(itertools.product(options.outputs, options.rows))
-    for (N, K), M in track(cases, "output layers"):  # noqa: N806
-        size, flop = (M, N, K), 2e-12 * M * N * K
-        x = torch.randn(M, K, device=backend.device).bfloat16()
+    for N, K in track(options.outputs, "output layers"):  # noqa: N806
+        weights = list(_our_weights(N, K, backend))
         matrix = torch.randn(N, K, device=backend.device).bfloat16()
-        plain = partial(_plain_output, x, matrix)
-        times.append(_timed("output", "torch bf16, log_softmax, gather", size, plain, flop, clock))
-        for name, weight in _our_weights(N, K, backend):
-            call = _our_output(backend, weight, M)
-            times.append(_timed("output", f"ours {name}", size, call, flop, clock))
+        for M in options.rows:  # noqa: N806
+            size, flop = (M, N, K), 2e-12 * M * N * K
+            x = torch.randn(M, K, device=backend.device).bfloat16()
+            plain = partial(_plain_output, x, matrix)
+            times.append(_timed("output", PLAIN_OUTPUT, size, plain, flop, clock))
+            for name, weight in weights:
+                call = _our_output(backend, weight, M)
+                times.append(_timed("output", f"ours {name}", size, call, flop, clock))
     return times
 
 
@@ -153,6 +156,16 @@ def time_attention(options: ProductOptions, backend: GpuBackend, clock: Clock) -
         calls = _attention_calls(num, options.heads, backend)
         times += [_timed("attention", name, (num,), call, 0.0, clock) for name, call in calls]
     return times
+
+
+def _rows(M: int, N: int, K: int, device: torch.device) -> tuple[Codes, Tensor]:  # noqa: N803
+    return random_codes(M, K, device), torch.empty(M, N, device=device)
+
+
+def _fitting(tiles: tuple[Tile, ...], num_nodes: int) -> tuple[Tile, ...]:
+    """Without those far wider or narrower than there are nodes: each takes a second to compile."""
+    widest = max(2 * num_nodes, 16)
+    return tuple(one for one in tiles if min(num_nodes, 256) // 8 <= one.nodes <= widest)
 
 
 def _multiply(
@@ -221,7 +234,7 @@ def _our_weights(N: int, K: int, backend: GpuBackend) -> Iterator[tuple[str, Dev
 def _torch_products(x: Tensor, N: int, K: int) -> Iterator[tuple[str, Call]]:  # noqa: N803
     half, matrix = x.bfloat16(), torch.randn(N, K, device=x.device).bfloat16()
     out = torch.empty(len(x), N, dtype=torch.bfloat16, device=x.device)
-    yield "cuBLAS bf16", lambda: _drop(torch.mm(half, matrix.T, out=out))
+    yield CUBLAS, lambda: _drop(torch.mm(half, matrix.T, out=out))
     if len(x) >= _FEWEST_INT_MM_ROWS:
         codes = (x * 40).clamp(-127, 127).to(torch.int8)
         levels = torch.randint(-127, 128, (N, K), device=x.device).to(torch.int8)
@@ -232,7 +245,7 @@ def _torch_products(x: Tensor, N: int, K: int) -> Iterator[tuple[str, Call]]:  #
         weight = torch._convert_weight_to_int4pack(packed, 8)  # noqa: SLF001
         scales = torch.rand(K // _INT4_GROUP, N, 2, device=x.device).bfloat16()
         yield (
-            "torch _weight_int4pack_mm",
+            INT4,
             lambda: _drop(torch._weight_int4pack_mm(half, weight, _INT4_GROUP, scales)),  # noqa: SLF001
         )
 
@@ -243,7 +256,7 @@ def _best_tile(call: Callable[[Tile], None], tiles: tuple[Tile, ...], clock: Clo
     for tile in tiles:
         try:
             found.append((clock.warm(partial(call, tile)), tile))
-        except (RuntimeError, ValueError):  # too much shared memory, or no such layout
+        except kernel_errors():  # too much shared memory, or no such layout
             continue
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
@@ -253,7 +266,7 @@ def _timed(
 ) -> GpuTime:
     try:
         warm, cold = clock.warm(call), clock.cold(call)
-    except (RuntimeError, NotImplementedError) as error:
+    except kernel_errors() as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "failed"
         return GpuTime(what, system, size, 0.0, 0.0, 0.0, reason)
     return GpuTime(what, system, size, 1e6 * warm, 1e6 * cold, work / warm if warm else 0.0)

@@ -99,7 +99,7 @@ class Report:
     Attributes:
         threads: of everything that does not say otherwise.
         memory: model -> what serving it costs.
-        served: None where the server did not run; then `remarks` say why.
+        served: model -> what a request costs; where its server did not run, `remarks` say why.
         remarks: what went wrong, a line each.
     """
 
@@ -111,7 +111,7 @@ class Report:
     gemm_summaries: tuple[GemmSummary, ...]
     list_sets: tuple[ListSet, ...]
     memory: Mapping[str, Memory]
-    served: Served | None
+    served: Mapping[str, Served]
     remarks: tuple[str, ...]
 
 

@@ -62,7 +62,7 @@ def measure(model: Path, lists: Sequence[Sequence[str]], passes: int, log: Path)
     Raises:
         WorkerError: the server does not start, or refuses.
     """
-    with _server(model, log) as address, httpx.Client(timeout=_REQUEST_TIMEOUT_S) as client:
+    with serving(model, log) as address, httpx.Client(timeout=_REQUEST_TIMEOUT_S) as client:
         ask = _Client(client, f"{address}/v1/rescore")
         for texts in lists:
             ask(texts, {})
@@ -104,27 +104,40 @@ class _Client:
 
 
 @contextmanager
-def _server(model: Path, log: Path) -> Iterator[str]:
-    """A server of this model until the block ends; its address."""
+def serving(
+    model: Path, log: Path, options: Sequence[str] = (), *, timeout_s: float = _START_TIMEOUT_S
+) -> Iterator[str]:
+    """A server of this model until the block ends; its address.
+
+    Args:
+        log: gets what it says. options: of `secondpass serve`, besides the model and the port.
+        timeout_s: for it to become ready.
+
+    Raises:
+        WorkerError: it does not.
+    """
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
+    given = ("--model", str(model), "--port", str(port))
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command line
-            [sys.executable, "-m", "service", "serve", "--model", str(model), "--port", str(port)],
+            [sys.executable, "-m", "service", "serve", *given, *options],
             env={**os.environ, "OMP_WAIT_POLICY": "passive"},
             stdout=output,
             stderr=output,
         )
     try:
-        _wait_until_ready(process, address, log)
+        _wait_until_ready(process, address, log, timeout_s)
         yield address
     finally:
         process.terminate()
         process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], address: str, log: Path, timeout_s: float
+) -> None:
+    deadline_s = time.monotonic() + timeout_s
     while process.poll() is None and time.monotonic() < deadline_s:
         try:
             if httpx.get(f"{address}/health/ready").status_code == httpx.codes.OK:

@@ -14,6 +14,7 @@ from quantized_lm.bench.lists import Tokens
 from quantized_lm.bench.options import BUNDLED, BenchOptions
 from quantized_lm.bench.own import REFERENCE, packed_path
 from quantized_lm.bench.peers.protocol import Task
+from quantized_lm.bench.random_artifact import as_texts, write_random_artifact
 from quantized_lm.bench.report import ListSet, SystemRow, rows_of
 from quantized_lm.bench.rounds import Scores, Track, time_systems
 from quantized_lm.bench.systems import (
@@ -121,6 +122,18 @@ def gpt2_set(name: str, size: Size, setting: Setting) -> ListSet:
         return one
     operations = 2 * count_multiplied(Path(task.weights)) * one.shape.nodes
     return replace(one, limit_ms=operations / setting.peak_gops / 1e6)
+
+
+def gpt2_artifact(
+    name: str, size: Size, setting: Setting, packing: str
+) -> tuple[Path, list[tuple[str, ...]]]:
+    """A packing as a model that can be served, and the texts of its lists."""
+    task = gpt2_task(name, size, setting)
+    folder = Path(task.cache)
+    artifact = folder / f"artifact-{packing.replace(', ', '-').replace(' ', '-')}"
+    files = (Path(task.weights), packed_path(folder, packing))
+    write_random_artifact(f"gpt2-{name}", size.num_heads, files, artifact)
+    return artifact, [as_texts(one) for one in _draw(size)]
 
 
 def bundled_task(name: str, texts: Sequence[Sequence[str]], setting: Setting) -> Task:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from quantized_lm.bench.gemms import GemmTime
 from quantized_lm.bench.report import ListSet, Report, SystemRow
+from quantized_lm.bench.served import Served
 
 _MIB = 1 << 20
 
@@ -24,8 +25,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(_systems(one))
     if report.memory:
         console.print(_memory(report))
-    if report.served is not None:
-        console.print(_served(report))
+    for name, of_model in report.served.items():
+        console.print(_served(name, of_model))
     for line in (*report.method, *report.remarks):
         console.print(line)
 
@@ -150,19 +151,21 @@ def _memory(report: Report) -> Table:
     return table
 
 
-def _served(report: Report) -> Table:
-    assert report.served is not None
-    one = report.served
-    title = f"a served request, medians: one list of {one.hypotheses:.0f} hypotheses"
-    table = _table(title, ("part", "ms"))
-    table.add_row("forward", f"{one.forward_ms:.2f}")
-    table.add_row("front end: tokens, tree, combination, reply", f"{one.front_end_ms:.2f}")
-    table.add_row("HTTP and client", f"{one.http_ms:.2f}")
-    table.add_row("all, as the client sees it", f"{one.wall_ms:.2f}")
+def _served(name: str, one: Served) -> Table:
+    title = f"a served request of {name}, medians: one list of {one.hypotheses:.0f} hypotheses"
+    table = _table(title, ("part", "ms", "%"))
+    for part, part_ms in (
+        ("forward", one.forward_ms),
+        ("front end: tokens, tree, combination, reply", one.front_end_ms),
+        ("HTTP and client", one.http_ms),
+        ("all, as the client sees it", one.wall_ms),
+    ):
+        table.add_row(part, f"{part_ms:.2f}", _percent(part_ms / one.wall_ms, 1))
     skipped = "not said" if one.skipped_nodes is None else f"{one.skipped_nodes:.0f}"
     table.add_row(
         f"with n_best 1, without HTTP; nodes not run: {skipped} of {one.tree_nodes:.0f}",
         f"{one.best_only_ms:.2f}",
+        "",
     )
     return table
 

@@ -28,7 +28,7 @@ from quantized_lm.quant.tensor import QuantizedTensor
 
 # So that guesses are about as sure as a trained model's: standard deviation of a logit.
 _LOGIT_STD = 2.5
-_POSITIONS = 128
+POSITIONS = 128
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def random_gpt2(size: Size, seed: int = 0) -> dict[str, Tensor]:
     }
     state = {
         "transformer.wte.weight": normal(size.vocab_size, dim, std=_LOGIT_STD * dim**-0.5),
-        "transformer.wpe.weight": normal(_POSITIONS, dim, std=dim**-0.5),
+        "transformer.wpe.weight": normal(POSITIONS, dim, std=dim**-0.5),
     }
     for layer in range(size.num_layers):
         block = f"transformer.h.{layer}"

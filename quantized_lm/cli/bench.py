@@ -12,7 +12,7 @@ from rich.console import Console
 
 from quantized_lm.bench.benchmark import draw, write_report
 from quantized_lm.bench.benchmark import run as run_benchmark
-from quantized_lm.bench.gpu import GpuOptions, rehearsal, tuned
+from quantized_lm.bench.gpu import STAGES, GpuOptions, rehearsal, tuned
 from quantized_lm.bench.gpu import run as run_gpu
 from quantized_lm.bench.gpu_tables import print_gpu_report
 from quantized_lm.bench.options import BUNDLED, BenchOptions, quick_options
@@ -55,6 +55,13 @@ def run(  # noqa: PLR0913 - each is an option of the command
     tune: Annotated[
         bool, typer.Option("--tune", help="With --gpu: find tiles, and write tiles.json.")
     ] = False,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"With --gpu: only this one of {', '.join(STAGES)}; repeatable. The report keeps "
+            "what the others found last. [default: all]"
+        ),
+    ] = None,
     rehearse: Annotated[
         bool,
         typer.Option("--rehearse", help="With --gpu: tiny, on the CPU; needs TRITON_INTERPRET=1."),
@@ -78,13 +85,19 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass bench --rounds 11 --output results
 
-    secondpass bench --gpu --tune
+    With --gpu: kernels against their definitions, peaks, products, whole lists, and a model of 98 M
+    behind the server, beside transformers where it is installed; then what was promised, asked and
+    found. gpu.json is written after each stage, and gpu.png at the end.
+
+    secondpass bench --gpu
+
+    secondpass bench --gpu --tune --stage products
     """
     if gpu:
-        _run_gpu(output, tunes=tune, rehearses=rehearse)
+        _run_gpu(output, tuple(stage or ()), tunes=tune, rehearses=rehearse)
         return
-    if tune or rehearse:
-        raise DataError("--tune and --rehearse go with --gpu; add it or leave them out")
+    if tune or rehearse or stage:
+        raise DataError("--tune, --stage and --rehearse go with --gpu; add it or leave them out")
     options = (
         quick_options(output)
         if quick
@@ -103,8 +116,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     print_json(record)
 
 
-def _run_gpu(output: Path, *, tunes: bool, rehearses: bool) -> None:
-    options = rehearsal(output) if rehearses else GpuOptions(output)
+def _run_gpu(output: Path, stages: tuple[str, ...], *, tunes: bool, rehearses: bool) -> None:
+    options = replace(rehearsal(output) if rehearses else GpuOptions(output), stages=stages)
     report = run_gpu(tuned(options) if tunes and not rehearses else options, _track)
     print_gpu_report(
         report, Console(width=_TABLE_WIDTH, highlight=False, emoji=False, markup=False)

@@ -36,7 +36,7 @@ _OF_LATTICE = "of the lattice alone"
 
 
 @command
-def run(
+def run(  # noqa: PLR0913 - each is an option of the command
     lattices: Annotated[
         list[Path], typer.Argument(metavar="LATTICES...", help="Files or folders of lattices.")
     ],

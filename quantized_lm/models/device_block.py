@@ -173,7 +173,8 @@ def graph_recorder(device: torch.device) -> Recorder:
             call()  # compiles kernels, which must not happen while a graph is recorded
         torch.cuda.current_stream(device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        # Other threads go on: a model may be loaded while another one serves.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             call()
         return graph.replay
 

@@ -68,7 +68,7 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
         entry.name: entry
         for entry in (
             BackendEntry("cpu", "cpu", CpuBackend.create, why_cpu_unavailable),
-            # Behind the CPU's until it has been measured on a GPU: it or its device has to be named.
+            # Behind the CPU's until it was measured on a GPU: it or its device has to be named.
             BackendEntry("triton", "cuda", GpuBackend.create, why_gpu_unavailable),
             BackendEntry("reference", "cpu", lambda _: ReferenceBackend(), lambda: None),
         )
@@ -115,9 +115,7 @@ def select_backend(
 def _choose(name: str, device: str, *, names_isa: bool) -> BackendEntry:
     for got, known, noun in ((name, tuple(BACKENDS), "backend"), (device, DEVICES, "device")):
         if got not in (AUTO, *known):
-            raise BackendError(
-                f"no {noun} is named {got!r}; known are {', '.join((AUTO, *known))}"
-            )
+            raise BackendError(f"no {noun} is named {got!r}; known are {', '.join((AUTO, *known))}")
     fitting = [entry for entry in BACKENDS.values() if device in (AUTO, entry.device)]
     if name != AUTO:
         if BACKENDS[name] not in fitting:

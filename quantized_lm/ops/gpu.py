@@ -49,7 +49,7 @@ def why_unavailable() -> str | None:
     """Why no GPU can be used here, and what to do instead; None when one can."""
     if importlib.util.find_spec("triton") is None:
         return f"Triton is not installed; install secondpass[gpu], or {_INSTEAD}"
-    if not torch.backends.cuda.is_built():
+    if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
         return f"this torch is a build for CPUs; install its CUDA build, or {_INSTEAD}"
     if not torch.cuda.is_available():
         return f"torch finds no CUDA device; {_INSTEAD}"
@@ -73,6 +73,12 @@ def is_interpreted() -> bool:
         return False
     knobs = importlib.import_module("triton").knobs
     return bool(knobs.runtime.interpret)
+
+
+def kernel_errors() -> tuple[type[Exception], ...]:
+    """What is raised where a kernel does not compile, or wants more than the GPU has."""
+    errors = importlib.import_module("triton.errors")
+    return (RuntimeError, ValueError, errors.TritonError)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,75 +1,26 @@
-"""What routes are given: the running core, one request and its reply, and how its body is read."""
+"""What routes are given: the running core, one request and its reply."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, TypeVar, get_type_hints
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.responses import Response
-from fastapi.routing import APIRoute
-from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from service.core import Core
 from service.deadlines import TIMEOUT_HEADER, Arrival, parse_timeout_ms
 from service.lattice_schemas import LatticeResponse
 from service.metrics import SEVERAL_MODELS
-from service.middleware import CLIENT_GONE, is_plain_json
 from service.schemas import FailedUtterance, RescoreResponse, ScoreResponse
 from service.timing import server_timing
 
 Reply = TypeVar("Reply")
 LISTENS_AFTER_S = 0.02
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class BodyRoute(APIRoute):
-    """A route whose function takes the body and the request, and makes the response itself.
-
-    pydantic reads the body straight from its bytes. Whatever it refuses goes the way of FastAPI,
-    which has the last word: Python's JSON reader accepts more (UTF-16, NaN), and the errors and
-    their pointers are made from what that one read.
-    """
-
-    def get_route_handler(self) -> Handler:
-        """The function that answers one request."""
-        fastapi_answer = super().get_route_handler()
-        read = TypeAdapter(get_type_hints(self.endpoint)["body"]).validate_json
-
-        async def answer(request: Request) -> Response:
-            if not is_plain_json(request.headers):
-                return await fastapi_answer(request)
-            try:
-                content = await request.body()
-                _require_hope(request, content)
-                started_s = time.perf_counter()
-                body = read(content)
-            except ValidationError:
-                return await fastapi_answer(request)
-            core_of(request).metrics.observe_stage("parse", time.perf_counter() - started_s)
-            response: Response | None = await unless_gone(request, self.endpoint(body, request))
-            return Response(status_code=CLIENT_GONE) if response is None else response
-
-        return answer
-
-
-def _require_hope(request: Request, content: bytes) -> None:
-    """Refuse what would be refused anyway before it is read: under overload most time goes there.
-
-    A body that may name a deadline or a wish of its own is read.
-
-    Raises:
-        OverloadedError: too much waits.
-    """
-    if b"deadline_ms" not in content and b"on_overload" not in content:
-        core = core_of(request)
-        deadline_s = core.deadlines.at_s(arrival_of(request), None, "")
-        names = list(core.registry.models)
-        core.engine.require_hope(deadline_s, names if len(names) == 1 else ())
 
 
 def core_of(request: Request) -> Core:
@@ -89,9 +40,13 @@ def arrival_of(request: Request) -> Arrival:
     Raises:
         InputError: the header that says so is no time.
     """
-    timeout = request.headers.get(TIMEOUT_HEADER)
-    timeout_ms = None if timeout is None else parse_timeout_ms(timeout)
-    return Arrival(request.state.received_s, timeout_ms)
+    state = request.scope["state"]
+    if "arrival" not in state:
+        timeout = request.headers.get(TIMEOUT_HEADER)
+        timeout_ms = None if timeout is None else parse_timeout_ms(timeout)
+        state["arrival"] = Arrival(state["received_s"], timeout_ms)
+    arrival: Arrival = state["arrival"]
+    return arrival
 
 
 def respond(request: Request, reply: RescoreResponse | ScoreResponse | LatticeResponse) -> Response:
@@ -100,12 +55,15 @@ def respond(request: Request, reply: RescoreResponse | ScoreResponse | LatticeRe
     started_s = time.perf_counter()
     content = to_json(reply)
     core_of(request).metrics.observe_stage("serialize", time.perf_counter() - started_s)
-    state = request.state
-    state.model = SEVERAL_MODELS if "," in reply["model"] else reply["model"]
-    state.timing, state.usage, state.replied_ns = reply["timing"], reply["usage"], replied_ns
-    state.is_degraded = any(
-        not isinstance(result, FailedUtterance) and result.get("degraded")
-        for result in reply["results"]
+    request.scope["state"].update(
+        model=SEVERAL_MODELS if "," in reply["model"] else reply["model"],
+        timing=reply["timing"],
+        usage=reply["usage"],
+        replied_ns=replied_ns,
+        is_degraded=any(
+            not isinstance(result, FailedUtterance) and result.get("degraded")
+            for result in reply["results"]
+        ),
     )
     headers = {
         "X-Model-Revision": reply["revision"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Request, Response
@@ -23,7 +23,6 @@ from service.latticework import AskedLattices, LatticeSource, source_of, unpacke
 from service.middleware import CLIENT_GONE, IDENTITY, JSON, encoding_of, media_type_of
 from service.openapi import ENGINE_PROBLEMS
 from service.routes.exchange import (
-    Handler,
     arrival_of,
     core_of,
     request_id_of,
@@ -36,6 +35,7 @@ PATH = "/v1/rescore/lattice"
 LISTS = ("silence", "context")  # query parameters that may come several times
 NULLS = ("null", "none")
 Model = TypeVar("Model", bound=BaseModel)
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class LatticeRoute(APIRoute):

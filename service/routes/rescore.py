@@ -8,11 +8,10 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 
 from service.middleware import require_json
 from service.openapi import ENGINE_PROBLEMS
-from service.routes.exchange import BodyRoute, arrival_of, core_of, request_id_of, respond
+from service.routes.exchange import arrival_of, core_of, request_id_of, respond
 from service.schemas import RescoreRequest, RescoreResponse
 
 router = APIRouter(
-    route_class=BodyRoute,
     tags=["scoring"],
     responses=ENGINE_PROBLEMS,
     dependencies=[Depends(require_json)],

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from quantized_lm.cli import COMMANDS
 from quantized_lm.ops import BACKENDS
 from service.cli import build_cli
+from service.server import DrainingServer
 from tests.conftest import TinyRun
 
 # With the artifact, the run's folder and its recipe in the place of A, R and Y.
@@ -29,6 +30,11 @@ LOADING = {
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     if BACKENDS["triton"].is_available:
         pytest.skip("there is a GPU")
+
+    async def stop(_: DrainingServer) -> None:
+        """Whoever gets as far as to serve, stops."""
+
+    monkeypatch.setattr(DrainingServer, "main_loop", stop)
     for name in ("TRITON_INTERPRET", "SECONDPASS_DEVICE", "SECONDPASS_BACKEND"):
         monkeypatch.delenv(name, raising=False)
 
@@ -91,7 +97,9 @@ def test_a_device_and_another_ones_kernels_are_refused(name: str, filled: dict[s
 def test_workers_of_a_cluster_have_no_gpu(filled: dict[str, str]) -> None:
     result = invoke("rescore", filled["L"], filled["OUT"], "--engine", "ray", "--device", "cuda")
     assert result.exit_code == 2
-    assert errors(result) == ["error: got --engine ray, which has CPUs, and --device cuda; give one"]
+    assert errors(result) == [
+        "error: got --engine ray, which has CPUs, and --device cuda; give one"
+    ]
 
 
 def test_every_command_that_loads_a_model_says_where_it_shall_run() -> None:

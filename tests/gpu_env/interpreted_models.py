@@ -106,6 +106,19 @@ def test_a_tree_may_grow_and_be_forked(architecture: str) -> None:
         device.fork(device.new_state([3]), np.array([0, 7], np.int32))
 
 
+@pytest.mark.parametrize("architecture", OWN)
+def test_the_last_pass_can_be_repeated(architecture: str) -> None:
+    device = packed(small_model(architecture), gpu())
+    device.repeat()  # nothing yet
+    (expected,) = score(device, [trees()[0]])
+    block = device._engine.block
+    with torch.inference_mode():
+        block._answers.zero_()
+        assert not block.answers(len(expected)).any()
+        device.repeat()
+        assert np.array_equal(block.answers(len(expected)), expected)
+
+
 def test_more_nodes_than_slots_and_buckets_change_nothing() -> None:
     model, lists = small_model("transformer"), trees()
     expected = score(packed(model, gpu()), lists)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from quantized_lm.bench.gpu import rehearsal, run
 from quantized_lm.bench.gpu_checks import CheckOptions, check, random_codes, random_weight
 from quantized_lm.models.device import DeviceModel
 from quantized_lm.ops import select_backend
@@ -83,10 +85,20 @@ def test_the_sanitizer_finds_nothing(tool: str) -> None:
         "    w = t.lay_out(t.random_weight(n, 70, 515), expands=False).to(b.device)\n"
         "    x = t.random_codes(3, 515, b.device); y = torch.zeros(3, 70, device=b.device)\n"
         "    b.kernels.matmul(w, x, 3, y); torch.cuda.synchronize()\n"
+        "for a in t.OWN:\n"
+        "    t.score(t.packed(t.small_model(a), b, (1, 16)), t.trees())\n"
     )
     command = [sanitizer, "--tool", tool, "--error-exitcode", "3", sys.executable, "-c", program]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_the_benchmark_runs_here(tmp_path: Path) -> None:
+    report = run(rehearsal(tmp_path), lambda items, _: items)
+    assert not report.is_rehearsal
+    assert not [one for one in (*report.peaks, *report.times) if one.failure is not None]
+    assert report.service is not None
+    assert report.service.backend.startswith("triton/sm_")
 
 
 def test_rows_of_a_store_are_found_by_their_slot() -> None:

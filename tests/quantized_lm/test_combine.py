@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from quantized_lm.combine import (
-    Components,
     Weights,
     combine,
     divisor,
     formula,
-    score_column,
+    require_scores,
     terms,
     totals,
 )
+from quantized_lm.components import Components, score_column
 from quantized_lm.errors import InputError, MissingScoreError, NonFiniteError, ShapeError
 
 
@@ -240,3 +240,18 @@ def test_linear_mode_needs_only_what_has_a_share() -> None:
         combine(
             components(graph=None), Weights(graph_scale=1.0, lm_scales={"en": 0.5}, mode="linear")
         )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"am": None}, {"am": np.array([-1.0, np.nan])}, {"lm": {}}, {"words": np.array([3])}],
+)
+def test_scores_are_missed_before_anything_is_summed(changes: dict[str, object]) -> None:
+    weights = Weights(lm_scales={"en": 0.5})
+    require_scores(components(), weights)
+    incomplete = components(**changes)
+    with pytest.raises((MissingScoreError, ShapeError)) as early:
+        require_scores(incomplete, weights)
+    with pytest.raises((MissingScoreError, ShapeError)) as late:
+        totals(incomplete, weights)
+    assert str(early.value) == str(late.value)

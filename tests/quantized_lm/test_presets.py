@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from quantized_lm.combine import Components, combine
+from quantized_lm.combine import combine
+from quantized_lm.components import Components
 from quantized_lm.errors import PresetError
 from quantized_lm.presets import PRESETS, preset_weights
 

@@ -28,7 +28,7 @@ def tokenizer() -> Tokenizer:
 def check_encode_all(tokenizer: Tokenizer, texts: list[str]) -> None:
     together = tokenizer.encode_all(texts)
     alone = [tokenizer.encode(text) for text in texts]
-    assert together.ids.tolist() == [token for one in alone for token in one.ids]
+    assert together.ids.tolist() == [token for one in alone for token in (*one.ids, 0)]
     assert together.num_tokens.tolist() == [len(one.ids) for one in alone]
     assert together.num_words.tolist() == [len(one.words) for one in alone]
     assert together.num_oov.tolist() == [len(one.oov) for one in alone]

@@ -52,13 +52,13 @@ async def test_requests_that_wait_together_are_scored_together() -> None:
         calls = [asyncio.create_task(client.post("/v1/rescore", json=request()))]
         while not model.entered.is_set():
             await asyncio.sleep(0)
-        calls += [asyncio.create_task(client.post("/v1/rescore", json=request())) for _ in range(4)]
+        calls += [asyncio.create_task(client.post("/v1/rescore", json=request())) for _ in range(2)]
         queue = app.state.core.metrics.queue_requests.labels("tiny")
-        while queue._value.get() < 4:
+        while queue._value.get() < 2:
             await asyncio.sleep(0)
         model.gate.set()
         replies = [response.json() for response in await asyncio.gather(*calls)]
-    assert model.batch_sizes == [1, 4]
+    assert model.batch_sizes == [1, 2]
     assert all(reply["results"] == replies[0]["results"] for reply in replies)
 
 

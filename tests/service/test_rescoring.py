@@ -91,8 +91,8 @@ async def test_what_is_sent_is_what_the_schema_says(is_asked: bool) -> None:
 
 async def test_only_the_work_of_a_long_request_leaves_the_event_loop() -> None:
     here = threading.get_ident()
-    assert await run_step(["x" * INLINE_CHARS], threading.get_ident) == here
-    assert await run_step(["x" * INLINE_CHARS, "x"], threading.get_ident) != here
+    assert await run_step(INLINE_CHARS, threading.get_ident) == here
+    assert await run_step(INLINE_CHARS + 1, threading.get_ident) != here
 
 
 async def test_a_long_request_is_answered_like_a_short_one() -> None:

@@ -7,6 +7,7 @@ import gc
 import threading
 import weakref
 from concurrent.futures import CancelledError, Future
+from typing import Any
 
 import pytest
 
@@ -305,7 +306,7 @@ async def test_the_rest_of_a_request_that_failed_is_dropped() -> None:
     await asyncio.sleep(0)
     scheduler.step()
     with pytest.raises(KeyError):
-        await waiting
+        await asyncio.wait_for(waiting, 10.0)
     run(scheduler)
     assert len(model.passes) == 1
 
@@ -328,3 +329,28 @@ async def test_a_waiter_is_answered_at_its_deadline_whatever_the_engine_is_at() 
 @pytest.mark.anyio
 async def test_a_request_without_jobs_waits_for_nothing() -> None:
     assert await engine(Clock()).scored([]) == []
+
+
+@pytest.mark.anyio
+async def test_a_waiter_is_woken_once_all_of_its_jobs_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = DoublingModel()
+    scheduler = engine(model.clock)
+    waiting = asyncio.create_task(scheduler.scored([job(model, 1), job(model, 2, waves=2)]))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    woken: list[object] = []
+    wake = loop.call_soon_threadsafe
+
+    def counted(*args: Any) -> asyncio.Handle:
+        woken.append(args)
+        return wake(*args)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    scheduler.step()
+    assert not woken
+    run(scheduler)
+    assert len(woken) == 1
+    done = await waiting
+    assert [one.result for one in done if one] == [2, 4]

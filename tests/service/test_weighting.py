@@ -11,8 +11,9 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.combine import Weights
 from quantized_lm.errors import PresetError
 from quantized_lm.presets import preset_weights
+from service import weighting as module
 from service.schemas import RescoreRequest
-from service.weighting import resolve_weights
+from service.weighting import KnownWeights, resolve_weights
 from tests.fakes import fake_loaded
 from tests.service.serving import request
 
@@ -68,3 +69,62 @@ def test_each_of_several_lms_has_its_own_scale_or_the_shared_one_or_its_models()
     assert resolve(*models, lms=lms).lm_scales == {"one": 0.1, "two": 0.9}
     shared = resolve(*models, lms=lms, weights={"lm_scale": 0.3})
     assert shared.lm_scales == {"one": 0.1, "two": 0.3}
+
+
+def known(known_weights: KnownWeights, *models: LoadedModel, **fields: Any) -> Weights:
+    """As `resolve`, by way of what is known."""
+    return known_weights.of(RescoreRequest.model_validate(request(**fields)), models)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"weights": {}},
+        {"weights": {"lm_scale": 0.25, "extra": {"ctc": 0.5}}},
+        {"weights": {"preset": "nemo", "parameters": {"alpha": 0.5, "beta": 1.0}}},
+        {"lms": [{"model": "tiny", "lm_scale": -0.0}]},
+        {"lms": [{"model": "tiny", "lm_scale": 0.0}]},
+    ],
+)
+def test_known_weights_are_those_of_the_request(fields: dict[str, Any]) -> None:
+    weights = KnownWeights()
+    others = {"weights": {"lm_scale": 0.75}}
+    for asked in (fields, others, {}, fields):
+        found = known(weights, with_defaults(), **asked)
+        assert repr(found) == repr(resolve(with_defaults(), **asked))  # tells -0.0 from 0.0
+    assert known(weights, with_defaults(), **fields) is found
+
+
+def test_known_weights_are_not_those_of_a_model_that_was_replaced() -> None:
+    weights = KnownWeights()
+    old = with_defaults(lm_scale=0.1)
+    new = dataclasses.replace(with_defaults(lm_scale=0.9), revision="sha256:new")
+    assert known(weights, old).lm_scales == {"tiny": 0.1}
+    assert known(weights, new).lm_scales == {"tiny": 0.9}
+    assert known(weights, old).lm_scales == {"tiny": 0.1}
+
+
+def test_the_order_of_models_counts() -> None:
+    weights = KnownWeights()
+    first = with_defaults(lm_scale=0.1, word_bonus=1.0)
+    second = dataclasses.replace(with_defaults(lm_scale=0.9), name="big", revision="sha256:big")
+    lms = [{"model": "tiny"}, {"model": "big"}]
+    assert known(weights, first, second, lms=lms).word_bonus == 1.0
+    assert known(weights, second, first, lms=lms[::-1]).word_bonus == 0.0
+
+
+def test_weights_that_are_wrong_are_refused_each_time() -> None:
+    weights = KnownWeights()
+    for _ in range(2):
+        with pytest.raises(PresetError):
+            known(weights, with_defaults(), weights={"preset": "none such"})
+
+
+def test_only_so_many_weights_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_KNOWN", 3)
+    weights = KnownWeights()
+    for scale in range(8):
+        found = known(weights, with_defaults(), weights={"lm_scale": float(scale)})
+        assert found.lm_scales == {"tiny": scale}
+        assert len(weights._known) <= 3

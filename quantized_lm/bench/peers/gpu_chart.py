@@ -26,7 +26,7 @@ def main() -> None:
         if one["failure"] is None
     ]
     products = [one for one in report["times"] if one["what"] == "product" and not one["failure"]]
-    most = max(one["size"][0] for one in products)
+    most = max((one["size"][0] for one in products), default=0)
     rates = [
         (f"{' x '.join(map(str, one['size']))}: {one['system']}", one["rate"])
         for one in products

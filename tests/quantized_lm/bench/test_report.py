@@ -86,7 +86,7 @@ def whole_report() -> Report:
         gemm_summaries=tuple(summarize(timings, None)),
         list_sets=(ListSet("s", "GPT-2 s", ListShape(200, 60, 220), (2.5, 4.0), rows(), 1.34),),
         memory={"en-small": Memory(5 << 20, 2, 6 << 20, 7 << 20, 9 << 20)},
-        served=Served(100, 5, 4, 3.5, 0.5, 1, 2, 12, 60),
+        served={"en-small": Served(100, 5, 4, 3.5, 0.5, 1, 2, 12, 60)},
         remarks=("something was odd",),
     )
 
@@ -106,6 +106,8 @@ def test_tables_show_everything_and_hide_no_failure() -> None:
         "67",  # of the products' limit, in percent
         "theirs float32 did not run: not installed",
         "how it was timed",
+        "a served request of en-small",
+        "70.0",  # of the wall time, in percent
         "nodes not run: 12 of 60",
         "something was odd",
     ):
@@ -114,10 +116,10 @@ def test_tables_show_everything_and_hide_no_failure() -> None:
 
 def test_tables_do_without_what_was_not_measured() -> None:
     output = io.StringIO()
-    empty = Report("a machine", 2, (), (), (), (), (), {}, None, ())
+    empty = Report("a machine", 2, (), (), (), (), (), {}, {}, ())
     print_report(empty, Console(file=output, width=132))
     assert "a served request" not in output.getvalue()
-    served = Served(100, 5, 4, 3.5, 0.5, 1, 2, None, 60)
+    served = {"en-small": Served(100, 5, 4, 3.5, 0.5, 1, 2, None, 60)}
     print_report(
         Report("a machine", 2, (), (), (), (), (), {}, served, ()), Console(file=output, width=132)
     )

@@ -157,7 +157,7 @@ def test_what_a_gpu_lacks_is_said(
 def test_without_triton_the_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert not BACKENDS["triton"].is_available
-    for asked in ({"name": "triton"}, {"device": "cuda"}):
+    for name, where in (("triton", "auto"), ("auto", "cuda")):
         with pytest.raises(BackendError, match=r"secondpass\[gpu\], or use the CPU engine, --dev"):
-            select_backend(**asked)
+            select_backend(name, device=where)
     assert not gpu.is_interpreted()
