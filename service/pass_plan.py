@@ -29,8 +29,10 @@ from service.jobs import Served, Started, Ticket
 Entry = Ticket[Any] | Started[Any]
 # How long a pass may become by joining, whichever is most:
 SHORT_S = 0.008  # delays nobody to speak of
-FIXED_TIMES = 10.0  # of its fixed cost, which then is a tenth
 LEAD_TIMES = 2.0  # of what its lead takes alone: two alike share one
+# Of its fixed cost, which then is a tenth; but no longer than its lead has waited: that counts only
+# where the queue is long.
+FIXED_TIMES = 10.0
 
 
 @dataclass
@@ -114,8 +116,7 @@ class Planner:
         model = _ticket(lead).job.model
         plan = Pass(model, self._costs.of(model.name), now_s, self._budget_tokens)
         plan.add(lead)
-        fixed_s, alone_s = plan.cost.seconds(0, 1, 0), plan.ends_s - now_s
-        plan.joined_until_s = now_s + max(SHORT_S, FIXED_TIMES * fixed_s, LEAD_TIMES * alone_s)
+        plan.joined_until_s = now_s + _shared_s(plan, lead)
         self._fill(plan, lead, queue.of(model), started)
         return plan
 
@@ -175,6 +176,14 @@ def nodes_of(entry: Entry) -> int:
     if isinstance(entry, Ticket):
         return entry.job.cost_tokens
     return entry.piece.num_nodes
+
+
+def _shared_s(plan: Pass, lead: Entry) -> float:
+    """How long a pass that holds its lead alone may become."""
+    alone_s = plan.ends_s - plan.now_s
+    waited_s = plan.now_s - lead.queued_s if isinstance(lead, Ticket) else 0.0
+    for_throughput_s = min(FIXED_TIMES * plan.cost.seconds(0, 1, 0), waited_s)
+    return max(SHORT_S, LEAD_TIMES * alone_s, for_throughput_s)
 
 
 def _ticket(entry: Entry) -> Ticket[Any]:

@@ -147,19 +147,26 @@ def test_a_prediction_alone_never_leaves_the_engine_idle() -> None:
     assert scheduler.predicted_wait_s() == pytest.approx(0.001, rel=0.5)
 
 
-def test_a_pass_is_shared_until_its_fixed_cost_counts_little() -> None:
-    """All that is in a pass ends with it, so a longer one would only delay who came first."""
-
-    def shared(fixed_s: float) -> list[list[int]]:
-        model = DoublingModel(seconds=lambda nodes, _pieces: fixed_s + 0.1 * nodes)
-        scheduler = engine(model.clock)
-        for count in (1, 2) * 40:
-            scheduler.submit([job(model, 0, by_s=1e9)] * count)
-            run(scheduler)
-        model.passes.clear()
-        scheduler.submit([job(model, number, by_s=1e9) for number in range(1, 6)])
+@pytest.mark.parametrize(
+    ("fixed_s", "waited_s", "shared"),
+    [
+        (0.0, 0.0, [[1, 2], [3, 4], [5]]),
+        (0.1, 0.0, [[1, 2], [3, 4], [5]]),
+        (0.0, 100.0, [[1, 2], [3, 4], [5]]),
+        (0.1, 100.0, [[1, 2, 3, 4, 5]]),
+    ],
+)
+def test_a_pass_is_long_only_if_many_wait_and_its_fixed_cost_counts(
+    fixed_s: float, waited_s: float, shared: list[list[int]]
+) -> None:
+    """All that is in a pass ends with it, so a longer one delays who came first."""
+    model = DoublingModel(seconds=lambda nodes, _pieces: fixed_s + 0.1 * nodes)
+    scheduler = engine(model.clock)
+    for count in (1, 2) * 40:
+        scheduler.submit([job(model, 0, by_s=1e9)] * count)
         run(scheduler)
-        return [numbers for _, numbers in model.passes]
-
-    assert shared(fixed_s=0.0) == [[1, 2], [3, 4], [5]]
-    assert shared(fixed_s=0.1) == [[1, 2, 3, 4, 5]]
+    model.passes.clear()
+    scheduler.submit([job(model, number, by_s=1e9) for number in range(1, 6)])
+    model.clock.now_s += waited_s
+    run(scheduler)
+    assert [numbers for _, numbers in model.passes] == shared
