@@ -104,10 +104,7 @@ def time_lists(
     times: list[ListTime] = []
     same: list[Sameness] = []
     for name, size in track(list(options.sizes.items()), "models"):
-        lists = cut(
-            made_up_lists(size.lists, size.vocab_size, hypotheses=size.hypotheses, seed=size.seed),
-            options.longest,
-        )
+        lists = cut(size.draw_lists(), options.longest)
         models = {one: _gpt2(name, size, folder, _with(one)) for one in _RESIDENCIES}
         same.append(_sameness(name, models, lists))
         for residency, model in models.items():

@@ -19,9 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from quantized_lm.bench.gpu_lists import cut, write_random
-from quantized_lm.bench.lists import made_up_lists
 from quantized_lm.bench.random_artifact import as_texts, write_random_artifact
-from quantized_lm.bench.served import serving
+from quantized_lm.bench.served import request_body, serving
 from quantized_lm.bench.weights import SIZES, Size
 from quantized_lm.bench.workers import WorkerError
 
@@ -127,8 +126,11 @@ def measure(options: ServiceOptions, folder: Path) -> ServiceReport:
     artifact = folder / f"artifact-{options.name}"
     files = write_random(options.name, size, folder)
     write_random_artifact(options.name, size.num_heads, files, artifact)
-    lists = made_up_lists(size.lists, size.vocab_size, hypotheses=size.hypotheses, seed=size.seed)
-    bodies = [_body(as_texts(one)) for one in cut(lists, options.longest)]
+    wishes = {"deadline_ms": _DEADLINE_MS}
+    bodies = [
+        json.dumps(request_body(as_texts(one), wishes)).encode()
+        for one in cut(size.draw_lists(), options.longest)
+    ]
     log = folder / "server.log"
     with (
         serving(artifact, log, ("--device", "cuda"), timeout_s=_START_TIMEOUT_S) as address,
@@ -207,12 +209,6 @@ def _open_loop(
             time.sleep(max(begin + due - time.perf_counter(), 0.0))
             asked.append(senders.submit(partial(client.ask, body, begin + due)))
         return [one.result() for one in asked]
-
-
-def _body(texts: Sequence[str]) -> bytes:
-    hypotheses = [{"text": text, "am_score": -0.1 * rank} for rank, text in enumerate(texts)]
-    options = {"deadline_ms": _DEADLINE_MS}
-    return json.dumps({"utterances": [{"hypotheses": hypotheses}], "options": options}).encode()
 
 
 def _answered(reply: _Reply) -> _Reply:

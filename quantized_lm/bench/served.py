@@ -86,14 +86,23 @@ def measure(model: Path, lists: Sequence[Sequence[str]], passes: int, log: Path)
     )
 
 
+def request_body(texts: Sequence[str], options: dict[str, float]) -> dict[str, Any]:
+    """One list to rescore, its acoustic scores falling by rank.
+
+    Args:
+        options: of the request, by the API's names.
+    """
+    hypotheses = [{"text": text, "am_score": -0.1 * rank} for rank, text in enumerate(texts)]
+    return {"utterances": [{"hypotheses": hypotheses}], "options": options}
+
+
 @dataclass(frozen=True)
 class _Client:
     client: httpx.Client
     url: str
 
-    def __call__(self, texts: Sequence[str], options: dict[str, int]) -> _Reply:
-        hypotheses = [{"text": text, "am_score": -0.1 * rank} for rank, text in enumerate(texts)]
-        body = {"utterances": [{"hypotheses": hypotheses}], "options": options}
+    def __call__(self, texts: Sequence[str], options: dict[str, float]) -> _Reply:
+        body = request_body(texts, options)
         start = time.perf_counter()
         response = self.client.post(self.url, json=body)
         wall_ms = 1e3 * (time.perf_counter() - start)

@@ -96,7 +96,7 @@ def gpt2_task(name: str, size: Size, setting: Setting) -> Task:
     for packing in setting.track(setting.options.packings, f"size {name}: packing"):
         write_packed(weights, size.num_heads, PACKINGS[packing], packed_path(folder, packing))
     source = folder / "lists.json"
-    source.write_text(json.dumps(_draw(size)), encoding="utf-8")
+    source.write_text(json.dumps(size.draw_lists()), encoding="utf-8")
     return Task(str(weights), str(source), size.num_heads, THREADS, "", str(folder))
 
 
@@ -117,7 +117,7 @@ def gpt2_set(name: str, size: Size, setting: Setting) -> ListSet:
         f"GPT-2 {name}: {size.num_layers} layers of {size.model_dim}, {millions:.1f} M parameters, "
         "random weights, made-up lists"
     )
-    one = _list_set(name, title, _draw(size), rows_of(times, same_weights))
+    one = _list_set(name, title, size.draw_lists(), rows_of(times, same_weights))
     if setting.peak_gops is None:
         return one
     operations = 2 * count_multiplied(Path(task.weights)) * one.shape.nodes
@@ -130,10 +130,11 @@ def gpt2_artifact(
     """A packing as a model that can be served, and the texts of its lists."""
     task = gpt2_task(name, size, setting)
     folder = Path(task.cache)
-    artifact = folder / f"artifact-{packing.replace(', ', '-').replace(' ', '-')}"
-    files = (Path(task.weights), packed_path(folder, packing))
+    packed = packed_path(folder, packing)
+    artifact = packed.with_suffix("")
+    files = (Path(task.weights), packed)
     write_random_artifact(f"gpt2-{name}", size.num_heads, files, artifact)
-    return artifact, [as_texts(one) for one in _draw(size)]
+    return artifact, [as_texts(one) for one in size.draw_lists()]
 
 
 def bundled_task(name: str, texts: Sequence[Sequence[str]], setting: Setting) -> Task:
@@ -160,12 +161,6 @@ def _list_set(
 ) -> ListSet:
     ratios = tuple(lists.shape_of(one).ratio for one in tokens)
     return ListSet(name, title, lists.mean_shape(tokens), ratios, rows)
-
-
-def _draw(size: Size) -> list[list[Tokens]]:
-    return lists.made_up_lists(
-        size.lists, size.vocab_size, hypotheses=size.hypotheses, seed=size.seed
-    )
 
 
 def _scores(start: Starter, spec: SystemSpec, num_lists: int) -> Scores:

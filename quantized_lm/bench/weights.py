@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch_file
 from torch import Tensor
 
+from quantized_lm.bench.lists import Tokens, made_up_lists
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.models.gpt2 import Gpt2, from_transformers
 from quantized_lm.models.layers import load_packed, matrix_names
@@ -48,6 +49,12 @@ class Size:
     lists: int = 6
     hypotheses: int = 100
     seed: int = 0
+
+    def draw_lists(self) -> list[list[Tokens]]:
+        """Its lists of token ids."""
+        return made_up_lists(
+            self.lists, self.vocab_size, hypotheses=self.hypotheses, seed=self.seed
+        )
 
 
 SIZES: Mapping[str, Size] = MappingProxyType(

@@ -13,7 +13,6 @@ from typing import Any, get_type_hints
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.middleware import CLIENT_GONE, inner_path, is_plain_json
@@ -79,7 +78,7 @@ class DirectRoutes:
                 request = Request(scope, receive, send)
                 if is_plain_json(request.headers):
                     scope["route"] = direct.route
-                    content = await _content(receive)
+                    content = await request.body()
                     try:
                         response = await direct.answer(request, content)
                     except ValidationError:
@@ -103,22 +102,6 @@ def _require_hope(request: Request, content: bytes) -> None:
         deadline_s = core.deadlines.at_s(arrival, None, "")
         names = list(core.registry.models)
         core.engine.require_hope(deadline_s, names if len(names) == 1 else ())
-
-
-async def _content(receive: Receive) -> bytes:
-    """The body of a request.
-
-    Raises:
-        ClientDisconnect: the client hung up before all of it was here.
-    """
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 def _again(content: bytes, receive: Receive) -> Receive:
