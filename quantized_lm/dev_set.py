@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.combine import Weights
+from quantized_lm.combine import Weights, combine
 from quantized_lm.components import Components
-from quantized_lm.errors import DataError
+from quantized_lm.errors import DataError, InputError, explain
 from quantized_lm.scored import ScoredUtterance, components_of
-from quantized_lm.tuning import TuningSet
+from quantized_lm.tuning import TuningResult, TuningSet, count_errors
 from quantized_lm.wer import error_counts
 
 SPEAKERS = ("all", "even", "odd")
+SPEAKER_PATTERN = "^[^-]+"  # of an utterance id as LibriSpeech has them
 _NAMED = re.compile(r"(lm|extra)\[(.*)\]", re.DOTALL)
 _FIELDS: Mapping[str, str] = {
     "am": "am_scale",
@@ -83,6 +84,63 @@ def weights_of(values: Mapping[str, float]) -> Weights:
     )
 
 
+def start_values(names: Sequence[str], given: Weights | None = None) -> dict[str, float]:
+    """Values to start a search from; the first score there is keeps its factor, the scale of all.
+
+    Args:
+        names: of a tuning set.
+        given: weights to start from instead of the usual ones.
+
+    Raises:
+        DataError: a total would not be linear in the weights given, or there is no score.
+    """
+    if given is not None:
+        if given.length_norm != "none" or given.mode != "log-linear":
+            raise DataError(
+                f"start has length_norm {given.length_norm!r} and mode {given.mode!r}; the search "
+                "needs a total that is linear in the weights: 'none' and 'log-linear'"
+            )
+        return values_of(given, names)
+    values = values_of(Weights(graph_scale=1.0), names)
+    values.update({name: 0.5 for name in names if name.startswith("lm[")})
+    if "am" not in names:
+        values[_scale_setter(names)] = 1.0
+    return values
+
+
+def default_free(names: Sequence[str]) -> list[str]:
+    """The weights that are tuned where nothing else is wished: every LM, words, graph.
+
+    Raises:
+        DataError: there is no score.
+    """
+    kept = _scale_setter(names)
+    return [
+        name
+        for name in names
+        if name != kept and (name in ("graph", "words") or name.startswith("lm["))
+    ]
+
+
+def rounded_weights(data: TuningSet, result: TuningResult) -> Weights:
+    """The weights that were found, four digits of each value, unless that costs an error."""
+    values = {name: float(f"{value:.4g}") for name, value in result.weights.items()}
+    costs = count_errors(data, np.array([values[name] for name in data.names]))
+    return weights_of(values if costs <= result.errors else dict(result.weights))
+
+
+def best_hypothesis(utterance: ScoredUtterance, weights: Weights) -> int:
+    """Position in the decoder's order of the hypothesis that these weights put first.
+
+    Raises:
+        DataError: a score that they need is missing; the message names the utterance.
+    """
+    try:
+        return int(combine(components_of(utterance.hypotheses), weights).order[0])
+    except InputError as error:
+        raise DataError(f"utterance {utterance.id!r}: {explain(error)}") from None
+
+
 def reference(utterance: ScoredUtterance) -> str:
     """What was said.
 
@@ -120,6 +178,14 @@ def select_speakers(
         for utterance, speaker in zip(utterances, speakers, strict=True)
         if speaker in chosen
     ]
+
+
+def _scale_setter(names: Sequence[str]) -> str:
+    """The term whose factor stays: scaling all weights alike changes no ranking."""
+    for name in names:
+        if name in ("am", "graph") or name.startswith("lm["):
+            return name
+    raise DataError("the lists have no am, graph or LM score that all hypotheses share")
 
 
 def _speaker(utterance_id: str, pattern: str) -> str:

@@ -102,3 +102,10 @@ class ArtifactIntegrityError(ArtifactError):
 
 class ArtifactGoldenError(ArtifactError):
     """The loaded model does not reproduce its golden scores."""
+
+
+def explain(error: SecondpassError) -> str:
+    """The message on one line, after the place it is about where it does not say so itself."""
+    message = " ".join(str(error).split())
+    pointer = error.pointer if isinstance(error, InputError) else ""
+    return message if not pointer or pointer in message else f"{pointer}: {message}"

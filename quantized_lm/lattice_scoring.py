@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.artifact import LoadedModel
 from quantized_lm.combine import Weights
 from quantized_lm.errors import InputError
 from quantized_lm.lattice.lattice import Lattice
@@ -19,6 +18,7 @@ from quantized_lm.lattice.search import FoundSequence, LatticeSearch
 from quantized_lm.lattice.spoken import ArcWeights, SpokenLattice, speak
 from quantized_lm.prefix_cache import Reused
 from quantized_lm.pruning import Wave
+from quantized_lm.scoring import TextScorer
 from quantized_lm.waves import run_all
 
 BUDGETS = (
@@ -289,26 +289,26 @@ def arc_weights(weights: Weights) -> ArcWeights:
     )
 
 
-def prepare_lattice(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:
+def prepare_lattice(request: LatticeRequest, scorer: TextScorer) -> PreparedLattice:
     """Tokenize a lattice's words and its context.
 
     Raises:
         LatticeError: it has ids for words and no symbol table, or no path has a finite score.
     """
-    spoken = speak(request.lattice, loaded.tokenizer, request.weights, silence=request.silence)
-    room = int(_LONGEST_CONTEXT * loaded.model.max_tokens)
-    context = loaded.tokenizer.context_ids(request.context, room=room)
-    longest = loaded.model.max_tokens - len(context) - 1
+    spoken = speak(request.lattice, scorer.tokenizer, request.weights, silence=request.silence)
+    room = int(_LONGEST_CONTEXT * scorer.model.max_tokens)
+    context = scorer.tokenizer.context_ids(request.context, room=room)
+    longest = scorer.model.max_tokens - len(context) - 1
     prepared = PreparedLattice(request, spoken, context, longest)
     if not np.isfinite(spoken.score).all():
         prepared.begin()  # which refuses a lattice without a path
     return prepared
 
 
-def score_lattices(requests: Sequence[LatticeRequest], loaded: LoadedModel) -> list[LatticeScores]:
+def score_lattices(requests: Sequence[LatticeRequest], scorer: TextScorer) -> list[LatticeScores]:
     """Prepare and search in one go; all lattices share forward passes.
 
     Raises:
         InputError: as `prepare_lattice`.
     """
-    return run_all([prepare_lattice(request, loaded) for request in requests], loaded.model)
+    return run_all([prepare_lattice(request, scorer) for request in requests], scorer.model)

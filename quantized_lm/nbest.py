@@ -7,6 +7,8 @@ Two shapes of a line are read; which one it is, its own keys say:
 
 The first is the service's request, with `ref` added. In the second, `FIRST_PASS` names the fields
 that become `am_score` and `graph_score`; every other number is kept under its name in `extra`.
+With "order" of either shape only the decoder's order counts: `am_score` is minus the natural
+logarithm of the rank, for decoders that tell no scores.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -25,10 +28,12 @@ from quantized_lm.components import escape
 from quantized_lm.errors import DataError
 
 Json = Mapping[str, object]
-FIRST_PASS: Mapping[str, tuple[str, str | None]] = {
+ORDER = "order"
+FIRST_PASS: Mapping[str, tuple[str | None, str | None]] = {
     "am": ("am", None),
     "total": ("total", None),
     "am+lm": ("am", "lm"),
+    ORDER: (None, None),
 }
 DEFAULT_FIRST_PASS = "am"  # noqa: S105 - a pass of a decoder
 _HYPOTHESIS_KEYS = ("text", "am_score", "graph_score", "lm_score", "extra")
@@ -150,10 +155,12 @@ def record_to_utterance(record: Json, where: str, *, first_pass: str) -> Utteran
         DataError: a field is missing, of the wrong type, or unknown in a hypothesis.
     """
     if "hypotheses" in record:
-        return _from_service(record, where)
-    if "hyps" not in record:
+        utterance = _from_service(record, where)
+    elif "hyps" in record:
+        utterance = _from_fields(record, where, first_pass)
+    else:
         refuse(where, "", f"keys are {', '.join(record) or 'none'}; need 'hypotheses' or 'hyps'")
-    return _from_fields(record, where, first_pass)
+    return _by_order(utterance) if first_pass == ORDER else utterance
 
 
 def refuse(where: str, pointer: str, message: str) -> NoReturn:
@@ -251,7 +258,7 @@ def _from_fields(record: Json, where: str, first_pass: str) -> Utterance:
         hypotheses.append(
             Hypothesis(
                 text=text_field(entry, "text", where, pointer=pointer),
-                am_score=_optional(entry, am_key, where, pointer),
+                am_score=_optional(entry, am_key, where, pointer) if am_key else None,
                 graph_score=_optional(entry, graph_key, where, pointer) if graph_key else None,
                 extra={
                     key: number_field(value, where, f"{pointer}/{escape(key)}")
@@ -265,6 +272,14 @@ def _from_fields(record: Json, where: str, first_pass: str) -> Utterance:
         hypotheses=tuple(hypotheses),
         ref=reference_field(record, where),
     )
+
+
+def _by_order(utterance: Utterance) -> Utterance:
+    ranked = tuple(
+        replace(hypothesis, am_score=-math.log(rank), graph_score=None)
+        for rank, hypothesis in enumerate(utterance.hypotheses, start=1)
+    )
+    return replace(utterance, hypotheses=ranked)
 
 
 def reference_field(record: Json, where: str) -> str | None:

@@ -8,17 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import TooLongError
+from quantized_lm.models.base import LanguageModel
 from quantized_lm.prefix_cache import Reused
 from quantized_lm.pruning import TotalOf, Wave, search
 from quantized_lm.tokenizer import BOUNDARY_ID, EncodedTexts, Tokenizer
 from quantized_lm.tree import TokenTree, merge_prefixes, path_sums
 from quantized_lm.waves import run_all
+
+
+class TextScorer(Protocol):
+    """A model with what its texts go through, such as a `LoadedModel`."""
+
+    @property
+    def name(self) -> str:
+        """For messages and for the names of scores."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary and text rules."""
+
+    @property
+    def model(self) -> LanguageModel:
+        """What scores tokens."""
 
 
 @dataclass(frozen=True)
@@ -224,51 +241,51 @@ class ListScoring:
         return ListScores(self._prepared, log_prob, is_complete, path_log_prob, usage)
 
 
-def prepare(request: ScoreRequest, loaded: LoadedModel) -> PreparedList:
+def prepare(request: ScoreRequest, scorer: TextScorer) -> PreparedList:
     """Tokenize a request and build its tree.
 
     Raises:
         TooLongError: a text alone exceeds the model's length; the pointer names it.
     """
-    return prepare_encoded(request, loaded.tokenizer.encode_all(request.texts), loaded)
+    return prepare_encoded(request, scorer.tokenizer.encode_all(request.texts), scorer)
 
 
 def prepare_encoded(
-    request: ScoreRequest, encoded: EncodedTexts, loaded: LoadedModel
+    request: ScoreRequest, encoded: EncodedTexts, scorer: TextScorer
 ) -> PreparedList:
     """`prepare` for texts that are tokenized already.
 
     Raises:
         TooLongError: as `prepare`.
     """
-    limit = loaded.model.max_tokens
+    limit = scorer.model.max_tokens
     longest = int(encoded.num_tokens.max(initial=0))
     if longest + 1 > limit:
         index = int(np.argmax(encoded.num_tokens + 1 > limit))
         raise TooLongError(
-            f"text has {encoded.num_tokens[index]} tokens; {loaded.name} takes at most {limit - 1}",
+            f"text has {encoded.num_tokens[index]} tokens; {scorer.name} takes at most {limit - 1}",
             pointer=f"/hypotheses/{index}/text",
         )
-    context = loaded.tokenizer.context_ids(request.context, room=limit - longest - 1)
+    context = scorer.tokenizer.context_ids(request.context, room=limit - longest - 1)
     ids, lengths = encoded.ids, encoded.num_tokens + int(request.final)
     if not request.final:
         ids = ids[ids != BOUNDARY_ID]
     tree = merge_prefixes(ids, lengths, context=context)
-    return PreparedList(request.texts, encoded, tree, request.final, loaded.tokenizer)
+    return PreparedList(request.texts, encoded, tree, request.final, scorer.tokenizer)
 
 
-def run_batch(prepared: Sequence[PreparedList], loaded: LoadedModel) -> list[ListScores]:
+def run_batch(prepared: Sequence[PreparedList], scorer: TextScorer) -> list[ListScores]:
     """Score several lists together; each gets the numbers it would get alone.
 
     One forward pass, and a few more for lists of which only the best text is wanted.
     """
-    return run_all(prepared, loaded.model)
+    return run_all(prepared, scorer.model)
 
 
-def score_lists(requests: Sequence[ScoreRequest], loaded: LoadedModel) -> list[ListScores]:
+def score_lists(requests: Sequence[ScoreRequest], scorer: TextScorer) -> list[ListScores]:
     """Prepare and score in one go.
 
     Raises:
         TooLongError: as `prepare`.
     """
-    return run_batch([prepare(request, loaded) for request in requests], loaded)
+    return run_batch([prepare(request, scorer) for request in requests], scorer)

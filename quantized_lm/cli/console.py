@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.text import Text
 
-from quantized_lm.errors import InputError, SecondpassError
+from quantized_lm.errors import SecondpassError, explain
 
 P = ParamSpec("P")
 FAILED = 2
@@ -32,13 +32,6 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(FAILED) from None
 
     return guarded
-
-
-def explain(error: SecondpassError) -> str:
-    """The message on one line, after the place it is about where it does not say so itself."""
-    message = " ".join(str(error).split())
-    pointer = error.pointer if isinstance(error, InputError) else ""
-    return message if not pointer or pointer in message else f"{pointer}: {message}"
 
 
 def out() -> Console:

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from quantized_lm.cli.console import command, out, print_json
-from quantized_lm.cli.tune import SPEAKER_PATTERN, SpeakerOfOption, SpeakersOption
-from quantized_lm.combine import Weights, combine
-from quantized_lm.dev_set import reference, select_speakers
-from quantized_lm.errors import DataError, InputError
-from quantized_lm.scored import ScoredUtterance, components_of, read_scored
+from quantized_lm.cli.tune import SpeakerOfOption, SpeakersOption
+from quantized_lm.combine import Weights
+from quantized_lm.dev_set import (
+    SPEAKER_PATTERN,
+    best_hypothesis,
+    reference,
+    select_speakers,
+)
+from quantized_lm.errors import DataError
+from quantized_lm.scored import ScoredUtterance, read_scored
 from quantized_lm.significance import BootstrapInterval, Mapsswe, bootstrap_interval, mapsswe
 from quantized_lm.weights_file import read_weights
 from quantized_lm.wer import WordErrors, error_counts, oracle, pooled
@@ -172,12 +177,7 @@ def _best_of_same(
 
 
 def _best(utterance: ScoredUtterance, weights: Weights | None) -> int:
-    if weights is None:
-        return utterance.order[0]
-    try:
-        return int(combine(components_of(utterance.hypotheses), weights).order[0])
-    except InputError as error:
-        raise DataError(f"utterance {utterance.id!r}: {error.pointer}: {error}") from None
+    return utterance.order[0] if weights is None else best_hypothesis(utterance, weights)
 
 
 def _join(sets: Sequence[Answers]) -> Answers:

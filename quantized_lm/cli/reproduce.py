@@ -28,6 +28,13 @@ def run(  # noqa: PLR0913 - each is an option of the command
     data: Annotated[
         Path, typer.Option(help="Folder that holds the task's text files (gzip, a line each).")
     ],
+    speech: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that holds the n-best lists and lattices of the task, if it has some; "
+            "without it no word errors are counted."
+        ),
+    ] = None,
     *,
     size: Annotated[
         str, typer.Option(help="Of the models and their training: smoke, cpu or full.")
@@ -57,7 +64,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass reproduce ptb --size smoke --data ~/text
     """
-    plan = make_plan(load_task(task), size=size, data=data, architectures=architecture)
+    plan = make_plan(
+        load_task(task), size=size, data=data, speech=speech, architectures=architecture
+    )
     store = Store(run / f"{plan.task.name}-{size}")
     failures = {}
     cells = plan.in_order(only)

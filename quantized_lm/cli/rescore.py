@@ -52,7 +52,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
     ] = None,
     first_pass: Annotated[
         str,
-        typer.Option(help="Which fields of utt/ref/hyps lines are the first pass: am|total|am+lm"),
+        typer.Option(
+            help="Which fields of utt/ref/hyps lines are the first pass: am|total|am+lm; or order: "
+            "only the rank counts."
+        ),
     ] = DEFAULT_FIRST_PASS,
     weights: Annotated[Path | None, typer.Option(help="Weights file made by `tune`.")] = None,
     preset: Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +12,19 @@ import typer
 from rich.table import Table
 
 from quantized_lm.cli.console import command, out, print_json
-from quantized_lm.combine import Weights, formula
-from quantized_lm.dev_set import select_speakers, tuning_set, values_of, weights_of
-from quantized_lm.errors import DataError
+from quantized_lm.combine import formula
+from quantized_lm.dev_set import (
+    SPEAKER_PATTERN,
+    default_free,
+    rounded_weights,
+    select_speakers,
+    start_values,
+    tuning_set,
+)
 from quantized_lm.scored import read_scored
 from quantized_lm.tuning import TuningResult, TuningSet, count_errors, tune
 from quantized_lm.weights_file import read_weights, write_weights
 
-SPEAKER_PATTERN = "^[^-]+"
 SpeakersOption = Annotated[
     str, typer.Option(help="all, or even or odd: every second speaker, sorted by name.")
 ]
@@ -63,10 +67,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """
     began = time.perf_counter()
     data = tuning_set(select_speakers(list(read_scored(source)), speakers, speaker_of))
-    initial = _start(data.names, read_weights(start) if start is not None else None)
-    tuned = free or _default_free(data.names)
+    initial = start_values(data.names, read_weights(start) if start is not None else None)
+    tuned = free or default_free(data.names)
     result = tune(data, initial, tuned, restarts=restarts, seed=seed)
-    weights = weights_of(_rounded(data, result))
+    weights = rounded_weights(data, result)
     report: dict[str, object] = {
         "dev": str(source),
         "speakers": speakers,
@@ -93,46 +97,6 @@ def _am_alone(data: TuningSet) -> dict[str, float]:
         return {}
     weights = np.array([float(name == "am") for name in data.names])
     return {"wer_am_alone": count_errors(data, weights) / data.words}
-
-
-def _start(names: Sequence[str], given: Weights | None) -> dict[str, float]:
-    """Values to start from; the first score there is keeps its factor and sets the scale of all."""
-    if given is not None:
-        if given.length_norm != "none" or given.mode != "log-linear":
-            raise DataError(
-                f"start has length_norm {given.length_norm!r} and mode {given.mode!r}; the search "
-                "needs a total that is linear in the weights: 'none' and 'log-linear'"
-            )
-        return values_of(given, names)
-    values = values_of(Weights(graph_scale=1.0), names)
-    values.update({name: 0.5 for name in names if name.startswith("lm[")})
-    if "am" not in names:
-        values[_scale_setter(names)] = 1.0
-    return values
-
-
-def _scale_setter(names: Sequence[str]) -> str:
-    """The term whose factor stays: scaling all weights alike changes no ranking."""
-    for name in names:
-        if name in ("am", "graph") or name.startswith("lm["):
-            return name
-    raise DataError("the lists have no am, graph or LM score that all hypotheses share")
-
-
-def _default_free(names: Sequence[str]) -> list[str]:
-    kept = _scale_setter(names)
-    return [
-        name
-        for name in names
-        if name != kept and (name in ("graph", "words") or name.startswith("lm["))
-    ]
-
-
-def _rounded(data: TuningSet, result: TuningResult) -> dict[str, float]:
-    """Four digits of each value, unless that costs an error."""
-    values = {name: float(f"{value:.4g}") for name, value in result.weights.items()}
-    costs = count_errors(data, np.array([values[name] for name in data.names]))
-    return values if costs <= result.errors else dict(result.weights)
 
 
 def _print(report: dict[str, object], result: TuningResult, text: str, seconds: float) -> None:

@@ -27,8 +27,8 @@ class CorpusRecipe:
         vocabulary: key in VOCABULARIES: "bpe" pieces; "words", the most frequent ones; "kaldi",
             the words of a symbol table such as `words.txt`, in its order.
         text: how a line is changed before it is cut into words.
-        dev, test: files to measure on.
-        held_out: instead of them, the file of `train` whose last lines are kept.
+        dev, test: files to measure on; where one is empty, lines are held out for it.
+        held_out: the file of `train` whose last lines are kept.
         dev_lines, test_lines: how many of those; test is the very end.
         merge: probability that a line continues the one before it in one segment.
         context: probability that a segment sees the one before it as context.
@@ -51,8 +51,14 @@ class CorpusRecipe:
     continuous: bool = False
 
     def __post_init__(self) -> None:
-        if bool(self.dev and self.test) == bool(self.held_out):
-            raise RecipeError("corpus: give either dev and test, or held_out")
+        for split, file, lines in (
+            ("dev", self.dev, self.dev_lines),
+            ("test", self.test, self.test_lines),
+        ):
+            if bool(file) == bool(lines):
+                raise RecipeError(f"corpus: give either {split} or {split}_lines")
+        if bool(self.held_out) != bool(self.dev_lines or self.test_lines):
+            raise RecipeError("corpus: held_out names the file that dev_lines and test_lines end")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def write(path: Path, *records: object) -> Path:
     text = "\n\n".join(r if isinstance(r, str) else json.dumps(r) for r in records) + "\n"
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
+
+
+def test_by_order_only_the_rank_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / "lists.jsonl", SERVICE, FIELDS)
+    for utterance in read_utterances(path, first_pass="order"):
+        scores = [(h.am_score, h.graph_score) for h in utterance.hypotheses]
+        assert scores == [(0.0, None), (-math.log(2), None)]
+    assert utterance.hypotheses[0].extra == {"am": -1.0, "lm": -2.0, "total": -17.0}
 
 
 @pytest.mark.parametrize("name", ["lists.jsonl", "lists.jsonl.gz"])

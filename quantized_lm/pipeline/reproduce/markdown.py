@@ -14,6 +14,7 @@ from quantized_lm.pipeline.reproduce.results import (
     by_architecture,
 )
 from quantized_lm.pipeline.reproduce.task import Target
+from quantized_lm.pipeline.reproduce.word_errors import ListErrors, PathAgreement
 
 _HEADINGS = (
     "model",
@@ -54,7 +55,8 @@ def render(report: Report, pictures: Sequence[str]) -> str:
         *_targets(report),
     ]
     for info in report.architectures:
-        lines += ["", *_table(info, by_architecture(report.cells)[info.architecture])]
+        cells = by_architecture(report.cells)[info.architecture]
+        lines += ["", *_table(info, cells), *_speech(report, cells)]
     lines += ["", "## Mixed against uniform precision", "", *_comparisons(report)]
     for name in pictures:
         lines += ["", f"![{name.rsplit('.', 1)[0].replace('-', ' ')}]({name})"]
@@ -86,10 +88,11 @@ def _targets(report: Report) -> Iterator[str]:
 
 def _target_text(target: Target) -> str:
     interval = ", or no significant loss" if target.accepts_interval else ""
+    words = ", no significantly higher word error rate" if target.keeps_wer else ""
     where = "for every architecture" if target.everywhere else "for at least one architecture"
     return (
         f"{target.compression:g}x: perplexity at most {100 * (target.max_ratio - 1):g} % above "
-        f"float{interval}, {where}"
+        f"float{interval}{words}, {where}"
     )
 
 
@@ -100,7 +103,15 @@ def _target_result(result: TargetResult) -> str:
     return (
         f"{_VERDICTS[result.passed]} by `{result.row}`, the best on dev: "
         f"{result.numbers.compression:.2f}x, {_percent(test.perplexity_ratio)}, "
-        f"{_difference(result.numbers)} nats per token."
+        f"{_difference(result.numbers)} nats per token{_changed_wer(result.numbers)}."
+    )
+
+
+def _changed_wer(numbers: Numbers) -> str:
+    halves = [(one.name, one.held_out) for one in numbers.lists]
+    return "".join(
+        f"; WER % {_rate(half.float_wer)} to {_rate(half.wer)} (p {half.p:.2g}) on {name}"
+        for name, half in halves
     )
 
 
@@ -135,6 +146,55 @@ def _numbers(cell: CellResult) -> list[str]:
         _difference(numbers),
         _duration(numbers.training_seconds),
     ]
+
+
+def _speech(report: Report, cells: Sequence[CellResult]) -> Iterator[str]:
+    """A table for each set of lists, and one for all lattices."""
+    measured = [(cell.label, cell.numbers) for cell in cells if cell.numbers is not None]
+    for place, lists in enumerate(report.lists):
+        rows = [(label, numbers.lists[place]) for label, numbers in measured]
+        if rows:
+            yield from ("", f"### {lists.title}", "", *_word_errors(rows))
+    for place, lattices in enumerate(report.lattices):
+        paths = [(label, numbers.lattices[place]) for label, numbers in measured]
+        if paths:
+            yield from ("", f"### {lattices.title}", "", *_agreements(paths))
+
+
+def _word_errors(rows: Sequence[tuple[str, ListErrors]]) -> Iterator[str]:
+    of_any = rows[0][1]
+    half, every = of_any.held_out, of_any.every
+    yield (
+        f"{every.utterances:,} utterances, {every.words:,} words; weights tuned for each model on "
+        f"half of the speakers, the other half ({half.words:,} words) held out. First pass "
+        f"{_rate(half.first_pass_wer)} held out, {_rate(every.first_pass_wer)} in all; best "
+        f"hypotheses {_rate(half.oracle_wer)} and {_rate(every.oracle_wer)}."
+    )
+    yield ""
+    yield _row(["model", "WER % held out", "MAPSSWE p to float", "WER % all", "p", "weights"])
+    yield _row(["---", "---:", "---:", "---:", "---:", "---"])
+    for label, errors in rows:
+        fields = [label]
+        for part in (errors.held_out, errors.every):
+            fields += [_rate(part.wer), f"{part.p:.2g}{' worse' if part.is_worse else ''}"]
+        yield _row([*fields, errors.formula])
+
+
+def _agreements(rows: Sequence[tuple[str, PathAgreement]]) -> Iterator[str]:
+    one = rows[0][1]
+    yield (
+        f"{one.lattices} lattices without references: how far the best path is from the float "
+        f"model's, in edits per word of that ({one.words:,} words)."
+    )
+    yield ""
+    yield _row(["model", "words that differ, %", "searches ended by a budget"])
+    yield _row(["---", "---:", "---:"])
+    for label, agreement in rows:
+        yield _row([label, _rate(agreement.differing), str(agreement.degraded)])
+
+
+def _rate(share: float) -> str:
+    return f"{100 * share:.2f}"
 
 
 def _comparisons(report: Report) -> Iterator[str]:

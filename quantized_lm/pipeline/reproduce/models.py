@@ -19,6 +19,7 @@ from quantized_lm.errors import DataError
 from quantized_lm.files import write_atomic
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.pipeline.allocate import read_allocation
+from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.export import RunFolders, export
 from quantized_lm.pipeline.quantize import load_teacher, quantize
 from quantized_lm.pipeline.recipe import QuantizeRecipe, Recipe
@@ -26,6 +27,7 @@ from quantized_lm.pipeline.reproduce.sizing import float_bytes_of
 from quantized_lm.pipeline.reproduce.store import FolderOf, Stage
 from quantized_lm.pipeline.text_files import read_lines
 from quantized_lm.pipeline.train import train
+from quantized_lm.tokenizer import Tokenizer
 
 ALLOCATION = "allocation.json"
 _DEFAULT_WEIGHTS = {"am_scale": 1.0, "lm_scale": 0.5, "word_bonus": 0.0}
@@ -33,8 +35,10 @@ _DEFAULT_WEIGHTS = {"am_scale": 1.0, "lm_scale": 0.5, "word_bonus": 0.0}
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model that is ready to score, and what computes it."""
+    """A model that is ready to score texts, and what computes it."""
 
+    name: str
+    tokenizer: Tokenizer
     model: LanguageModel
     backend: str
 
@@ -94,7 +98,7 @@ def text_stage(recipe: Recipe, data: Path, cut_lines: dict[str, int]) -> TextSta
     if unknown:
         raise DataError(f"cut_lines names {unknown[0]!r}; need one of {', '.join(sorted(names))}")
     return TextStage(
-        data, tuple((name, _text_hash(data / name)) for name in sorted(names)), cut_lines
+        data, tuple((name, text_hash(data / name)) for name in sorted(names)), cut_lines
     )
 
 
@@ -103,7 +107,7 @@ def drop_checkpoint(folder: Path) -> None:
     (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def _text_hash(path: Path) -> str:
+def text_hash(path: Path) -> str:
     """Of the lines: what gzip adds, the time of packing for one, decides nothing."""
     digest = hashlib.sha256()
     for line in read_lines(path):
@@ -182,7 +186,10 @@ class FloatStage(ModelStage):
 
     def load(self, folder_of: FolderOf) -> Scorer:
         """In float32."""
-        return Scorer(load_teacher(self.recipe, folder_of(self)), "torch/float32")
+        folder = folder_of(self)
+        tokenizer = open_corpus(self.recipe.corpus, folder / "corpus").tokenizer
+        model = load_teacher(self.recipe, folder)
+        return Scorer(self.recipe.name, tokenizer, model, "torch/float32")
 
     def weights_bytes(self, folder_of: FolderOf) -> int:  # noqa: ARG002
         """In float32."""
@@ -296,7 +303,7 @@ class ArtifactStage(ModelStage):
     def load(self, folder_of: FolderOf) -> Scorer:
         """Verified, on the backend that would serve it."""
         loaded = load_artifact(self.model_folder(folder_of))
-        return Scorer(loaded.model, loaded.backend)
+        return Scorer(loaded.name, loaded.tokenizer, loaded.model, loaded.backend)
 
     def weights_bytes(self, folder_of: FolderOf) -> int:
         """Of the file."""

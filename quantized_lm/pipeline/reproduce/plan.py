@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,12 @@ from quantized_lm.pipeline.recipe import QuantizeRecipe
 from quantized_lm.pipeline.reproduce.models import FloatStage, ModelStage, text_stage
 from quantized_lm.pipeline.reproduce.rows import Row, Workbench, read_row
 from quantized_lm.pipeline.reproduce.scores import ScoreStage
+from quantized_lm.pipeline.reproduce.speech import (
+    LatticesStage,
+    ListsStage,
+    RescoredStage,
+    SpeechStage,
+)
 from quantized_lm.pipeline.reproduce.store import Stage
 from quantized_lm.pipeline.reproduce.task import Task
 
@@ -26,6 +33,7 @@ class Cell:
 
     Attributes:
         scores, teacher_scores: by split.
+        rescored, teacher_rescored: by name of the lists or lattices.
     """
 
     architecture: str
@@ -33,6 +41,8 @@ class Cell:
     model: ModelStage
     scores: Mapping[str, ScoreStage]
     teacher_scores: Mapping[str, ScoreStage]
+    rescored: Mapping[str, RescoredStage]
+    teacher_rescored: Mapping[str, RescoredStage]
 
     @property
     def name(self) -> str:
@@ -42,8 +52,9 @@ class Cell:
     def stages(self) -> list[Stage]:
         """All it takes, in an order in which they can be run; each once."""
         found: dict[str, Stage] = {}
-        for score in (*self.teacher_scores.values(), *self.scores.values()):
-            found.update({stage.key: stage for stage in score.with_inputs()})
+        last = (self.teacher_scores, self.scores, self.teacher_rescored, self.rescored)
+        for measured in itertools.chain(*(stages.values() for stages in last)):
+            found.update({stage.key: stage for stage in measured.with_inputs()})
         return list(found.values())
 
 
@@ -61,6 +72,11 @@ class Plan:
     benches: Mapping[str, Workbench]
     cells: tuple[Cell, ...]
 
+    @property
+    def has_speech(self) -> bool:
+        """Whether lists and lattices are rescored."""
+        return any(cell.rescored for cell in self.cells)
+
     def in_order(self, only: str = "*") -> list[Cell]:
         """The cells of rows that match a pattern, those that tell most first.
 
@@ -75,11 +91,18 @@ class Plan:
 
 
 def make_plan(
-    task: Task, *, size: str, data: Path, architectures: Sequence[str] | None = None
+    task: Task,
+    *,
+    size: str,
+    data: Path,
+    speech: Path | None = None,
+    architectures: Sequence[str] | None = None,
 ) -> Plan:
     """Lay out every stage; runs nothing, but reads the text to name it by its content.
 
     Args:
+        data: folder of the text files.
+        speech: folder of the lists and lattices; None leaves them out.
         architectures: of the task; None for all.
 
     Raises:
@@ -87,15 +110,19 @@ def make_plan(
         DataError: text is missing.
     """
     rows = [read_row(value, where=task.name) for value in task.rows]
-    _require_distinct([row.name for row in rows], task)
+    names = [row.name for row in rows]
+    _require_distinct("row", names, task)
+    _require_matches(names, task)
+    decoded = {} if speech is None else _decoded(task, speech)
     benches, by_row = {}, {}
     for architecture in architectures or list(task.architectures):
         bench = _bench(task, architecture, size, data)
         benches[architecture] = bench
-        of_teacher = _scores(bench.teacher)
+        of_teacher = _scores(bench.teacher), _rescored(bench.teacher, task, decoded)
         for row in rows:
             model = row.kind.model(bench, row.name)
-            cell = Cell(architecture, row, model, _scores(model), of_teacher)
+            own = _scores(model), _rescored(model, task, decoded)
+            cell = Cell(architecture, row, model, own[0], of_teacher[0], own[1], of_teacher[1])
             by_row[row.name, architecture] = cell
     cells = tuple(by_row[row.name, architecture] for row in rows for architecture in benches)
     return Plan(task, size, benches, cells)
@@ -111,6 +138,24 @@ def _scores(model: ModelStage) -> dict[str, ScoreStage]:
     return {split: ScoreStage(model, split) for split in HELD_OUT}
 
 
+def _decoded(task: Task, speech: Path) -> dict[str, SpeechStage]:
+    """By name of the lists or lattices."""
+    sources = [(one.name, one.file) for one in task.lists]
+    sources += [(one.name, one.folder) for one in task.lattices]
+    _require_distinct("lists", [name for name, _ in sources], task)
+    return {name: SpeechStage.of(speech, path) for name, path in sources}
+
+
+def _rescored(
+    model: ModelStage, task: Task, decoded: Mapping[str, SpeechStage]
+) -> dict[str, RescoredStage]:
+    if not decoded:
+        return {}
+    lists = {one.name: ListsStage(model, decoded[one.name], one) for one in task.lists}
+    lattices = {one.name: LatticesStage(model, decoded[one.name], one) for one in task.lattices}
+    return {**lists, **lattices}
+
+
 def _rank(name: str, patterns: Sequence[str]) -> int:
     return next(
         (rank for rank, pattern in enumerate(patterns) if fnmatch.fnmatchcase(name, pattern)),
@@ -118,10 +163,13 @@ def _rank(name: str, patterns: Sequence[str]) -> int:
     )
 
 
-def _require_distinct(names: Sequence[str], task: Task) -> None:
+def _require_distinct(what: str, names: Sequence[str], task: Task) -> None:
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
-        raise RecipeError(f"{task.name}: row {double[0]!r} is there twice; need each name once")
+        raise RecipeError(f"{task.name}: {what} {double[0]!r} is there twice; need each name once")
+
+
+def _require_matches(names: Sequence[str], task: Task) -> None:
     for pattern in task.run_first:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise RecipeError(f"{task.name}: run_first: no row matches {pattern!r}")

@@ -1,6 +1,7 @@
 """Pictures of a report, by matplotlib, which is an extra.
 
 size-and-perplexity.png   test perplexity of every cell against its bytes
+size-and-LISTS-wer.png    word error rate of every cell against its bytes, for each set of lists
 bits.png                  bits of every matrix, a panel for each allocation
 sensitivity.png           cost of every format of every matrix, a panel for each metric
 """
@@ -9,8 +10,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 
 from quantized_lm.errors import SecondpassError
 from quantized_lm.pipeline.reproduce.report import ChosenFormats, MeasuredCosts, Report
-from quantized_lm.pipeline.reproduce.results import CellResult, by_architecture
+from quantized_lm.pipeline.reproduce.results import CellResult, Numbers, by_architecture
 
 _DPI = 130
 _SMALL = 7
@@ -31,11 +34,24 @@ _LABEL_GAP = 0.02
 
 
 @dataclass(frozen=True)
+class _Measure:
+    """What is drawn against bytes.
+
+    Attributes:
+        is_ratio: on a logarithmic axis, where _CEILING times the best is far enough to look.
+    """
+
+    label: str
+    value_of: Callable[[Numbers], float]
+    is_ratio: bool
+
+
+@dataclass(frozen=True)
 class _Point:
     name: str
     method: str
     size_bytes: int
-    perplexity: float
+    value: float
 
 
 class PlotsUnavailableError(SecondpassError):
@@ -56,7 +72,11 @@ def draw(report: Report, out: Path) -> list[str]:
         ) from None
     figures: dict[str, Any] = {}
     if any(cell.numbers for cell in report.cells):
-        figures["size-and-perplexity.png"] = _sizes(new_figure, report)
+        figures["size-and-perplexity.png"] = _sizes(new_figure, report, _PERPLEXITY)
+    for place, lists in enumerate(report.lists if figures else ()):
+        rate = partial(_word_error_rate, place)
+        measure = _Measure(f"WER %, {lists.title}, held out", rate, is_ratio=False)
+        figures[f"size-and-{lists.name}-wer.png"] = _sizes(new_figure, report, measure)
     if report.allocations:
         figures["bits.png"] = _panels(new_figure, report.allocations, _bits, height=1.9)
     if report.sensitivities:
@@ -66,45 +86,60 @@ def draw(report: Report, out: Path) -> list[str]:
     return list(figures)
 
 
-def _sizes(new_figure: Any, report: Report) -> Any:
+def _sizes(new_figure: Any, report: Report, measure: _Measure) -> Any:
     measured = [cell for cell in report.cells if cell.numbers is not None]
     columns = by_architecture(measured)
-    methods = list(dict.fromkeys(_point(cell).method for cell in measured))
+    methods = list(dict.fromkeys(_point(cell, measure).method for cell in measured))
     colors = {method: f"C{number}" for number, method in enumerate(methods)}
     figure = new_figure(figsize=(6.5 * len(columns), 5.5), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False)
     for axis, (architecture, cells) in zip(axes[0], columns.items(), strict=True):
-        points = sorted(map(_point, cells), key=lambda point: point.perplexity)
-        _size_panel(axis, points, colors)
+        points = [_point(cell, measure) for cell in cells]
+        points.sort(key=lambda point: point.value)
+        _size_panel(axis, points, colors, is_ratio=measure.is_ratio)
         axis.set_title(f"{report.title}, {report.size}: {architecture}", fontsize=9, loc="left")
-    axes[0, 0].set_ylabel("perplexity per token, test")
+    axes[0, 0].set_ylabel(measure.label)
     return figure
 
 
-def _point(cell: CellResult) -> _Point:
+def _point(cell: CellResult, measure: _Measure) -> _Point:
     assert cell.numbers is not None
-    perplexity = cell.numbers.test.token_perplexity
-    return _Point(cell.row, cell.method or "float32", cell.numbers.size_bytes, perplexity)
+    value = measure.value_of(cell.numbers)
+    return _Point(cell.row, cell.method or "float32", cell.numbers.size_bytes, value)
 
 
-def _size_panel(axis: Any, points: Sequence[_Point], colors: Mapping[str, str]) -> None:
-    """Perplexities beyond _CEILING times the best are drawn at the upper edge, with their value."""
-    best = min(point.perplexity for point in points)
-    shown = np.array([min(point.perplexity, _CEILING * best) for point in points])
+def _perplexity(numbers: Numbers) -> float:
+    return numbers.test.token_perplexity
+
+
+def _word_error_rate(place: int, numbers: Numbers) -> float:
+    return 100 * numbers.lists[place].held_out.wer
+
+
+_PERPLEXITY = _Measure("perplexity per token, test", _perplexity, is_ratio=True)
+
+
+def _size_panel(
+    axis: Any, points: Sequence[_Point], colors: Mapping[str, str], *, is_ratio: bool
+) -> None:
+    """Values beyond the ceiling are drawn at the upper edge, with their value."""
+    best = min(point.value for point in points)
+    ceiling = _CEILING * best if is_ratio else math.inf
+    shown = np.array([min(point.value, ceiling) for point in points])
     size = np.array([point.size_bytes for point in points])
     for method, color in colors.items():
         chosen = [point.method == method for point in points]
         axis.scatter(size[chosen], shown[chosen], s=18, color=color, label=method, zorder=3)
     axis.set_xscale("log")
-    axis.set_yscale("log")
     axis.set_xlim(size.min() / 1.3, size.max() * 2.5)
-    axis.set_ylim(best / 1.08, _CEILING * best * 1.05)
-    ticks = np.round(np.geomspace(best, _CEILING * best, 7))
-    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.set_yticks([], minor=True)
+    if is_ratio:
+        axis.set_yscale("log")
+        axis.set_ylim(best / 1.08, ceiling * 1.05)
+        ticks = np.round(np.geomspace(best, ceiling, 7))
+        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_yticks([], minor=True)
     names = [
-        point.name + (f" ({point.perplexity:.0f})" if point.perplexity > _CEILING * best else "")
-        for point in points
+        point.name + (f" ({point.value:.0f})" if point.value > ceiling else "") for point in points
     ]
     _label(axis, size, shown, names)
     axis.set_xlabel("bytes of weights, everything included")

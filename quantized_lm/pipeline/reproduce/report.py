@@ -25,7 +25,7 @@ from quantized_lm.pipeline.reproduce.results import (
 )
 from quantized_lm.pipeline.reproduce.sizing import num_parameters
 from quantized_lm.pipeline.reproduce.store import Stage, Store
-from quantized_lm.pipeline.reproduce.task import Target
+from quantized_lm.pipeline.reproduce.task import LatticeSet, ListSet, Target
 from quantized_lm.pipeline.sensitivity import SensitivityReport, read_report
 from quantized_lm.quant.formats import Grid, get_format
 
@@ -96,6 +96,7 @@ class Report:
     """Everything.
 
     Attributes:
+        lists, lattices: what was rescored; empty without speech data.
         goals: the task's targets. reached: each of them, over all architectures; None is open.
     """
 
@@ -107,6 +108,8 @@ class Report:
     origin: Origin
     architectures: tuple[ArchitectureInfo, ...]
     cells: tuple[CellResult, ...]
+    lists: tuple[ListSet, ...]
+    lattices: tuple[LatticeSet, ...]
     targets: tuple[TargetResult, ...]
     goals: tuple[Target, ...]
     reached: tuple[bool | None, ...]
@@ -132,6 +135,8 @@ def make_report(plan: Plan, store: Store, *, now: datetime) -> Report:
         origin=_origin(plan, results, now),
         architectures=tuple(_architectures(plan)),
         cells=tuple(results.cells),
+        lists=plan.task.lists if plan.has_speech else (),
+        lattices=plan.task.lattices if plan.has_speech else (),
         targets=tuple(targets),
         goals=plan.task.targets,
         reached=tuple(is_reached(target, targets) for target in plan.task.targets),

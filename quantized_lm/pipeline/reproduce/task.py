@@ -1,5 +1,6 @@
 """A task: the table that is to be reproduced, and the numbers it is made with at every size.
 
+A task file may be `based_on` one of common/: what it says then replaces single fields of that.
 Settings are layered: `base`, then what the size sets for all, then the architecture, then the size
 for that architecture. A later layer replaces single fields of an earlier one.
 """
@@ -15,13 +16,16 @@ from typing import Any
 
 import yaml
 
+from quantized_lm.dev_set import SPEAKER_PATTERN
 from quantized_lm.errors import RecipeError
+from quantized_lm.nbest import DEFAULT_FIRST_PASS
 from quantized_lm.pipeline.recipe import CorpusRecipe, QuantizeRecipe, Recipe, TrainRecipe
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
 from quantized_lm.records import build
 
 TASKS = Path(__file__).parents[2] / "recipes" / "reproduce"
+COMMON = TASKS / "common"  # what a task may be based on
 EVERY_ARCHITECTURE = "all"
 
 
@@ -35,12 +39,54 @@ class Target:
         everywhere: every architecture must reach it, not just one.
         accepts_interval: instead of `max_ratio`, the paired 95 % interval of the log-loss
             difference may hold zero or lie below it.
+        keeps_wer: on no lists are there significantly more word errors than with the float model.
     """
 
     compression: float
     max_ratio: float
     everywhere: bool = False
     accepts_interval: bool = False
+    keeps_wer: bool = False
+
+
+@dataclass(frozen=True)
+class ListSet:
+    """N-best lists with references on which the table's models are compared by word errors.
+
+    The weights of each model are tuned on the even half of the speakers; errors are those of the
+    odd half, and of all.
+
+    Attributes:
+        name: for programs. title: for readers.
+        file: in the folder of speech data.
+        first_pass: key of FIRST_PASS.
+        speaker_of: regular expression that finds the speaker in an utterance id.
+    """
+
+    name: str
+    title: str
+    file: str
+    first_pass: str = DEFAULT_FIRST_PASS
+    speaker_of: str = SPEAKER_PATTERN
+
+
+@dataclass(frozen=True)
+class LatticeSet:
+    """Lattices without references, on which models are compared with the float model's best path.
+
+    Attributes:
+        name: for programs. title: for readers.
+        folder: in the folder of speech data.
+        am_scale, graph_scale, lm_scale, word_bonus: what ranks word sequences.
+    """
+
+    name: str
+    title: str
+    folder: str
+    lm_scale: float
+    am_scale: float = 1.0
+    graph_scale: float = 0.0
+    word_bonus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +125,7 @@ class Task:
         rows: of the table, in its order: name, kind (key in ROW_KINDS), label and the kind's own
             fields.
         size_notes: a sentence on a size, for the report.
+        lists, lattices: of decoders, that the models rescore where the data is at hand.
         run_first: patterns of row names (fnmatch); rows of earlier patterns are made earlier.
     """
 
@@ -95,6 +142,8 @@ class Task:
     run_first: tuple[str, ...] = ()
     size_notes: dict[str, str] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
+    lists: tuple[ListSet, ...] = ()
+    lattices: tuple[LatticeSet, ...] = ()
 
     def setting(self, architecture: str, size: str) -> Setting:
         """The numbers of one architecture at one size.
@@ -175,13 +224,23 @@ def load_task(name: str) -> Task:
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in TASKS.glob("*.yaml")))
         raise RecipeError(f"no task {name!r} ships with secondpass; give a file or one of: {known}")
+    value = _read(path)
+    if "based_on" in value:
+        common = COMMON / f"{value.pop('based_on')}.yaml"
+        value = merged(_read(common), value)
+    task = build(Task, value, where=path.name, error=RecipeError)
+    _require_layers(task)
+    return task
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"task {path} cannot be read: {error}") from None
-    task = build(Task, value, where=path.name, error=RecipeError)
-    _require_layers(task)
-    return task
+    if not isinstance(value, dict):
+        raise RecipeError(f"task {path}: got {value!r}; need a mapping of fields")
+    return value
 
 
 def merged(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:

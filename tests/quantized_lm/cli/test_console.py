@@ -6,8 +6,8 @@ import pytest
 import typer
 from rich.progress import ProgressColumn
 
-from quantized_lm.cli.console import command, explain, progress
-from quantized_lm.errors import DataError, MissingScoreError
+from quantized_lm.cli.console import command, progress
+from quantized_lm.errors import DataError, MissingScoreError, explain
 
 
 def test_an_error_of_ours_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:

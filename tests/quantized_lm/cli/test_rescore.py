@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantized_lm.cli import rescore_lists
+from quantized_lm import list_scoring
 from quantized_lm.cli.rescore_lists import rescore_local
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
@@ -59,7 +59,7 @@ def test_batches_do_not_change_a_number(lists: Path, monkeypatch: pytest.MonkeyP
     loaded = fake_loaded("tiny", model)
     together = list(rescore_local(read_utterances(lists), loaded, Weights()))
     assert model.batch_sizes == [6]
-    monkeypatch.setattr(rescore_lists, "_BATCH_TOKENS", 1)
+    monkeypatch.setattr(list_scoring, "_BATCH_TOKENS", 1)
     assert list(rescore_local(read_utterances(lists), loaded, Weights())) == together
     assert model.batch_sizes == [6, 1, 1, 1, 1, 1, 1]
 

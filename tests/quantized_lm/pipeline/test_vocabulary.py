@@ -67,8 +67,20 @@ def test_what_does_not_fit_is_refused_by_name(data: Path) -> None:
         make_tokenizer(replace(RECIPE, vocabulary="letters"), data)
     with pytest.raises(DataError, match=r"train\.txt: the vocabulary has 6 .*vocab_size is 9"):
         make_tokenizer(replace(RECIPE, vocab_size=9), data)
-    with pytest.raises(RecipeError, match="either dev and test, or held_out"):
+    with pytest.raises(RecipeError, match="give either dev or dev_lines"):
         replace(RECIPE, dev="")
+    with pytest.raises(RecipeError, match="give either test or test_lines"):
+        replace(RECIPE, held_out="train.txt", test_lines=3)
+    with pytest.raises(RecipeError, match="held_out names the file"):
+        replace(RECIPE, held_out="train.txt")
+
+
+def test_one_split_may_be_held_out_and_the_other_a_file(data: Path) -> None:
+    recipe = replace(RECIPE, dev="", dev_lines=1, held_out="train.txt")
+    corpus = prepare_corpus(recipe, data=data, out=data / "mixed")
+    whole = prepare_corpus(RECIPE, data=data, out=data / "corpus")
+    assert corpus.words["train"] + corpus.words["dev"] == whole.words["train"]
+    assert corpus.tokens("test").tolist() == whole.tokens("test").tolist()
 
 
 def test_text_that_cannot_be_read_is_named_with_its_line(data: Path) -> None:

@@ -8,13 +8,12 @@ import pytest
 import yaml
 
 from quantized_lm.errors import RecipeError, SecondpassError
+from quantized_lm.pipeline.reproduce import task as task_file
 from quantized_lm.pipeline.reproduce.plan import make_plan
 from quantized_lm.pipeline.reproduce.rows import read_row
 from quantized_lm.pipeline.reproduce.task import TASKS, load_task, merged, method_recipe
 
 from .conftest import TINY_TASK, tiny_task
-
-PTB = ("ptb.train.txt.gz", "ptb.valid.txt.gz", "ptb.test.txt.gz")
 
 
 def test_later_layers_replace_single_fields_of_earlier_ones() -> None:
@@ -86,6 +85,25 @@ def test_a_method_is_what_all_share_and_its_own_fields() -> None:
     assert (recipe.steps, recipe.batch_windows, recipe.formats) == (4, 4, {"*": "2bit"})
 
 
+def test_a_task_replaces_single_fields_of_what_it_is_based_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_file, "COMMON", tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY_TASK)
+    path = tmp_path / "mine.yaml"
+    path.write_text("based_on: tiny\nname: mine\nbase: {train: {steps: 7}}\n")
+    task = load_task(str(path))
+    assert (task.name, task.title) == ("mine", "A made-up language")
+    assert task.setting("lstm", "small").train.steps == 7
+    assert task.setting("lstm", "small").train.window == 48
+    path.write_text("based_on: nothing\n")
+    with pytest.raises(RecipeError, match=r"nothing\.yaml cannot be read"):
+        load_task(str(path))
+    path.write_text("- a list\n")
+    with pytest.raises(RecipeError, match="need a mapping of fields"):
+        load_task(str(path))
+
+
 def test_a_row_says_what_it_is() -> None:
     row = read_row(yaml.safe_load(TINY_TASK)["rows"][1], where="tiny")
     assert (row.name, row.label, row.kind.method) == ("rtn-8bit", "8 bits", "rounded")
@@ -93,9 +111,16 @@ def test_a_row_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("task", sorted(path.stem for path in TASKS.glob("*.yaml")))
 def test_a_task_that_ships_can_be_laid_out_at_every_size(task: str, tmp_path: Path) -> None:
-    for name in PTB:
-        (tmp_path / name).write_bytes(gzip.compress(b"a line\n"))
     read = load_task(task)
+    corpus = read.setting("lstm", "cpu").corpus
+    for name in {*corpus.train, *corpus.vocab_from, corpus.dev, corpus.test} - {""}:
+        (tmp_path / name).write_bytes(gzip.compress(b"a line\n"))
+    files = [one.file for one in read.lists]
+    files += [f"{one.folder}/one.slf" for one in read.lattices]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"a line\n")
     for size in read.sizes:
-        plan = make_plan(read, size=size, data=tmp_path)
+        plan = make_plan(read, size=size, data=tmp_path, speech=tmp_path)
+        assert plan.has_speech == bool(files)
         assert len(plan.cells) == len(read.rows) * len(read.architectures)
