@@ -48,7 +48,7 @@ class LoopPlan:
     Attributes:
         seed: of what is drawn in an update, such as dropout.
         continuous: as in `CorpusRecipe`.
-        clip_norm, extra_gradient: as in `QuantizeRecipe`.
+        clip_norm, extra_gradient: as in `QuantizeRecipe`. restarts: as in `TrainRecipe`.
         key: names what a checkpoint must have been made by to be continued.
         checkpoint_every_s: seconds of work a kill may cost.
     """
@@ -67,6 +67,7 @@ class LoopPlan:
     key: str
     checkpoint_every_s: float
     extra_gradient: bool = False
+    restarts: tuple[int, ...] = ()
 
     @property
     def weights(self) -> Path:
@@ -136,6 +137,7 @@ def _update(
             steps=plan.steps,
             warmup_steps=plan.warmup_steps,
             decay_share=plan.decay_share,
+            restarts=plan.restarts,
         ),
     )
     training.model.train()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
@@ -31,11 +31,23 @@ def set_rate(optimizers: Iterable[Optimizer], factor: float) -> None:
             group["lr"] = group.setdefault("full_lr", group["lr"]) * factor
 
 
-def rate_factor(step: int, *, steps: int, warmup_steps: int, decay_share: float) -> float:
-    """Warm-up, stable, linear decay to zero: the factor for the update after `step` updates."""
-    decay_steps = max(1, round(steps * decay_share))
-    warm = (step + 1) / (warmup_steps + 1)
-    return min(1.0, warm, (steps - step) / decay_steps)
+def rate_factor(
+    step: int,
+    *,
+    steps: int,
+    warmup_steps: int,
+    decay_share: float,
+    restarts: Sequence[int] = (),
+) -> float:
+    """Warm-up, stable, linear decay to zero: the factor for the update after `step` updates.
+
+    Between two restarts, or one and the end, all of it happens anew.
+    """
+    start = max((restart for restart in restarts if restart <= step), default=0)
+    end = min((restart for restart in restarts if restart > step), default=steps)
+    decay_steps = max(1, round((end - start) * decay_share))
+    warm = (step - start + 1) / (warmup_steps + 1)
+    return min(1.0, warm, (end - step) / decay_steps)
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

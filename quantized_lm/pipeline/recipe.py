@@ -71,6 +71,8 @@ class TrainRecipe:
         weight_decay: of the matrices. dropout: share of every hidden vector that is dropped.
         clip_norm: a longer gradient is shortened to this; 0 leaves it.
         decay_share: share of the steps over which the rate falls linearly to zero.
+        restarts: steps at which a run that was over goes on: each makes an end of its own, with
+            warm-up and decay over its own steps (WSD-S, Wen et al., arXiv 2410.05192).
         eval_every: steps between measurements on dev.
         compile: fuse the training step with torch.compile (needs a C++ compiler).
     """
@@ -85,8 +87,17 @@ class TrainRecipe:
     clip_norm: float = 0.0
     warmup_steps: int = 50
     decay_share: float = 0.5
+    restarts: tuple[int, ...] = ()
     eval_every: int = 250
     compile: bool = True
+
+    def __post_init__(self) -> None:
+        ends = (0, *self.restarts, self.steps)
+        if self.restarts and list(ends) != sorted(set(ends)):
+            raise RecipeError(
+                f"train: restarts are {list(self.restarts)}; need them ascending, between 0 and "
+                f"the {self.steps} steps"
+            )
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def train(
         out=out / "train",
         key=recipe_key(recipe),
         checkpoint_every_s=checkpoint_every_s,
+        restarts=plan.restarts,
     )
     training = Training(model, optimizers, Progress())
     loss = next_token_loss(model, compiled=plan.compile)
@@ -103,9 +104,10 @@ def make_packer(recipe: Recipe, corpus: Corpus, *, seed: int) -> WindowPacker:
 def recipe_key(recipe: Recipe) -> str:
     """Names what must not change between a checkpoint and its continuation.
 
-    The number of steps may: more steps, or a decay that starts later, continue the same run.
+    The number of steps may: more steps, a decay that starts later, or a restart at the end
+    continue the same run.
     """
-    free = {"steps": 0, "decay_share": 0.0, "eval_every": 0, "compile": False}
+    free = {"steps": 0, "decay_share": 0.0, "restarts": (), "eval_every": 0, "compile": False}
     return content_key(
         recipe.seed,
         recipe.architecture,

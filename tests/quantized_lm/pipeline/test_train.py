@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -212,3 +213,27 @@ def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert rates[9:60] == [1.0] * 51
     assert rates[80] == pytest.approx(0.5)
     assert rates[100] == 0.0
+
+
+def test_at_a_restart_the_rate_does_all_of_it_again() -> None:
+    def rates(first: int, last: int, **of: Any) -> list[float]:
+        return [rate_factor(at, warmup_steps=3, decay_share=0.5, **of) for at in range(first, last)]
+
+    whole = rates(0, 61, steps=60, restarts=(20, 30))
+    assert whole[:20] == rates(0, 20, steps=20)
+    assert whole[20:30] == rates(0, 10, steps=10)
+    assert whole[30:] == rates(0, 31, steps=30)
+
+
+def test_a_run_that_was_over_goes_on_at_a_restart_as_if_it_had_been_planned(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    apart, whole = tmp_path / "apart", tmp_path / "whole"
+    train(tiny_recipe(steps=20), data=tiny_run.data, out=apart)
+    longer = tiny_recipe(steps=35, restarts=(20,))
+    first = train(longer, data=tiny_run.data, out=apart)
+    second = train(longer, data=tiny_run.data, out=whole)
+    assert_same_weights(first.with_name("checkpoint.pt"), second.with_name("checkpoint.pt"))
+    for restarts in ((0, 20), (35,), (20, 20), (25, 20)):
+        with pytest.raises(RecipeError, match="restarts are .*ascending, between 0 and the 35"):
+            tiny_recipe(steps=35, restarts=restarts)
