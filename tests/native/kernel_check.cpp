@@ -245,6 +245,8 @@ void check_products(const Kernels& kernels, Case& c, const char* where) {
         for (std::size_t n = 0; n < c.N; ++n) sum += std::exp(row[n] - highest);
         const double log_sum_exp = highest + std::log(sum);
         compare("log-sum-exp", where, log_sum[r], log_sum_exp, 4e-6 * (1 + std::fabs(log_sum_exp)));
+        if (!std::isnan(highest))
+            compare("largest log-probability", where, std::max(highest - log_sum[r], 0.0), 0, 0);
     }
     for (const Question& ask : questions) {
         const auto row = static_cast<std::size_t>(ask.row);
@@ -261,6 +263,30 @@ void check_products(const Kernels& kernels, Case& c, const char* where) {
     for (std::size_t i = 0; i < 2 * c.K; ++i)
         compare("embedding", where, rows[i],
                 c.number(static_cast<std::size_t>(tokens[i / c.K]), i % c.K), 0);
+}
+
+// Every piece of the range in which GELU is neither 0 nor its argument: weights of 0, and a bias that is it.
+void check_gelu(const Kernels& kernels, const char* where) {
+    constexpr std::size_t kCount = 640;
+    const Array<std::int8_t> levels(kMaxLevels);
+    Weight w{nullptr, nullptr, levels.data, kCount, 1, 1, 4, Layout::kDot, ActivationRule::kAbsmax};
+    const Array<std::uint32_t> words(panels_of(w) * words_per_row(w) * kPanel);
+    const Array<float> scale(kCount);
+    const Array<float> bias(kCount);
+    const Array<float> y(kCount);
+    w.words = words.data;
+    w.scale = scale.data;
+    for (std::size_t i = 0; i < kCount; ++i)
+        bias[i] = (static_cast<float>(i) + static_cast<float>(pick(0, 100)) / 100.0f) / 40.0f - 8.0f;
+    bias[pick(0, kCount - 1)] = NAN;
+    const Array<std::int8_t> codes(padded_columns(w), kAlignment);
+    const Array<float> step(1);
+    const Array<std::int32_t> start(1);
+    kernels.linear({w, {codes.data, step.data, start.data}, 1, bias.data, Activation::kGeluTanh, false,
+                    y.data, kCount, nullptr});
+    for (std::size_t i = 0; i < kCount; ++i)
+        compare("GELU", where, y[i], activated(Activation::kGeluTanh, bias[i]),
+                1e-6 * (1 + std::fabs(bias[i])));
 }
 
 void check_norm(const Kernels& kernels, const Case& c, const char* where) {
@@ -464,6 +490,7 @@ void check_instruction_set(const std::string& isa, int rounds) {
                 check_norm(kernels, c, where.c_str());
                 check_products(kernels, c, where.c_str());
             }
+        check_gelu(kernels, isa.c_str());
         check_attention(kernels, isa.c_str());
         check_cell(kernels, isa.c_str());
     }

@@ -82,11 +82,11 @@ inline void score_keys(const Head& head, float factor, float* scores) {
             products[lane] = product<kStride>(head, first + lane);
         for (std::size_t lane = count; lane < kLanes; ++lane) products[lane] = broadcast(0.0f);
         const Vec sums = multiply(reduce_add_each(products), broadcast(factor));
-        store(scores + first, first_lanes(count, sums, broadcast(-3.0e38f)));
+        store(scores + first, first_lanes(count, sums, broadcast(-1.0e38f)));
     }
 }
 
-// scores = exp(scores - highest); returns their sum.
+// scores = 2^(scores - highest); returns their sum.
 inline float exponentiate(std::size_t length, float* scores) {
     Vec highest = load(scores);
     for (std::size_t j = kLanes; j < length; j += kLanes)
@@ -94,7 +94,7 @@ inline float exponentiate(std::size_t length, float* scores) {
     const Vec most = broadcast(reduce_maximum(highest));
     Vec sums = broadcast(0.0f);
     for (std::size_t j = 0; j < length; j += kLanes) {
-        const Vec e = exponential(subtract(load(scores + j), most));
+        const Vec e = power_of_two(subtract(load(scores + j), most));
         store(scores + j, e);
         sums = add(sums, e);
     }
@@ -158,7 +158,8 @@ inline void prefetch_path(const AttendArgs& a, std::size_t r) {
 // Head i of `rows` rows, step by step: each step of a row waits for the one before, other rows' steps do
 // not. Going by heads keeps what rows share of their paths in the first cache.
 void attend_rows(const AttendArgs& a, std::size_t first, std::size_t rows, std::size_t i) {
-    const float factor = 1.0f / __builtin_sqrtf(static_cast<float>(a.heads.dim));
+    // As powers of two, scores need no more than a factor to become powers of e.
+    const float factor = kLogTwoOfE / __builtin_sqrtf(static_cast<float>(a.heads.dim));
     float* scores[kAttendedRows];
     float sums[kAttendedRows];
     float* next = a.scratch;

@@ -40,15 +40,22 @@ inline Vec activate(Vec y) {
 template <int kVectors, Activation kActivation>
 inline void finish_last(const Tile& a, int rows, std::size_t column, const std::uint32_t* sums,
                         const float* partial, const Vec (&scales)[kVectors]) {
+    Vec bias[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+        bias[v] = a.bias == nullptr ? broadcast(0.0f) : load(a.bias + column + v * kLanes);
+    const std::size_t last_group = a.groups - 1;
+    const bool adds = a.adds;
+    const float* steps = a.step;
+    const std::size_t y_stride = a.y_stride;
     float* y = a.y + column;
-    for (int r = 0; r < rows; ++r, y += a.y_stride) {
-        const Vec step = broadcast(a.step[r]);
+    for (int r = 0; r < rows; ++r, y += y_stride) {
+        const Vec step = broadcast(steps[r]);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v, sums += kLanes, partial += kLanes) {
-            Vec sum = multiply(scaled(load(sums), scales[v], a.groups - 1, partial), step);
-            if (a.bias != nullptr) sum = add(sum, load(a.bias + column + v * kLanes));
-            sum = activate<kActivation>(sum);
-            if (a.adds) sum = add(load(y + v * kLanes), sum);
+            Vec sum = multiply(scaled(load(sums), scales[v], last_group, partial), step);
+            sum = activate<kActivation>(add(sum, bias[v]));
+            if (adds) sum = add(load(y + v * kLanes), sum);
             store(y + v * kLanes, sum);
         }
     }

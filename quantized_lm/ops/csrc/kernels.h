@@ -65,6 +65,13 @@ static inline std::size_t padded_columns(const Weight& w) {
     return words_per_row(w) * codes_per_word(w);
 }
 static inline std::size_t padded_rows(const Weight& w) { return panels_of(w) * kPanel; }
+// Rows [first, first + count) of a weight; `first` is a multiple of kPanel.
+static inline Weight some_rows(Weight w, std::size_t first, std::size_t count) {
+    w.words += first * words_per_row(w);
+    w.scale += first * groups_of(w);
+    w.N = count;
+    return w;
+}
 // Scratch that `linear` and `output` need, bytes: the look-up tables of kTableRows rows.
 static inline std::size_t table_bytes(const Weight& w) {
     return w.layout == Layout::kLookup ? kTableRows * padded_columns(w) * 4 : 0;

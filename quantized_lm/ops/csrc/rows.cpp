@@ -21,32 +21,44 @@ inline void copy_to_line(const float* x, std::size_t K, float* line) {
     for (; k < line_length(K); ++k) line[k] = 0.0f;
 }
 
-// Four sums side by side, because one addition waits for the one before it.
-template <typename Term>
-inline float sum_of(std::size_t length, Term term) {
-    constexpr std::size_t kSums = kLanes < kLine ? kLine / kLanes : 1;
-    Vec sums[kSums];
-    for (std::size_t i = 0; i < kSums; ++i) sums[i] = broadcast(0.0f);
-    for (std::size_t k = 0; k < length; k += kLine)
-        for (std::size_t i = 0; i < kSums; ++i) sums[i] = add(sums[i], term(k + i * kLanes));
-    float sum = 0.0f;
-    for (std::size_t i = 0; i < kSums; ++i) sum += reduce_add(sums[i]);
-    return sum;
+// Sums side by side, because one addition waits for the one before it.
+constexpr std::size_t kSums = 4;
+
+// visit(sum, k) for each vector of a line, in turn for each of kSums sums.
+template <typename Sum, typename Visit>
+inline void for_each_vector(std::size_t length, Sum (&sums)[kSums], Visit visit) {
+    std::size_t k = 0;
+    for (; k + kSums * kLanes <= length; k += kSums * kLanes)
+#pragma GCC unroll 4
+        for (std::size_t i = 0; i < kSums; ++i) visit(sums[i], k + i * kLanes);
+    for (; k < length; k += kLanes) visit(sums[0], k);
+}
+
+// The sum of what `visit(k)` gives for each vector of a line.
+template <typename Visit>
+inline float sum_of(std::size_t length, Visit visit) {
+    const Vec zero = broadcast(0.0f);
+    Vec sums[kSums] = {zero, zero, zero, zero};
+    for_each_vector(length, sums, [&](Vec& sum, std::size_t k) { sum = add(sum, visit(k)); });
+    return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
 }
 
 // line = norm(line); what pads it stays 0.
 void norm_line(const Norm& norm, std::size_t K, float* line) {
     const std::size_t length = line_length(K);
     const float count = static_cast<float>(K);
+    float mean = 0.0f;
     if (norm.subtracts_mean) {
-        const Vec offset = broadcast(
-            sum_of(length, [&](std::size_t k) { return load(line + k); }) / count);
-        for (std::size_t k = 0; k < length; k += kLanes)
-            store(line + k, subtract(load(line + k), offset));
-        for (std::size_t k = K; k < length; ++k) line[k] = 0.0f;
+        mean = sum_of(length, [&](std::size_t k) { return load(line + k); }) / count;
+        // What pads the line is subtracted from too, and added to the squares: it is made the mean.
+        for (std::size_t k = K; k < length; ++k) line[k] = mean;
     }
-    const float squares = sum_of(
-        length, [&](std::size_t k) { return multiply(load(line + k), load(line + k)); });
+    const Vec offset = broadcast(mean);
+    const float squares = sum_of(length, [&](std::size_t k) {
+        const Vec centered = subtract(load(line + k), offset);
+        store(line + k, centered);
+        return multiply(centered, centered);
+    });
     const Vec factor = broadcast(1.0f / __builtin_sqrtf(squares / count + norm.epsilon));
     for (std::size_t k = 0; k < length; k += kLanes) {
         Vec y = multiply(load(line + k), factor);
@@ -65,10 +77,14 @@ constexpr float kSmallest = 0x1p-100f;
 // Step of a line (quantized_lm/quant/activations.py is the definition).
 float step_of(const float* line, std::size_t length, ActivationRule rule) {
     // Numbers >= 0 are ordered as their bits are, with infinity and NaN above all.
-    Ints highest = broadcast_int(0);
-    for (std::size_t k = 0; k < length; k += kLanes)
-        highest = maximum_unsigned(highest, bits_of(absolute(load(line + k))));
-    const std::uint32_t bits = reduce_maximum_unsigned(highest);
+    const Ints zero = broadcast_int(0);
+    Ints highest[kSums] = {zero, zero, zero, zero};
+    for_each_vector(length, highest, [&](Ints& most, std::size_t k) {
+        most = maximum_unsigned(most, bits_of(absolute(load(line + k))));
+    });
+    const std::uint32_t bits =
+        reduce_maximum_unsigned(maximum_unsigned(maximum_unsigned(highest[0], highest[1]),
+                                                 maximum_unsigned(highest[2], highest[3])));
     float absmax;
     __builtin_memcpy(&absmax, &bits, sizeof absmax);
     if (!(absmax <= kLargest)) return __builtin_nanf("");

@@ -60,12 +60,36 @@ void TransformerWorker::project(Block block, std::size_t layer) const {
                            plan.mix_stream, plan.mix_embedding});
     const Norm norm = plan.attention_norm.norm();
     const Rows rows = quantize(plan.qkv.weight.weight, stream(block), block.count, &norm);
+    if (is_kept_as_projected(block)) return project_in_place(block, layer, rows);
     float* qkv = scratch_.wide.data();
     multiply(plan.qkv, rows, block.count, Activation::kNone, false, qkv);
     split(block, layer, qkv);
 }
 
-// Asks for the rows that `split` will write. They lie in memory that no cache holds, and stores wait for
+// Whether the projection gives queries, keys and values as they are kept: neither turned, normalized nor
+// padded, each from a panel of its own on, and in rows at equal distances, which those of one tree are.
+bool TransformerWorker::is_kept_as_projected(Block block) const {
+    const Row* rows = pass_.rows.data() + block.first;
+    const bool changes = plan_.cos.data() != nullptr || plan_.normalizes_qk;
+    return !changes && pass_.heads.dim == pass_.heads.stride && plan_.model_dim % kPanel == 0 &&
+           rows[0].tree == rows[block.count - 1].tree;
+}
+
+// What multiplying and then `split` do, without copies, which took 3 % of the time.
+void TransformerWorker::project_in_place(Block block, std::size_t layer, const Rows& rows) const {
+    const ProjectionPlan& plan = plan_.blocks[layer].qkv;
+    const Row& first = pass_.rows[block.first];
+    const std::size_t dim = plan_.model_dim;
+    const auto multiply = [&](std::size_t from, std::size_t count, float* y, std::size_t y_stride) {
+        const float* bias = plan.bias.data() == nullptr ? nullptr : plan.bias.data() + from;
+        pass_.kernels.linear({some_rows(plan.weight.weight, from, count), rows, block.count, bias,
+                              Activation::kNone, false, y, y_stride, scratch_.block.tables()});
+    };
+    multiply(0, dim, query(block), dim);
+    multiply(dim, 2 * dim, first.tree->stored(layer, first.slot), row_floats(pass_.heads));
+}
+
+// Asks for the rows that keys and values will be written to. They lie in memory that no cache holds, and stores wait for
 // it one after another: without this a list took 3 to 10 % longer.
 void TransformerWorker::prefetch_stored(Block block, std::size_t layer) const {
     constexpr std::size_t kCacheLine = 16;

@@ -16,9 +16,9 @@
 
 namespace secondpass {
 
-// Rows of a thread that go through all layers before it takes more. What these rows store, and what they
-// look back to, stays in the caches from layer to layer; it is a multiple of kRowBlock.
-constexpr std::size_t kChunkRows = 144;
+// Rows of a thread that go through all layers before it takes more: one block, so that keys and values are
+// still in the second cache when attention reads them. It is a multiple of kRowBlock.
+constexpr std::size_t kChunkRows = kRowBlock;
 
 // What a thread works with: first for a chunk of its rows, then for one block of them.
 struct TransformerScratch {
@@ -76,6 +76,8 @@ private:
 
     void embed(Block block) const;
     void project(Block block, std::size_t layer) const;
+    bool is_kept_as_projected(Block block) const;
+    void project_in_place(Block block, std::size_t layer, const Rows& rows) const;
     void prefetch_stored(Block block, std::size_t layer) const;
     void split(Block block, std::size_t layer, const float* qkv) const;
     void attend(std::size_t first, std::size_t count, std::size_t layer) const;

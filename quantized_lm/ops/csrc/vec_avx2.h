@@ -79,7 +79,8 @@ inline Ints bits_of(Vec v) { return _mm256_castps_si256(v); }
 inline Vec vec_of(Ints bits) { return _mm256_castsi256_ps(bits); }
 
 inline Vec times_power_of_two(Vec v, Vec i) {
-    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(i), _mm256_set1_epi32(127));
+    const __m256i exponent = _mm256_max_epi32(
+        _mm256_add_epi32(_mm256_cvtps_epi32(i), _mm256_set1_epi32(127)), _mm256_setzero_si256());
     return multiply(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 inline Vec nearest_integer(Vec v) {

@@ -76,6 +76,11 @@ inline Vec nearest_integer(Vec v) {
     return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+constexpr bool kLooksUp = true;
+inline Vec look_up(const float (&table)[32], Ints index) {
+    return _mm512_permutex2var_ps(_mm512_load_ps(table), index, _mm512_load_ps(table + kLanes));
+}
+
 inline float highest_quad(const float* x, std::size_t count) {
     Vec highest = _mm512_setzero_ps();
     for (std::size_t k = 0; k < count; k += kLanes) {

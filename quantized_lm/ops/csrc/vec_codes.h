@@ -1,4 +1,4 @@
-// Int8 codes where an instruction set has nothing better than plain loops. Needs the Vec and the
+// Int8 codes and look-up where an instruction set has nothing better than plain loops. Needs the Vec and the
 // store_codes of one vector before it, so the vec_NAME.h that wants it includes it last.
 #pragma once
 
@@ -11,6 +11,16 @@ namespace {
 // As many vectors as are worth storing together: their codes, one after another.
 constexpr std::size_t kCodeVectors = 1;
 inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) { store_codes(to, v[0]); }
+
+// Lane by lane, table[index % 32]; and whether that is faster than a formula.
+constexpr bool kLooksUp = kLanes == 1;
+inline Vec look_up(const float (&table)[32], Ints index) {
+    std::uint32_t places[kLanes];
+    float found[kLanes];
+    store(places, index);
+    for (std::size_t lane = 0; lane < kLanes; ++lane) found[lane] = table[places[lane] % 32];
+    return load(found);
+}
 
 // Sum of all codes, and of those below 0.
 struct CodeSums {

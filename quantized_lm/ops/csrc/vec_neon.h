@@ -49,7 +49,8 @@ inline Ints bits_of(Vec v) { return vreinterpretq_u32_f32(v); }
 inline Vec vec_of(Ints bits) { return vreinterpretq_f32_u32(bits); }
 
 inline Vec times_power_of_two(Vec v, Vec i) {
-    const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(i), vdupq_n_s32(127));
+    const int32x4_t exponent =
+        vmaxq_s32(vaddq_s32(vcvtq_s32_f32(i), vdupq_n_s32(127)), vdupq_n_s32(0));
     return multiply(v, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
 }
 inline Vec nearest_integer(Vec v) { return vrndnq_f32(v); }
