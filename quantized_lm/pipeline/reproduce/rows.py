@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -156,7 +156,7 @@ class RatedRow(RowKind):
         compression: the budget is the float32 bytes over this.
         scale_bits: that a row's scale takes on disk.
         share: of what is left for codes. Level tables and the coder take a little, clusters of
-            rows give some back: what the file then has decides.
+            rows give some back: what the file then has decides. shares: by architecture, instead.
     """
 
     by: str
@@ -165,6 +165,7 @@ class RatedRow(RowKind):
     metric: str = ""
     scale_bits: float = 16.0
     share: float = 0.995
+    shares: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if bool(self.format) == bool(self.metric):
@@ -183,7 +184,8 @@ class RatedRow(RowKind):
         """
         budget = int(bench.float_bytes / self.compression)
         bits = code_bits(bench.teacher.recipe, budget, scale_bits=self.scale_bits)
-        bits = round(self.share * bits, 4)
+        share = self.shares.get(bench.teacher.recipe.architecture, self.share)
+        bits = round(share * bits, 4)
         if self.metric:
             sensitivity = sensitivity_stage(bench.teacher, bench.setting, self.metric)
             rates = RatesStage(sensitivity, _COSTS_AT, bits, self.compression)

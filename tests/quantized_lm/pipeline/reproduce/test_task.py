@@ -9,6 +9,7 @@ import yaml
 
 from quantized_lm.errors import RecipeError, SecondpassError
 from quantized_lm.pipeline.reproduce import task as task_file
+from quantized_lm.pipeline.reproduce.models import ArtifactStage
 from quantized_lm.pipeline.reproduce.plan import make_plan
 from quantized_lm.pipeline.reproduce.rows import read_row
 from quantized_lm.pipeline.reproduce.task import TASKS, load_task, merged, method_recipe
@@ -124,3 +125,20 @@ def test_a_task_that_ships_can_be_laid_out_at_every_size(task: str, tmp_path: Pa
         plan = make_plan(read, size=size, data=tmp_path, speech=tmp_path)
         assert plan.has_speech == bool(files)
         assert len(plan.cells) == len(read.rows) * len(read.architectures)
+
+
+def test_a_rated_row_may_take_a_share_by_architecture(text: Path) -> None:
+    def bits(**shares: float) -> dict[str, float]:
+        row = {"name": "one", "kind": "rated", "label": "", "by": "rated", "compression": 8}
+        rows = (row | {"format": "4bit:quinary", "share": 1.0, "shares": shares},)
+        plan = make_plan(replace(tiny_task(), rows=rows, run_first=()), size="small", data=text)
+        models = {cell.architecture: cell.model for cell in plan.cells}
+        return {
+            name: model.student.quantize.settings["bits"]
+            for name, model in models.items()
+            if isinstance(model, ArtifactStage)
+        }
+
+    whole, shared = bits(), bits(lstm=0.5)
+    assert shared["transformer"] == whole["transformer"]
+    assert shared["lstm"] == pytest.approx(0.5 * whole["lstm"], abs=1e-4)
