@@ -87,10 +87,9 @@ void finish_narrow(const LinearArgs& a, TileArgs tile, std::size_t r) {
 
 constexpr float kLowest = -1.0e38f;
 
-// Running log-sum-exp of one row: in each lane, the sum of 2^(logit * log2(e) - exponent).
+// Running log-sum-exp of one row: in each lane, the sum of exp(logit - maximum).
 struct RunningSum {
     float maximum;
-    float exponent;  // maximum * log2(e)
     alignas(64) float sum[kLanes];
 };
 
@@ -101,28 +100,15 @@ inline void accumulate(const float* logits, RunningSum& running) {
         highest = maximum(highest, load(logits + n));
     if (any_greater(highest, broadcast(running.maximum))) {
         const float higher = reduce_maximum(highest);
-        const float exponent = higher * kLogTwoOfE;
-        const Vec factor = power_of_two(broadcast(running.exponent - exponent));
+        const Vec factor = fast_exponential(broadcast(running.maximum - higher));
         store(running.sum, multiply(load(running.sum), factor));
         running.maximum = higher;
-        running.exponent = exponent;
     }
-    const Vec minus_exponent = broadcast(-running.exponent);
+    const Vec maximum_so_far = broadcast(running.maximum);
     Vec total = broadcast(0.0f);
     for (std::size_t n = 0; n < kPanel; n += kLanes)
-        total = add(total, power_of_two(multiply_add(load(logits + n), broadcast(kLogTwoOfE),
-                                                     minus_exponent)));
+        total = add(total, fast_exponential(subtract(load(logits + n), maximum_so_far)));
     store(running.sum, add(load(running.sum), total));
-}
-
-// Never below the largest logit, so that no probability is above 1. A maximum swallows NaN; the row's step
-// still knows it.
-inline float log_of(const RunningSum& running) {
-    constexpr double kLogOfTwo = 0.6931471805599453;
-    const double sum = static_cast<double>(reduce_add(load(running.sum)));
-    const double log_sum = static_cast<double>(running.exponent) * kLogOfTwo + __builtin_log(sum);
-    const float rounded = static_cast<float>(log_sum);
-    return rounded > running.maximum ? rounded : running.maximum;
 }
 
 // Answers the questions about the tile's rows in its panel.
@@ -158,7 +144,6 @@ void SECONDPASS_ISA::output(const OutputArgs& a) {
     RunningSum running[kRowBlock];
     for (std::size_t r = 0; r < a.R; ++r) {
         running[r].maximum = kLowest;
-        running[r].exponent = kLowest;
         for (std::size_t lane = 0; lane < kLanes; ++lane) running[r].sum[lane] = 0.0f;
     }
     TileArgs first = first_tile(a.weight, a.rows, a.tables);
@@ -179,7 +164,8 @@ void SECONDPASS_ISA::output(const OutputArgs& a) {
             accumulate(logits, running[i]);
         }
     });
-    for (std::size_t r = 0; r < a.R; ++r) a.log_sum[r] = log_of(running[r]) + 0.0f * a.rows.step[r];
+    for (std::size_t r = 0; r < a.R; ++r)
+        a.log_sum[r] = running[r].maximum + __builtin_logf(reduce_add(load(running[r].sum)));
 }
 
 float SECONDPASS_ISA::logit(const LogitArgs& a) {

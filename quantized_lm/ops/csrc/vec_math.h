@@ -27,6 +27,9 @@ inline Vec power_of_two(Vec x) {
 
 constexpr float kLogTwoOfE = 1.44269504f;
 
+// exp(x) for a finite x up to 88, relative error below 4e-7 + 1e-7 |x|; 0 or next to it below -87.3.
+inline Vec fast_exponential(Vec x) { return power_of_two(multiply(x, broadcast(kLogTwoOfE))); }
+
 // exp(x), relative error below 4e-7; beyond +-87.3 it stays at exp(+-87.3), 8e37 and 1.2e-38.
 // x = i * ln 2 + r with i an integer and |r| <= ln 2 / 2.
 inline Vec exponential(Vec x) {

@@ -60,7 +60,7 @@ inline Vec vec_of(Ints bits) {
 
 // i is an integer, at most 127; 2^i may count as 0 where i is below -126.
 inline Vec times_power_of_two(Vec v, Vec i) {
-    if (i < -126.0f) return 0.0f;
+    if (!(i >= -126.0f)) return v * 0.0f;
     return v * vec_of(static_cast<std::uint32_t>(static_cast<std::int32_t>(i) + 127) << 23);
 }
 // Half to even.

@@ -231,6 +231,19 @@ def test_a_tree_gives_the_same_bits_alone_and_in_a_batch(native: NativeModel) ->
         assert np.array_equal(score(native, [tree])[0], part)
 
 
+@pytest.mark.parametrize("group_size", [None, 16])
+@pytest.mark.parametrize("format_name", ["1bit", "4bit"])
+def test_projecting_in_place_gives_the_bits_of_projecting_and_splitting(
+    format_name: str, group_size: int | None
+) -> None:
+    """A tree alone is projected in place, as heads and panels allow it; several are split."""
+    grid = Grid.named(format_name, group_size=group_size)
+    model = load(odd_model("gpt2", model_dim=128, num_heads=8), select_backend("cpu"), grid)
+    trees = random_trees(count=2)
+    for tree, part in zip(trees, score(model, trees), strict=True):
+        assert np.array_equal(score(model, [tree])[0], part)
+
+
 def clipped(tree: TokenTree) -> TokenTree:
     """The same shape with the tokens of a smaller vocabulary."""
     return replace(tree, token=tree.token % 23)
