@@ -89,8 +89,8 @@ void TransformerWorker::project_in_place(Block block, std::size_t layer, const R
     multiply(dim, 2 * dim, first.tree->stored(layer, first.slot), row_floats(pass_.heads));
 }
 
-// Asks for the rows that keys and values will be written to. They lie in memory that no cache holds, and stores wait for
-// it one after another: without this a list took 3 to 10 % longer.
+// Asks for the rows that keys and values will be written to. They lie in memory that no cache holds, and
+// stores wait for it one after another: without this a list took 3 to 10 % longer.
 void TransformerWorker::prefetch_stored(Block block, std::size_t layer) const {
     constexpr std::size_t kCacheLine = 16;
     for (std::size_t r = 0; r < block.count; ++r) {
