@@ -9,7 +9,6 @@ can be looked up as a whole: no rule of `TextRules` sees past a space.
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as VocabularyTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from quantized_lm import _tokens
 from quantized_lm.errors import DataError
 
 BOUNDARY_ID = 0  # one symbol is both <s> and </s>, as in Kaldi: a text starts where the last ended
@@ -29,11 +29,6 @@ _APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u00b4`]")
 _PUNCTUATION = re.compile(r"[^\w\s']|_")
 _MEMO_WORDS = 1 << 16
 _MEMO_CHARS = 64  # of a chunk; a longer one is no word, and would fill memory under its own name
-_WORD_STARTS = 1 << 30  # flags of a token in the memo of chunks, far above any token id
-_WORD_IS_OOV = 1 << 29
-_TEXT_ENDS = 1 << 28
-_ID = _TEXT_ENDS - 1
-_END = np.int32(_TEXT_ENDS | BOUNDARY_ID).tobytes()
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ class Tokenizer:
         self.vocabulary = vocabulary
         self.rules = rules
         self.encode_word = functools.lru_cache(maxsize=_MEMO_WORDS)(self._encode_word)
-        self._chunks = _ChunkMemo(self)
+        self._encoder = _tokens.Encoder(_MEMO_WORDS, _MEMO_CHARS, UNK_ID, BOUNDARY_ID)
         self._piece = functools.lru_cache(maxsize=_MEMO_WORDS)(vocabulary.id_to_token)
 
     @classmethod
@@ -180,60 +175,18 @@ class Tokenizer:
         return ids[max(0, len(ids) - room) :]
 
     def encode_all(self, texts: Sequence[str]) -> EncodedTexts:
-        """Tokens of many texts at once: those of `encode`, ten times faster."""
-        chunks: list[str | None] = []
-        for text in texts:
-            chunks += text.split()
-            chunks.append(None)  # its end
-        flagged = np.frombuffer(b"".join(map(self._chunks.__getitem__, chunks)), np.int32)
-        ends = (flagged & _TEXT_ENDS).nonzero()[0]
-        starts = np.zeros_like(ends)
-        starts[1:] = ends[:-1] + 1
-        return EncodedTexts(
-            ids=flagged & np.int32(_ID),
-            num_tokens=ends - starts,
-            num_words=_count(flagged, _WORD_STARTS, starts),
-            num_oov=_count(flagged, _WORD_IS_OOV, starts),
-        )
+        """Tokens of many texts at once: those of `encode`, without an object for each word."""
+        return EncodedTexts(*self._encoder.encode(tuple(texts), self._words_of))
 
     def piece(self, token_id: int) -> str:
         """Spelling of one token; in BPE a leading U+2581 stands for the space before a word."""
         return str(self._piece(token_id))
 
+    def _words_of(self, chunk: str) -> list[tuple[int, ...]]:
+        """The tokens of each word of what stands between two spaces."""
+        return [self.encode_word(word) for word in self.rules.words(chunk)]
+
     def _encode_word(self, word: str) -> tuple[int, ...]:
         """A word has a token, if only the unknown one; none is the boundary, whatever it spells."""
         ids = self.vocabulary.encode(word, add_special_tokens=False).ids
         return tuple(token or UNK_ID for token in ids) or (UNK_ID,)
-
-
-class _ChunkMemo(dict[str | None, bytes]):
-    """What stands between two spaces -> its tokens, int32, the first of each word flagged.
-
-    As bytes, so that the tokens of all texts are one `join`. None stands for the end of a text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__({None: _END})
-        self._tokenizer = tokenizer
-
-    def __missing__(self, chunk: str | None) -> bytes:
-        if chunk is None:  # forgotten with the rest
-            return self.setdefault(None, _END)
-        encoding = self._tokenizer.encode(chunk)
-        flagged = list(encoding.ids)
-        for start, end in itertools.pairwise((*encoding.word_starts, len(flagged))):
-            is_oov = UNK_ID in encoding.ids[start:end]
-            flagged[start] |= _WORD_STARTS | _WORD_IS_OOV * is_oov
-        packed = np.array(flagged, np.int32).tobytes()
-        if len(chunk) <= _MEMO_CHARS:
-            if len(self) >= _MEMO_WORDS:
-                self.clear()
-            self[chunk] = packed
-        return packed
-
-
-def _count(flagged: NDArray[np.int32], flag: int, starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(H,) int64, tokens with a flag in each text; none is empty, as its end is part of it."""
-    if not len(starts):
-        return starts
-    return np.add.reduceat(flagged & flag != 0, starts, dtype=np.int64)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantized_lm import _tokens
 from quantized_lm.tokenizer import BOUNDARY_ID
-
-_BEYOND_END = -1  # fills the rows of short hypotheses; no token id
 
 
 @dataclass(frozen=True)
@@ -83,40 +82,9 @@ def merge_prefixes(
         lengths: (H,) int64.
         context: as `build_tree`.
     """
-    base = len(context)
-    width = int(lengths.max(initial=0))
-    is_token = np.arange(width) < lengths[:, None]
-    rows = np.full(is_token.shape, _BEYOND_END, np.int32)
-    rows[is_token] = ids
-    order = _sorted_rows(rows)
-    rows = rows[order]
-    is_new = is_token[order]
-    is_new[1:] &= np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
-    number = is_new.cumsum(dtype=np.int32).reshape(rows.shape)
-    number += base
-    number *= is_new
-    node = np.empty((len(rows), width + 1), np.int32)  # of each prefix of each row
-    node[:, 0] = base
-    # A token without a new node has the latest one above it: numbers grow from row to row.
-    np.maximum.accumulate(number, axis=0, out=node[:, 1:])
-    unsorted = node[order.argsort()]
-    return TokenTree(
-        token=np.concatenate((np.array((BOUNDARY_ID, *context), np.int32), rows[is_new])),
-        parent=np.concatenate((np.arange(-1, base, dtype=np.int32), node[:, :-1][is_new])),
-        base=base,
-        leaf=unsorted[np.arange(len(lengths)), lengths],
-        path_node=unsorted[:, 1:][is_token],
-        path_length=lengths,
-    )
-
-
-def _sorted_rows(rows: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(H,) int64, an order in which rows that share a prefix are neighbors: that of their bytes."""
-    width = rows.shape[1] * rows.itemsize
-    content = rows.tobytes()
-    keys = [content[start : start + width] for start in range(0, len(content), width or 1)]
-    order = sorted(range(len(rows)), key=keys.__getitem__) if keys else range(len(rows))
-    return np.array(order, np.int64)
+    stem = [BOUNDARY_ID, *context]
+    token, parent, leaf, path_node = _tokens.merge_prefixes(stem, ids, lengths)
+    return TokenTree(token, parent, len(context), leaf, path_node, lengths)
 
 
 def path_sums(values: NDArray[np.generic], lengths: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import gc
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +31,12 @@ def tokenizer() -> Tokenizer:
 
 
 def check_encode_all(tokenizer: Tokenizer, texts: list[str]) -> None:
+    """Twice: as the chunks are new, and as they are known."""
+    for _ in range(2):
+        check_encoded(tokenizer, texts)
+
+
+def check_encoded(tokenizer: Tokenizer, texts: list[str]) -> None:
     together = tokenizer.encode_all(texts)
     alone = [tokenizer.encode(text) for text in texts]
     assert together.ids.tolist() == [token for one in alone for token in (*one.ids, 0)]
@@ -74,15 +85,141 @@ def test_many_texts_at_once_are_what_each_is_alone(texts: list[str], rules: Text
     check_encode_all(Tokenizer.train(iter(LINES), vocab_size=50, rules=rules), texts)
 
 
+SPACES = [character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace()]
+
+
+@pytest.mark.parametrize("around", ["", "\u00e9"])  # ASCII is split apart from other texts
+def test_texts_are_split_where_python_splits_them(tokenizer: Tokenizer, around: str) -> None:
+    assert len(SPACES) > 20
+    tokenizer = Tokenizer(tokenizer.vocabulary, TextRules(strip_punctuation=False))
+    ascii_characters = [*map(chr, range(128))]
+    near = [chr(ord(space) + step) for space in SPACES for step in (-1, 1)]
+    check_encode_all(tokenizer, [f"{around}the{c}{c}cat{c}" for c in SPACES])
+    check_encode_all(tokenizer, [f"{c}the{c}cat {around}" for c in (*ascii_characters, *near)])
+
+
+def test_no_texts_have_no_tokens(tokenizer: Tokenizer) -> None:
+    encoded = tokenizer.encode_all([])
+    assert encoded.ids.shape == encoded.num_tokens.shape == (0,)
+    assert encoded.ids.dtype == "int32"
+    assert encoded.num_words.dtype == "int64"
+
+
+def test_a_thousand_texts_and_a_very_long_word(tokenizer: Tokenizer) -> None:
+    texts = [f"the cat{number} sees the {'dog' * (number % 30)}" for number in range(1000)]
+    check_encode_all(tokenizer, [*texts, "cat" * 5000, "\u00e9" * 5000])
+
+
+def test_half_a_surrogate_pair_is_what_it_is_alone(tokenizer: Tokenizer) -> None:
+    check_encode_all(tokenizer, ["the \ud800 cat\udfff \U00010000 \ud800\udc00"])
+    keeping = Tokenizer(tokenizer.vocabulary, TextRules(strip_punctuation=False))
+    with pytest.raises(Exception) as alone:  # noqa: PT011 - the library's own
+        keeping.encode("the \ud800 cat")
+    with pytest.raises(alone.type):
+        keeping.encode_all(["the \ud800 cat"])
+    check_encode_all(keeping, ["the cat"])
+
+
+def test_what_is_no_text_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(TypeError, match="a text is no str"):
+        tokenizer.encode_all(["the", b"cat"])  # type: ignore[list-item]
+
+
+def small_memo(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tokenizer, list[str]]:
+    """A tokenizer that remembers 3 chunks of up to 4 characters, and the chunks it spelled."""
+    monkeypatch.setattr(module, "_MEMO_WORDS", 3)
+    monkeypatch.setattr(module, "_MEMO_CHARS", 4)
+    forgetful, spelled = Tokenizer(tokenizer.vocabulary, tokenizer.rules), []
+
+    def words_of(chunk: str) -> list[tuple[int, ...]]:
+        spelled.append(chunk)
+        return Tokenizer._words_of(forgetful, chunk)
+
+    monkeypatch.setattr(forgetful, "_words_of", words_of)
+    return forgetful, spelled
+
+
 def test_the_memo_of_chunks_stays_small(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MEMO_WORDS", 3)
-    monkeypatch.setattr(module, "_MEMO_CHARS", 4)
+    forgetful, _ = small_memo(tokenizer, monkeypatch)
     for _ in range(2):
-        check_encode_all(tokenizer, ["the cat sees a dog", "doglessness the cat"])
-        assert len(tokenizer._chunks) <= 3
-    assert "doglessness" not in tokenizer._chunks
+        check_encode_all(forgetful, ["the cat sees a dog", "doglessness the cat"])
+        assert len(forgetful._encoder) <= 3
+
+
+def test_a_chunk_is_spelled_once_unless_it_is_long_or_the_memo_was_full(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetful, spelled = small_memo(tokenizer, monkeypatch)
+    forgetful.encode_all(["a cat cat \u00e9\u00e9\u00e9\u00e9", "cat a"])
+    assert spelled == ["a", "cat", "\u00e9\u00e9\u00e9\u00e9"]
+    forgetful.encode_all(["doggy", "doggy \u00e9 cat a"])
+    assert spelled[3:] == ["doggy", "doggy", "\u00e9", "cat", "a"]
+
+
+def test_a_memo_that_grows_forgets_nothing(tokenizer: Tokenizer) -> None:
+    fresh = Tokenizer(tokenizer.vocabulary, tokenizer.rules)
+    texts = [f"{number:x}" * (1 + number % 4) for number in range(5000)]
+    check_encode_all(fresh, texts)
+    assert len(fresh._encoder) == len(set(texts))
+
+
+def test_texts_may_be_encoded_while_a_chunk_is_spelled(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgetful, spelled = small_memo(tokenizer, monkeypatch)
+    remember = forgetful._words_of
+
+    def interrupted(chunk: str) -> list[tuple[int, ...]]:
+        words = remember(chunk)
+        if spelled.count(chunk) == 1:
+            forgetful.encode_all([chunk, "b c d e f g"])
+        return words
+
+    monkeypatch.setattr(forgetful, "_words_of", interrupted)
+    check_encode_all(forgetful, ["the cat sees", "a dog the cat"])
+
+
+def test_a_chunk_that_cannot_be_spelled_leaves_the_memo_as_it_was(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = Tokenizer(tokenizer.vocabulary, tokenizer.rules)
+
+    def fails(_: str) -> list[tuple[int, ...]]:
+        raise DataError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fresh, "_words_of", fails)
+        with pytest.raises(DataError, match="no"):
+            fresh.encode_all(["the cat"])
+    assert len(fresh._encoder) == 0
+    check_encode_all(fresh, ["the cat"])
+
+
+def test_threads_share_a_memo(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MEMO_WORDS", 20)
+    shared = Tokenizer(tokenizer.vocabulary, tokenizer.rules)
+    texts = [[f"the cat{n % k} sees \u00e9{n} dogs" for n in range(60)] for k in range(1, 9)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda one: check_encode_all(shared, one), texts))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(shared._encoder) <= 20
+
+
+def test_a_tokenizer_goes_when_nobody_needs_it(tokenizer: Tokenizer) -> None:
+    gone = Tokenizer(tokenizer.vocabulary, tokenizer.rules)
+    gone.encode_all(["the cat"])
+    watched = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert watched() is None
 
 
 def test_a_word_without_pieces_is_unknown() -> None:

@@ -20,18 +20,6 @@ using namespace nb::literals;
 using Ids = Array<const std::int32_t, 1>;
 using Doubles = Array<const double, 1>;
 
-template <typename Scalar>
-nb::ndarray<nb::numpy, Scalar, nb::ndim<1>> to_numpy(std::vector<Scalar> values) {
-    auto* kept = new std::vector<Scalar>(std::move(values));
-    nb::capsule owner(kept, [](void* pointer) noexcept { delete static_cast<std::vector<Scalar>*>(pointer); });
-    return nb::ndarray<nb::numpy, Scalar, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
-}
-
-template <typename Scalar>
-std::vector<Scalar> copy_of(const Array<const Scalar, 1>& array) {
-    return {array.data(), array.data() + array.shape(0)};
-}
-
 LatticeArcs arcs_of(const Ids& src, const Ids& dst, const Ids& word, const Doubles& score) {
     const std::size_t count = src.shape(0);
     require(count > 0, "src is empty; need one arc or more");

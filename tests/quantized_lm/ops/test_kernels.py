@@ -1,4 +1,4 @@
-"""The kernels alone, without Python: under sanitizers, emulated CPUs, and ARM."""
+"""Native code alone, without Python: under sanitizers, emulated CPUs, and ARM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IS_X86 = platform.machine() in {"x86_64", "AMD64"}
 
 
 def build(folder: Path, *options: str) -> Path:
-    """Build tests/native/kernel_check.cpp with the kernels; the program's path."""
+    """Build the programs of tests/native; the path of kernel_check."""
     configure = ["cmake", "-S", str(CSRC), "-B", str(folder), "-DSECONDPASS_KERNEL_CHECK=ON"]
     subprocess.run([*configure, *options], check=True, capture_output=True)
     subprocess.run(["cmake", "--build", str(folder), "-j2"], check=True, capture_output=True)
@@ -49,6 +49,12 @@ def test_every_kernel_is_right_under_sanitizers(sanitized: Path) -> None:
     checked = run(sanitized)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "scalar: right" in checked.stdout
+
+
+def test_token_memos_and_trees_are_right_under_sanitizers(sanitized: Path) -> None:
+    checked = run(sanitized.with_name("token_check"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout == "tokens: right\n"
 
 
 @pytest.mark.parametrize("fault", ["scale", "level", "code", "column", "gate"])
