@@ -201,7 +201,11 @@ class FloatStage(ModelStage):
 
     def training_seconds(self, folder_of: FolderOf) -> float:
         """Spent on updates."""
-        return _seconds(folder_of(self) / "train" / "history.jsonl")
+        return self.history(folder_of)[-1]["seconds"]
+
+    def history(self, folder_of: FolderOf) -> list[dict[str, float]]:
+        """Its learning curve, as training wrote it."""
+        return _history(folder_of(self) / "train")
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,7 +319,7 @@ class ArtifactStage(ModelStage):
 
     def training_seconds(self, folder_of: FolderOf) -> float:
         """Of the student alone."""
-        return _seconds(folder_of(self.student) / "history.jsonl")
+        return _history(folder_of(self.student))[-1]["seconds"]
 
     def model_folder(self, folder_of: FolderOf) -> Path:
         """The artifact's."""
@@ -332,6 +336,5 @@ def _forget_compiled(recipe: Recipe) -> None:
         gc.collect()
 
 
-def _seconds(history: Path) -> float:
-    """Of the last measurement of a learning curve."""
-    return float(json.loads(history.read_text().splitlines()[-1])["seconds"])
+def _history(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 size-and-perplexity.png   test perplexity of every cell against its bytes
 size-and-LISTS-wer.png    word error rate of every cell against its bytes, for each set of lists
+learning.png              perplexity of the float models on dev against the tokens they had seen
 bits.png                  bits of every matrix, a panel for each allocation
 sensitivity.png           cost of every format of every matrix, a panel for each metric
 """
@@ -77,6 +78,8 @@ def draw(report: Report, out: Path) -> list[str]:
         rate = partial(_word_error_rate, place)
         measure = _Measure(f"WER %, {lists.title}, held out", rate, is_ratio=False)
         figures[f"size-and-{lists.name}-wer.png"] = _sizes(new_figure, report, measure)
+    if any(len(curve.tokens) > 1 for curve in report.learning):
+        figures["learning.png"] = _learning(new_figure, report)
     if report.allocations:
         figures["bits.png"] = _panels(new_figure, report.allocations, _bits, height=1.9)
     if report.sensitivities:
@@ -84,6 +87,21 @@ def draw(report: Report, out: Path) -> list[str]:
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=_DPI)
     return list(figures)
+
+
+def _learning(new_figure: Any, report: Report) -> Any:
+    figure = new_figure(figsize=(6.5, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for curve in report.learning:
+        axis.plot(curve.tokens, curve.perplexity, marker=".", label=curve.architecture)
+    best = min(min(curve.perplexity) for curve in report.learning)
+    axis.set_ylim(0.98 * best, 2.0 * best)  # the first measurements are far above
+    axis.set_xlabel("tokens seen")
+    axis.set_ylabel("perplexity per token, dev")
+    axis.set_title(f"{report.title}, {report.size}: float models", fontsize=9, loc="left")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=_SMALL)
+    return figure
 
 
 def _sizes(new_figure: Any, report: Report, measure: _Measure) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -76,6 +78,19 @@ class MeasuredCosts:
 
 
 @dataclass(frozen=True)
+class LearningCurve:
+    """A finished float model on its way.
+
+    Attributes:
+        tokens: seen. perplexity: per token of dev, at each measurement.
+    """
+
+    architecture: str
+    tokens: tuple[int, ...]
+    perplexity: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Origin:
     """What the numbers were made on and of.
 
@@ -116,6 +131,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     allocations: tuple[ChosenFormats, ...]
     sensitivities: tuple[MeasuredCosts, ...]
+    learning: tuple[LearningCurve, ...]
 
 
 def make_report(plan: Plan, store: Store, *, now: datetime) -> Report:
@@ -143,6 +159,7 @@ def make_report(plan: Plan, store: Store, *, now: datetime) -> Report:
         comparisons=tuple(results.comparisons()),
         allocations=tuple(_allocations(plan, store)),
         sensitivities=tuple(_sensitivities(plan, store)),
+        learning=tuple(_learning(plan, store)),
     )
 
 
@@ -212,6 +229,17 @@ def _sensitivities(plan: Plan, store: Store) -> list[MeasuredCosts]:
         for architecture, stage in stages.values()
         if store.is_done(stage)
     ]
+
+
+def _learning(plan: Plan, store: Store) -> Iterator[LearningCurve]:
+    for name, bench in plan.benches.items():
+        if store.is_done(bench.teacher):
+            rows = bench.teacher.history(store.folder)
+            yield LearningCurve(
+                name,
+                tuple(int(row["tokens"]) for row in rows),
+                tuple(round(math.exp(row["dev_nll"]), 2) for row in rows),
+            )
 
 
 def _costs(architecture: str, report: SensitivityReport) -> MeasuredCosts:

@@ -115,6 +115,16 @@ def test_mixed_rows_stand_beside_uniform_ones_of_their_method(report: Report) ->
     assert one.low < one.nll_difference < one.high
 
 
+def test_the_learning_curve_is_that_of_training(report: Report, tiny_table: TinyTable) -> None:
+    (curve,) = report.learning
+    folder = tiny_table.store.folder(cell_of(tiny_table, "float32").model)
+    lines = (folder / "train" / "history.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert curve.tokens == tuple(row["tokens"] for row in rows)
+    assert curve.perplexity[-1] == pytest.approx(math.exp(rows[-1]["dev_nll"]), abs=0.01)
+    assert curve.tokens[0] < curve.tokens[-1]
+
+
 def test_a_target_takes_the_best_on_dev_among_what_is_small_enough(report: Report) -> None:
     by_target = {result.target.compression: result for result in report.targets}
     packed = [cell for cell in report.cells if cell.method]
@@ -160,7 +170,7 @@ def test_the_files_hold_the_report(report: Report, tmp_path: Path) -> None:
         assert f"{numbers['test']['token_perplexity']:.2f}" in row
         assert f"{numbers['test']['nll_difference']:+.4f}" in row
     assert "**reached** by `" in page
-    for name in ("size-and-perplexity", "bits", "sensitivity"):
+    for name in ("size-and-perplexity", "learning", "bits", "sensitivity"):
         assert f"({name}.png)" in page
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
