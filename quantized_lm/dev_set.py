@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quantized_lm.combine import Weights, combine
 from quantized_lm.components import Components
-from quantized_lm.errors import DataError, InputError, explain
+from quantized_lm.errors import DataError, naming
 from quantized_lm.scored import ScoredUtterance, components_of
 from quantized_lm.tuning import TuningResult, TuningSet, count_errors
 from quantized_lm.wer import error_counts
@@ -135,10 +135,8 @@ def best_hypothesis(utterance: ScoredUtterance, weights: Weights) -> int:
     Raises:
         DataError: a score that they need is missing; the message names the utterance.
     """
-    try:
+    with naming(utterance.id):
         return int(combine(components_of(utterance.hypotheses), weights).order[0])
-    except InputError as error:
-        raise DataError(f"utterance {utterance.id!r}: {explain(error)}") from None
 
 
 def reference(utterance: ScoredUtterance) -> str:

@@ -22,6 +22,9 @@ SecondpassError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SecondpassError(Exception):
     """Base of everything this package raises on purpose."""
@@ -109,3 +112,16 @@ def explain(error: SecondpassError) -> str:
     message = " ".join(str(error).split())
     pointer = error.pointer if isinstance(error, InputError) else ""
     return message if not pointer or pointer in message else f"{pointer}: {message}"
+
+
+@contextmanager
+def naming(utterance: str) -> Iterator[None]:
+    """Say in which utterance a fault is.
+
+    Raises:
+        DataError: instead of an `InputError`.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise DataError(f"utterance {utterance!r}: {explain(error)}") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
-from quantized_lm.errors import DataError, InputError, explain
+from quantized_lm.combine import Weights, combine
+from quantized_lm.errors import naming
 from quantized_lm.nbest import Utterance
-from quantized_lm.scored import LmColumn
+from quantized_lm.scored import LmColumn, components_of, join, result_record
 from quantized_lm.scoring import (
     ListScores,
     PreparedList,
@@ -17,24 +17,28 @@ from quantized_lm.scoring import (
     run_batch,
 )
 
+Json = dict[str, object]
 _BATCH_TOKENS = 1024  # larger ones were slower on two cores, and take more memory
 
 
-def score_utterances(
-    utterances: Iterable[Utterance], scorer: TextScorer
-) -> Iterator[tuple[Utterance, LmColumn]]:
-    """Every list in order, with what the LM says of it.
+def rescore_utterances(
+    utterances: Iterable[Utterance], scorer: TextScorer, weights: Weights
+) -> Iterator[Json]:
+    """Result lines of all utterances in order, several lists in one forward pass.
 
     Raises:
-        DataError: a text cannot be scored; the message names the utterance and the field.
+        DataError: a list cannot be ranked; the message names the utterance and the field.
     """
     for batch in _batches(utterances, scorer):
         lists = run_batch([prepared for _, prepared in batch], scorer)
         for (utterance, _), scores in zip(batch, lists, strict=True):
-            yield utterance, lm_column(scorer.name, scores)
+            column = _lm_column(scorer.name, scores)
+            with naming(utterance.id):
+                ranking = combine(components_of(join(utterance, column)), weights)
+            yield result_record(utterance, column, ranking)
 
 
-def lm_column(name: str, scores: ListScores) -> LmColumn:
+def _lm_column(name: str, scores: ListScores) -> LmColumn:
     """Scores of one list under one LM."""
     encoded = scores.prepared.encoded
     return LmColumn(
@@ -43,19 +47,6 @@ def lm_column(name: str, scores: ListScores) -> LmColumn:
         num_tokens=encoded.num_tokens.tolist(),
         oov=[scores.oov.get(position, ()) for position in range(len(scores.log_prob))],
     )
-
-
-@contextmanager
-def naming(utterance: str) -> Iterator[None]:
-    """Say in which utterance a fault is.
-
-    Raises:
-        DataError: instead of an `InputError`.
-    """
-    try:
-        yield
-    except InputError as error:
-        raise DataError(f"utterance {utterance!r}: {explain(error)}") from None
 
 
 def _batches(

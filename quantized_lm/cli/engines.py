@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from quantized_lm.artifact import LoadedModel
-from quantized_lm.cli.rescore_lists import Corpus, Json, rescore_local
+from quantized_lm.cli.corpus import Corpus
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
+from quantized_lm.list_scoring import Json, rescore_utterances
 from quantized_lm.nbest import read_utterances
 from quantized_lm.ops import AUTO
 
@@ -33,7 +34,7 @@ def engine_by_name(name: str, device: str) -> Engine:
 
 def _local(corpus: Corpus, loaded: LoadedModel, weights: Weights) -> Iterable[Json]:
     utterances = read_utterances(corpus.source, first_pass=corpus.first_pass)
-    return rescore_local(utterances, loaded, weights)
+    return rescore_utterances(utterances, loaded, weights)
 
 
 def _ray(corpus: Corpus, _: LoadedModel, weights: Weights) -> Iterable[Json]:

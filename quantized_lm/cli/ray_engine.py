@@ -16,9 +16,10 @@ import ray
 import ray.data
 
 from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
-from quantized_lm.cli.rescore_lists import Corpus, Json, rescore_local
+from quantized_lm.cli.corpus import Corpus
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError, SecondpassError
+from quantized_lm.list_scoring import Json, rescore_utterances
 from quantized_lm.nbest import read_records, record_to_utterance
 
 _LISTS_PER_TASK = 64
@@ -40,7 +41,7 @@ class RescoreLists:
             for line, where in zip(lines, batch["where"], strict=True)
         )
         try:
-            results = rescore_local(utterances, self._loaded, self._weights)
+            results = rescore_utterances(utterances, self._loaded, self._weights)
             return {
                 "result": [json.dumps(result) for result in results],
                 "error": [""] * len(lines),

@@ -28,6 +28,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     data: Annotated[
         Path, typer.Option(help="Folder that holds the task's text files (gzip, a line each).")
     ],
+    *,
     speech: Annotated[
         Path | None,
         typer.Option(
@@ -35,7 +36,6 @@ def run(  # noqa: PLR0913 - each is an option of the command
             "without it no word errors are counted."
         ),
     ] = None,
-    *,
     size: Annotated[
         str, typer.Option(help="Of the models and their training: smoke, cpu or full.")
     ] = "cpu",

@@ -14,6 +14,7 @@ import typer
 
 from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, note, progress
+from quantized_lm.cli.corpus import Corpus
 from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
@@ -24,7 +25,6 @@ from quantized_lm.cli.rescore_lattices import (
     is_lattices,
     rescore_lattices,
 )
-from quantized_lm.cli.rescore_lists import Corpus
 from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError

@@ -13,6 +13,7 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.cli.console import note
 from quantized_lm.cli.convert import write_folder
 from quantized_lm.combine import Weights
+from quantized_lm.errors import naming
 from quantized_lm.lattice.files import lattice_files, names_lattice, read_lattices
 from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
 from quantized_lm.lattice.lattice import Lattice
@@ -24,7 +25,6 @@ from quantized_lm.lattice_scoring import (
     arc_weights,
     prepare_lattice,
 )
-from quantized_lm.list_scoring import naming
 from quantized_lm.scored import finite
 from quantized_lm.waves import run_all
 

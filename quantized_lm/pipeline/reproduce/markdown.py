@@ -54,8 +54,9 @@ def render(report: Report, pictures: Sequence[str]) -> str:
         "",
         *_targets(report),
     ]
+    columns = by_architecture(report.cells)
     for info in report.architectures:
-        cells = by_architecture(report.cells)[info.architecture]
+        cells = columns[info.architecture]
         lines += ["", *_table(info, cells), *_speech(report, cells)]
     lines += ["", "## Mixed against uniform precision", "", *_comparisons(report)]
     for name in pictures:
@@ -149,7 +150,7 @@ def _numbers(cell: CellResult) -> list[str]:
 
 
 def _speech(report: Report, cells: Sequence[CellResult]) -> Iterator[str]:
-    """A table for each set of lists, and one for all lattices."""
+    """A table for each set of lists, and of lattices."""
     measured = [(cell.label, cell.numbers) for cell in cells if cell.numbers is not None]
     for place, lists in enumerate(report.lists):
         rows = [(label, numbers.lists[place]) for label, numbers in measured]

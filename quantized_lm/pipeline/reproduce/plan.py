@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,21 +28,42 @@ _NO_QUANTIZE = QuantizeRecipe(steps=0, batch_windows=1, matrix_lr=0.0, other_lr=
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One row of one architecture.
+class Measures:
+    """What measures a model.
 
     Attributes:
-        scores, teacher_scores: by split.
-        rescored, teacher_rescored: by name of the lists or lattices.
+        scores: by split. rescored: by name of the lists or lattices.
     """
+
+    scores: Mapping[str, ScoreStage]
+    rescored: Mapping[str, RescoredStage]
+
+    @classmethod
+    def of(cls, model: ModelStage, task: Task, decoded: Mapping[str, SpeechStage]) -> Measures:
+        """Of a model; lists and lattices only where they are at hand."""
+        rescored: dict[str, RescoredStage] = {}
+        if decoded:
+            rescored |= {one.name: ListsStage(model, decoded[one.name], one) for one in task.lists}
+            rescored |= {
+                one.name: LatticesStage(model, decoded[one.name], one) for one in task.lattices
+            }
+        return cls({split: ScoreStage(model, split) for split in HELD_OUT}, rescored)
+
+    def stages(self) -> Iterator[Stage]:
+        """All it takes, inputs first, repeats kept."""
+        for last in (*self.scores.values(), *self.rescored.values()):
+            yield from last.with_inputs()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of one architecture."""
 
     architecture: str
     row: Row
     model: ModelStage
-    scores: Mapping[str, ScoreStage]
-    teacher_scores: Mapping[str, ScoreStage]
-    rescored: Mapping[str, RescoredStage]
-    teacher_rescored: Mapping[str, RescoredStage]
+    own: Measures
+    of_teacher: Measures
 
     @property
     def name(self) -> str:
@@ -51,11 +72,8 @@ class Cell:
 
     def stages(self) -> list[Stage]:
         """All it takes, in an order in which they can be run; each once."""
-        found: dict[str, Stage] = {}
-        last = (self.teacher_scores, self.scores, self.teacher_rescored, self.rescored)
-        for measured in itertools.chain(*(stages.values() for stages in last)):
-            found.update({stage.key: stage for stage in measured.with_inputs()})
-        return list(found.values())
+        stages = itertools.chain(self.of_teacher.stages(), self.own.stages())
+        return list({stage.key: stage for stage in stages}.values())
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,7 @@ class Plan:
     @property
     def has_speech(self) -> bool:
         """Whether lists and lattices are rescored."""
-        return any(cell.rescored for cell in self.cells)
+        return any(cell.own.rescored for cell in self.cells)
 
     def in_order(self, only: str = "*") -> list[Cell]:
         """The cells of rows that match a pattern, those that tell most first.
@@ -118,12 +136,11 @@ def make_plan(
     for architecture in architectures or list(task.architectures):
         bench = _bench(task, architecture, size, data)
         benches[architecture] = bench
-        of_teacher = _scores(bench.teacher), _rescored(bench.teacher, task, decoded)
+        of_teacher = Measures.of(bench.teacher, task, decoded)
         for row in rows:
             model = row.kind.model(bench, row.name)
-            own = _scores(model), _rescored(model, task, decoded)
-            cell = Cell(architecture, row, model, own[0], of_teacher[0], own[1], of_teacher[1])
-            by_row[row.name, architecture] = cell
+            own = Measures.of(model, task, decoded)
+            by_row[row.name, architecture] = Cell(architecture, row, model, own, of_teacher)
     cells = tuple(by_row[row.name, architecture] for row in rows for architecture in benches)
     return Plan(task, size, benches, cells)
 
@@ -134,26 +151,12 @@ def _bench(task: Task, architecture: str, size: str, data: Path) -> Workbench:
     return Workbench.of(setting, FloatStage(recipe, text_stage(recipe, data, setting.cut_lines)))
 
 
-def _scores(model: ModelStage) -> dict[str, ScoreStage]:
-    return {split: ScoreStage(model, split) for split in HELD_OUT}
-
-
 def _decoded(task: Task, speech: Path) -> dict[str, SpeechStage]:
     """By name of the lists or lattices."""
     sources = [(one.name, one.file) for one in task.lists]
     sources += [(one.name, one.folder) for one in task.lattices]
     _require_distinct("lists", [name for name, _ in sources], task)
     return {name: SpeechStage.of(speech, path) for name, path in sources}
-
-
-def _rescored(
-    model: ModelStage, task: Task, decoded: Mapping[str, SpeechStage]
-) -> dict[str, RescoredStage]:
-    if not decoded:
-        return {}
-    lists = {one.name: ListsStage(model, decoded[one.name], one) for one in task.lists}
-    lattices = {one.name: LatticesStage(model, decoded[one.name], one) for one in task.lattices}
-    return {**lists, **lattices}
 
 
 def _rank(name: str, patterns: Sequence[str]) -> int:

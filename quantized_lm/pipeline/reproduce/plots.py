@@ -74,10 +74,10 @@ def draw(report: Report, out: Path) -> list[str]:
     figures: dict[str, Any] = {}
     if any(cell.numbers for cell in report.cells):
         figures["size-and-perplexity.png"] = _sizes(new_figure, report, _PERPLEXITY)
-    for place, lists in enumerate(report.lists if figures else ()):
-        rate = partial(_word_error_rate, place)
-        measure = _Measure(f"WER %, {lists.title}, held out", rate, is_ratio=False)
-        figures[f"size-and-{lists.name}-wer.png"] = _sizes(new_figure, report, measure)
+        for place, lists in enumerate(report.lists):
+            rate = partial(_word_error_rate, place)
+            measure = _Measure(f"WER %, {lists.title}, held out", rate, is_ratio=False)
+            figures[f"size-and-{lists.name}-wer.png"] = _sizes(new_figure, report, measure)
     if any(len(curve.tokens) > 1 for curve in report.learning):
         figures["learning.png"] = _learning(new_figure, report)
     if report.allocations:

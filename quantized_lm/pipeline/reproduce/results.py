@@ -204,20 +204,20 @@ class Results:
         )
 
     def _list_errors(self, cell: Cell) -> Iterator[ListErrors]:
-        for name, stage in cell.rescored.items():
+        for name, stage in cell.own.rescored.items():
             if isinstance(stage, ListsStage):
-                both = (stage, cell.teacher_rescored[name])
+                both = (stage, cell.of_teacher.rescored[name])
                 yield list_errors(name, *(read_answers(self._store.folder(one)) for one in both))
 
     def _path_agreements(self, cell: Cell) -> Iterator[PathAgreement]:
-        for name, stage in cell.rescored.items():
+        for name, stage in cell.own.rescored.items():
             if isinstance(stage, LatticesStage):
-                both = (stage, cell.teacher_rescored[name])
+                both = (stage, cell.of_teacher.rescored[name])
                 yield path_agreement(name, *(read_paths(self._store.folder(one)) for one in both))
 
     def _perplexity(self, cell: Cell, split: str) -> PerplexityReport:
-        scores = read_scores(self._store.folder(cell.scores[split]))
-        teacher = read_scores(self._store.folder(cell.teacher_scores[split]))
+        scores = read_scores(self._store.folder(cell.own.scores[split]))
+        teacher = read_scores(self._store.folder(cell.of_teacher.scores[split]))
         held_out = self._split(cell.architecture, split)
         return compare(
             scores.nats, teacher.nats, held_out.text, backend=scores.backend, words=held_out.words
@@ -256,7 +256,8 @@ class Results:
     ) -> Comparison:
         held_out = self._split(mixed.architecture, "test")
         nats, other = (
-            read_scores(self._store.folder(cell.scores["test"])).nats for cell in (mixed, uniform)
+            read_scores(self._store.folder(cell.own.scores["test"])).nats
+            for cell in (mixed, uniform)
         )
         report = compare(nats, other, held_out.text, backend="", words=held_out.words)
         return Comparison(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quantized_lm.combine import Weights, combine, formula
+from quantized_lm.combine import Weights, formula
 from quantized_lm.dev_set import (
     best_hypothesis,
     default_free,
@@ -17,16 +17,17 @@ from quantized_lm.dev_set import (
     start_values,
     tuning_set,
 )
+from quantized_lm.errors import DataError, naming
 from quantized_lm.lattice.files import lattice_files, read_lattices
 from quantized_lm.lattice_scoring import LatticeRequest, arc_weights, score_lattices
-from quantized_lm.list_scoring import naming, score_utterances
+from quantized_lm.list_scoring import rescore_utterances
 from quantized_lm.nbest import open_replace, read_utterances
 from quantized_lm.pipeline.progress import track
 from quantized_lm.pipeline.reproduce.models import ModelStage, text_hash
 from quantized_lm.pipeline.reproduce.store import FolderOf, Stage
 from quantized_lm.pipeline.reproduce.task import LatticeSet, ListSet
 from quantized_lm.records import read_record, write_record
-from quantized_lm.scored import ScoredUtterance, components_of, join, read_scored, result_record
+from quantized_lm.scored import ScoredUtterance, read_scored
 from quantized_lm.tuning import tune
 from quantized_lm.wer import oracle
 
@@ -112,6 +113,8 @@ class SpeechStage(Stage):
         Raises:
             DataError: it is missing.
         """
+        if not (root / name).exists():
+            raise DataError(f"{root / name}: is not there; check --speech")
         found = lattice_files(root / name)
         names = [path.relative_to(root).as_posix() for path in found]
         return cls(root, tuple((one, text_hash(root / one)) for one in names))
@@ -234,12 +237,10 @@ def _write_scored(stage: ListsStage, target: Path, folder_of: FolderOf) -> None:
     scorer = stage.model.load(folder_of)
     (source,) = stage.speech.paths
     utterances = read_utterances(source, first_pass=stage.lists.first_pass)
-    scored = score_utterances(utterances, scorer)
+    rescored = rescore_utterances(utterances, scorer, Weights())
     with open_replace(target) as handle:
-        for utterance, column in track(scored, f"{scorer.name} on {stage.lists.name}"):
-            with naming(utterance.id):
-                ranking = combine(components_of(join(utterance, column)), Weights())
-            handle.write(json.dumps(result_record(utterance, column, ranking)) + "\n")
+        for record in track(rescored, f"{scorer.name} on {stage.lists.name}"):
+            handle.write(json.dumps(record) + "\n")
 
 
 def _answers(

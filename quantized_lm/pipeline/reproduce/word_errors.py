@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from quantized_lm.errors import DataError
 from quantized_lm.pipeline.reproduce.speech import Answers, BestPaths
-from quantized_lm.significance import Mapsswe, mapsswe
+from quantized_lm.significance import mapsswe
 from quantized_lm.wer import WordErrors, pooled
 
 SIGNIFICANT_P = 0.05
@@ -112,7 +112,7 @@ def _errors(of_model: Answers, of_float: Answers, chosen: Sequence[bool]) -> Hal
         return pooled(zip(references, part(texts), strict=True))
 
     own = errors(of_model.answers)
-    test: Mapsswe = mapsswe(references, part(of_float.answers), part(of_model.answers))
+    test = mapsswe(references, part(of_float.answers), part(of_model.answers))
     return HalfErrors(
         utterances=own.utterances,
         words=own.words,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from quantized_lm import list_scoring
-from quantized_lm.cli.rescore_lists import rescore_local
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
+from quantized_lm.list_scoring import rescore_utterances
 from quantized_lm.nbest import Hypothesis, Utterance, read_utterances
 from quantized_lm.scored import read_scored
 from quantized_lm.scoring import ScoreRequest, score_lists
@@ -57,10 +57,10 @@ def test_first_pass_and_graph_scale_choose_the_fields(run: Command, lists: Path)
 def test_batches_do_not_change_a_number(lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = TableModel()
     loaded = fake_loaded("tiny", model)
-    together = list(rescore_local(read_utterances(lists), loaded, Weights()))
+    together = list(rescore_utterances(read_utterances(lists), loaded, Weights()))
     assert model.batch_sizes == [6]
     monkeypatch.setattr(list_scoring, "_BATCH_TOKENS", 1)
-    assert list(rescore_local(read_utterances(lists), loaded, Weights())) == together
+    assert list(rescore_utterances(read_utterances(lists), loaded, Weights())) == together
     assert model.batch_sizes == [6, 1, 1, 1, 1, 1, 1]
 
 
@@ -74,7 +74,7 @@ def test_batches_do_not_change_a_number(lists: Path, monkeypatch: pytest.MonkeyP
 def test_a_list_that_cannot_be_ranked_is_named(text: str, message: str) -> None:
     utterance = Utterance("u", (Hypothesis(text),))
     with pytest.raises(DataError, match=message):
-        list(rescore_local([utterance], fake_loaded("tiny"), Weights()))
+        list(rescore_utterances([utterance], fake_loaded("tiny"), Weights()))
 
 
 def test_a_bad_line_is_found_before_anything_is_scored(run: Command, lists: Path) -> None:

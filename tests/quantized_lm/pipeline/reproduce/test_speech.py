@@ -113,7 +113,7 @@ def test_word_errors_are_those_of_weights_tuned_on_even_speakers(
     table: TinyTable, report: Report, row: str
 ) -> None:
     assert table.failures == {}
-    stage = cell_of(table.plan, row).rescored["made-up"]
+    stage = cell_of(table.plan, row).own.rescored["made-up"]
     folder = table.store.folder(stage)
     utterances = list(read_scored(folder / RESCORED))
     even = select_speakers(utterances, "even", "^[^-]+")
@@ -141,7 +141,7 @@ def test_word_errors_are_those_of_weights_tuned_on_even_speakers(
 
 
 def test_by_rank_alone_the_decoder_s_scores_count_nothing(table: TinyTable) -> None:
-    stage = cell_of(table.plan, "float32").rescored["ordered"]
+    stage = cell_of(table.plan, "float32").own.rescored["ordered"]
     utterances = list(read_scored(table.store.folder(stage) / RESCORED))
     data = tuning_set(utterances)
     assert set(data.features[:, data.names.index("am")].tolist()) == {0.0, -0.6931471805599453}
@@ -159,7 +159,7 @@ def test_the_float_model_differs_from_itself_in_nothing(report: Report) -> None:
 
 def test_best_paths_are_the_model_s(table: TinyTable) -> None:
     cell = cell_of(table.plan, "qat-2bit")
-    paths = read_paths(table.store.folder(cell.rescored["graphs"]))
+    paths = read_paths(table.store.folder(cell.own.rescored["graphs"]))
     assert paths.utterances == ("one", "two")
     assert all(text.startswith("the ") and text.endswith(" sees") for text in paths.texts)
 
@@ -186,7 +186,7 @@ def test_the_page_shows_lists_lattices_and_targets(report: Report, tmp_path: Pat
 def test_without_speech_there_are_no_word_errors(text: Path) -> None:
     plan = make(text, None)
     assert not plan.has_speech
-    assert all(cell.rescored == {} for cell in plan.cells)
+    assert all(cell.own.rescored == {} for cell in plan.cells)
 
 
 def test_a_changed_list_finds_nothing_old(text: Path, speech: Path, tmp_path: Path) -> None:
@@ -197,10 +197,12 @@ def test_a_changed_list_finds_nothing_old(text: Path, speech: Path, tmp_path: Pa
 
     def keys() -> dict[str, str]:
         cell = cell_of(make(text, tmp_path), "float32")
-        return {name: stage.key for name, stage in cell.rescored.items()}
+        return {name: stage.key for name, stage in cell.own.rescored.items()}
 
     before = keys()
-    assert before == {n: s.key for n, s in cell_of(make(text, speech), "float32").rescored.items()}
+    assert before == {
+        n: s.key for n, s in cell_of(make(text, speech), "float32").own.rescored.items()
+    }
     lines = gzip.decompress((tmp_path / "lists.jsonl.gz").read_bytes())
     (tmp_path / "lists.jsonl.gz").write_bytes(gzip.compress(lines[: lines.rindex(b"{")]))
     after = keys()
@@ -211,7 +213,7 @@ def test_a_changed_list_finds_nothing_old(text: Path, speech: Path, tmp_path: Pa
 def test_what_is_missing_damaged_or_double_is_named(
     text: Path, speech: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: is not there; check --speech"):
         make(text, speech, lists=(replace(LISTS, file="nowhere.jsonl"),))
     with pytest.raises(RecipeError, match="lists 'made-up' is there twice"):
         make(text, speech, lists=(LISTS, LISTS))

@@ -1,0 +1,23 @@
+"""What a command is to rescore, whatever does the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Lists to rescore, and by how many.
+
+    Attributes:
+        source: file of lists.
+        first_pass: key of FIRST_PASS.
+        model: artifact folder; None is the bundled one.
+        workers: processes, at most; 0 is one per CPU. Only where an engine has several.
+    """
+
+    source: Path
+    first_pass: str
+    model: Path | None = None
+    workers: int = 0
