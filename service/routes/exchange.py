@@ -106,8 +106,9 @@ class _Client:
 
     def forget(self) -> None:
         """Let the task be."""
-        if self._listening is not None:
-            self._listening.cancel()
+        listening, self._listening = self._listening, None
+        if listening is not None:  # a canceled task holds its frame, and with it this object
+            listening.cancel()
 
     def resume(self) -> None:
         """Make the task forget that it was canceled; before Python 3.11 none remembers."""
