@@ -8,8 +8,8 @@
 namespace secondpass {
 namespace {
 
-// Root-mean-square norm over one head.
-inline void norm_head(const float* x, std::size_t dim, float epsilon, float* y) {
+// What a root-mean-square norm over one head multiplies with.
+inline float norm_factor(const float* x, std::size_t dim, float epsilon) {
     float squares = 0.0f;
     std::size_t i = 0;
     if (kLanes <= dim) {
@@ -18,29 +18,50 @@ inline void norm_head(const float* x, std::size_t dim, float epsilon, float* y) 
         squares = reduce_add(sums);
     }
     for (; i < dim; ++i) squares += x[i] * x[i];
-    const float factor = 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + epsilon);
-    for (i = 0; i < dim; ++i) y[i] = x[i] * factor;
+    return 1.0f / __builtin_sqrtf(squares / static_cast<float>(dim) + epsilon);
 }
 
-// Turns (y[i], y[i + dim / 2]) by the angle i (Su et al., arXiv 2104.09864).
-inline void rotate(float* y, std::size_t dim, const float* cos, const float* sin) {
+inline void scale(const float* x, std::size_t dim, float factor, float* y) {
+    std::size_t i = 0;
+    for (; i + kLanes <= dim; i += kLanes) store(y + i, multiply(load(x + i), broadcast(factor)));
+    for (; i < dim; ++i) y[i] = x[i] * factor;
+}
+
+// Turns factor * (x[i], x[i + dim / 2]) by the angle i (Su et al., arXiv 2104.09864). Nothing that it has
+// stored is read again: y is in no cache yet.
+inline void rotate(const float* x, std::size_t dim, float factor, const float* cos, const float* sin,
+                   float* y) {
     const std::size_t half = dim / 2;
-    for (std::size_t i = 0; i < half; ++i) {
-        const float first = y[i];
-        const float second = y[i + half];
+    std::size_t i = 0;
+    for (; i + kLanes <= half; i += kLanes) {
+        const Vec first = multiply(load(x + i), broadcast(factor));
+        const Vec second = multiply(load(x + i + half), broadcast(factor));
+        const Vec c = load(cos + i);
+        const Vec s = load(sin + i);
+        store(y + i, subtract(multiply(first, c), multiply(second, s)));
+        store(y + i + half, add(multiply(first, s), multiply(second, c)));
+    }
+    for (; i < half; ++i) {
+        const float first = x[i] * factor;
+        const float second = x[i + half] * factor;
         y[i] = first * cos[i] - second * sin[i];
         y[i + half] = first * sin[i] + second * cos[i];
     }
 }
 
-inline void place_head(const SplitArgs& a, std::size_t r, const float* x, bool turns, float* y) {
+inline void pad(float* y, std::size_t dim, std::size_t stride) {
+    for (std::size_t i = dim; i < stride; ++i) y[i] = 0.0f;
+}
+
+// A head of queries or keys.
+inline void place_head(const SplitArgs& a, std::size_t r, const float* x, float* y) {
     const std::size_t dim = a.heads.dim;
-    if (turns && a.epsilon >= 0.0f)
-        norm_head(x, dim, a.epsilon, y);
+    const float factor = a.epsilon < 0.0f ? 1.0f : norm_factor(x, dim, a.epsilon);
+    if (a.cos == nullptr)
+        scale(x, dim, factor, y);
     else
-        __builtin_memcpy(y, x, dim * sizeof(float));
-    if (turns && a.cos != nullptr) rotate(y, dim, a.cos[r], a.sin[r]);
-    for (std::size_t i = dim; i < a.heads.stride; ++i) y[i] = 0.0f;
+        rotate(x, dim, factor, a.cos[r], a.sin[r], y);
+    pad(y, dim, a.heads.stride);
 }
 
 // One head of one row, and what it reads.
@@ -186,9 +207,11 @@ void SECONDPASS_ISA::split(const SplitArgs& a) {
         const float* x = a.qkv + r * 3 * all;
         for (std::size_t head = 0; head < a.heads.count; ++head, x += dim) {
             const std::size_t to = head * a.heads.stride;
-            place_head(a, r, x, true, a.query + r * padded + to);
-            place_head(a, r, x + all, true, a.stored[r] + to);
-            place_head(a, r, x + 2 * all, false, a.stored[r] + padded + to);
+            place_head(a, r, x, a.query + r * padded + to);
+            place_head(a, r, x + all, a.stored[r] + to);
+            float* value = a.stored[r] + padded + to;
+            __builtin_memcpy(value, x + 2 * all, dim * sizeof(float));
+            pad(value, dim, a.heads.stride);
         }
     }
 }
