@@ -43,8 +43,7 @@ def run(options: BenchOptions, track: Track) -> Report:
     """
     texts = _texts(options) if options.bundled else {}  # a bad file costs no hour of work
     rates = peaks.measure((1, THREADS), options.bursts)
-    peak_gops = peaks.int8_peak_gops(rates, THREADS)
-    setting = Setting(options, Environment(options.output / "peers"), track, peak_gops)
+    setting = Setting(options, Environment(options.output / "peers"), track)
     timings = gemms.time_gemms(options.gemm, select_backend("cpu", threads=1), track)
     if options.peers:
         setting.install_peers()
@@ -57,7 +56,7 @@ def run(options: BenchOptions, track: Track) -> Report:
         method=METHOD,
         peaks=tuple(rates),
         gemms=tuple(timings),
-        gemm_summaries=tuple(gemms.summarize(timings, peaks.int8_peak_gops(rates))),
+        gemm_summaries=tuple(gemms.summarize(timings)),
         list_sets=tuple(sets),
         memory=_memory(texts, setting, remarks),
         served=_served(texts, setting, remarks),

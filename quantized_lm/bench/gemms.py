@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quantized_lm.bench import peaks
 from quantized_lm.bench.rounds import Track
 from quantized_lm.ops import linear
 from quantized_lm.ops.backend import Backend
@@ -70,6 +71,7 @@ class GemmTime:
     Attributes:
         median_s: of one call, CPU time.
         spread: (third quartile - first) / median.
+        peak_gops: of the int8 dot product on one thread, metered beside; None without one.
     """
 
     kernel: str
@@ -78,6 +80,7 @@ class GemmTime:
     N: int
     median_s: float
     spread: float
+    peak_gops: float | None = None
 
     @property
     def gops(self) -> float:
@@ -91,7 +94,7 @@ class GemmSummary:
 
     Attributes:
         batch: over M of 32 and more. single: at M = 1. Nan where nothing was timed.
-        batch_share, single_share: of the int8 dot product's peak on one thread; None without one.
+        batch_share, single_share: the same of shares of the peak; None without one.
     """
 
     kernel: str
@@ -126,16 +129,28 @@ def time_gemms(options: GemmOptions, backend: Backend, track: Track) -> list[Gem
         torch.set_num_threads(threads)
 
 
-def summarize(timings: Sequence[GemmTime], peak_gops: float | None) -> list[GemmSummary]:
+def summarize(timings: Sequence[GemmTime]) -> list[GemmSummary]:
     """One line for each kernel, in the order in which they were timed."""
     summaries = []
     for kernel in dict.fromkeys(timing.kernel for timing in timings):
         own = [timing for timing in timings if timing.kernel == kernel]
-        batch = _geometric_mean(timing.gops for timing in own if timing.M >= _SMALLEST_BATCH)
-        single = _geometric_mean(timing.gops for timing in own if timing.M == 1)
-        shares = [None if peak_gops is None else value / peak_gops for value in (batch, single)]
-        summaries.append(GemmSummary(kernel, batch, single, shares[0], shares[1]))
+        batch = [timing for timing in own if timing.M >= _SMALLEST_BATCH]
+        single = [timing for timing in own if timing.M == 1]
+        summaries.append(
+            GemmSummary(
+                kernel,
+                batch=_geometric_mean(timing.gops for timing in batch),
+                single=_geometric_mean(timing.gops for timing in single),
+                batch_share=_mean_share(batch),
+                single_share=_mean_share(single),
+            )
+        )
     return summaries
+
+
+def _mean_share(timings: Sequence[GemmTime]) -> float | None:
+    shares = [timing.gops / timing.peak_gops for timing in timings if timing.peak_gops is not None]
+    return _geometric_mean(shares) if shares else None
 
 
 def _time_case(
@@ -156,9 +171,10 @@ def _time_case(
             laps[f"ours {name}, from C++"] = partial(backend.time_linear, x, weight)
     timings = []
     for kernel, lap in laps.items():
-        quartiles = np.quantile(_measure(lap, options), [0.25, 0.5, 0.75])
+        seconds, peak_gops = peaks.beside(partial(_measure, lap, options), threads=1)
+        quartiles = np.quantile(seconds, [0.25, 0.5, 0.75])
         spread = float((quartiles[2] - quartiles[0]) / quartiles[1])
-        timings.append(GemmTime(kernel, M, K, N, float(quartiles[1]), spread))
+        timings.append(GemmTime(kernel, M, K, N, float(quartiles[1]), spread, peak_gops))
     return timings
 
 

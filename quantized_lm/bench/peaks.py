@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from quantized_lm.ops import cpu
 
 INT8_DOT = "int8 dpbusd, 512 bits"
+_BESIDE_BURSTS = 3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,21 @@ def measure(threads: tuple[int, ...], bursts: int) -> list[PeakRate]:
 def int8_peak_gops(peaks: list[PeakRate], threads: int = 1) -> float | None:
     """Billions of int8 operations a second by dot products; None without them."""
     return next((peak.per_second[threads] / 1e9 for peak in peaks if peak.name == INT8_DOT), None)
+
+
+def beside(work: Callable[[], T], threads: int) -> tuple[T, float | None]:
+    """Do some work and meter the peak just before and just after it.
+
+    A shared machine is now faster, now slower: a peak of some minutes ago says nothing of now.
+
+    Returns:
+        What the work comes to; the mean of the two peaks, as `int8_peak_gops`.
+    """
+    before = _peak_now(threads)
+    done = work()
+    after = _peak_now(threads)
+    return done, None if before is None or after is None else (before + after) / 2.0
+
+
+def _peak_now(threads: int) -> float | None:
+    return int8_peak_gops(measure((threads,), _BESIDE_BURSTS), threads)

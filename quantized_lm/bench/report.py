@@ -27,7 +27,8 @@ METHOD = (
     "Timed for us: the tree, the model and the sums; for a bundled model also tokenization.",
     "Batches of padded systems and n_ubatch of llama.cpp are the fastest of a few. OpenVINO is "
     "calibrated on three of the timed lists.",
-    "limit %: the time of the products alone at the metered int8 peak, over the whole time.",
+    "limit %: the time of the products alone at the int8 peak metered beside, over the whole time.",
+    "Peaks that shares are of are metered with as many threads just before and just after.",
     "diff: from float32 scores, relative, the largest over hypotheses; noise: spread of that error "
     "in a list over the spread of its scores; same w.: diff from float32 arithmetic with the "
     "same dequantized weights. Weights are random: this checks the code at 8 and 4 bits and says "
@@ -47,6 +48,9 @@ class SystemRow:
         same_weights_difference: from float32 arithmetic with the same dequantized weights; None
             where that was not computed.
         one_thread_ms: median of the same system with one thread; None where that was not timed.
+        peak_share, one_thread_peak_share: what part of the time a list's products alone would take
+            at the int8 dot product's peak with as many threads, metered beside; None where that or
+            the number of products is not known.
         processes_ms: median of each of some fresh processes.
     """
 
@@ -65,6 +69,8 @@ class SystemRow:
     ranking_noise: float | None = None
     same_weights_difference: float | None = None
     one_thread_ms: float | None = None
+    peak_share: float | None = None
+    one_thread_peak_share: float | None = None
     processes_ms: tuple[float, ...] = ()
 
     @property
@@ -80,8 +86,6 @@ class ListSet:
     Attributes:
         name: key for programs. title: for readers.
         shape: mean over the lists. ratios: contexts per tree node of each.
-        limit_ms: what a list's products take on the tree at the metered int8 dot-product peak;
-            None where that or the number of products is not known.
     """
 
     name: str
@@ -89,7 +93,6 @@ class ListSet:
     shape: ListShape
     ratios: tuple[float, ...]
     rows: tuple[SystemRow, ...]
-    limit_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,9 @@ class Report:
 
 
 def rows_of(
-    times: Sequence[SystemTimes], same_weights: Mapping[str, Scores]
+    times: Sequence[SystemTimes],
+    same_weights: Mapping[str, Scores],
+    operations: float | None = None,
 ) -> tuple[SystemRow, ...]:
     """Times and scores as rows, compared with the first float32 system that ran.
 
@@ -124,12 +129,25 @@ def rows_of(
 
     Args:
         same_weights: variant of ours -> its scores in float32 arithmetic.
+        operations: of the products of a list, the mean; None where that is not known.
     """
     working = [one for one in times if one.failure is None]
     base = next((one for one in working if one.spec.is_float), None)
-    single = {one.spec.name: one.quantile_ms(0.5) for one in working if one.spec.threads < THREADS}
-    rows = [_row(one, base, same_weights) for one in times if one.spec.threads == THREADS]
-    return tuple(replace(row, one_thread_ms=single.get(row.name)) for row in rows)
+    single = {one.spec.name: one for one in working if one.spec.threads < THREADS}
+    rows = []
+    for one in times:
+        if one.spec.threads != THREADS:
+            continue
+        row = _row(one, base, same_weights)
+        row = replace(row, peak_share=one.share_of_peak(operations))
+        if (alone := single.get(row.name)) is not None:
+            row = replace(
+                row,
+                one_thread_ms=alone.quantile_ms(0.5),
+                one_thread_peak_share=alone.share_of_peak(operations),
+            )
+        rows.append(row)
+    return tuple(rows)
 
 
 def _row(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 
+from quantized_lm.bench import peaks
 from quantized_lm.bench.peers.protocol import Description
-from quantized_lm.bench.systems import SystemSpec
+from quantized_lm.bench.systems import OWN, SystemSpec
 from quantized_lm.bench.workers import Worker, WorkerError
 
 T = TypeVar("T")
@@ -54,6 +56,8 @@ class SystemTimes:
         rounds_ms: of each round.
         processes_ms: median of each fresh process; of systems as they are served only.
         scores: [list][hypothesis], log P, nats.
+        peaks_gops: of int8 dot products with as many threads, metered beside each round; None where
+            there are none, empty for other systems.
     """
 
     spec: SystemSpec
@@ -62,10 +66,26 @@ class SystemTimes:
     rounds_ms: tuple[float, ...] = ()
     processes_ms: tuple[float, ...] = ()
     scores: Scores = ()
+    peaks_gops: tuple[float | None, ...] = ()
 
     def quantile_ms(self, share: float) -> float:
         """A quantile over rounds."""
         return float(np.quantile(self.rounds_ms, share))
+
+    def share_of_peak(self, operations: float | None) -> float | None:
+        """What part of the time the products alone would take at the peak, the median over rounds.
+
+        Args:
+            operations: of the products of a list; None where that is not known.
+        """
+        if operations is None or not self.peaks_gops:
+            return None
+        shares = [
+            1e-6 * operations / peak_gops / round_ms
+            for peak_gops, round_ms in zip(self.peaks_gops, self.rounds_ms, strict=True)
+            if peak_gops is not None
+        ]
+        return float(np.median(shares)) if shares else None
 
 
 @dataclass(frozen=True)
@@ -106,9 +126,15 @@ def time_systems(
             contest.enter(spec)
         scores = {spec: contest.scores(spec) for spec in specs}
         rounds: dict[SystemSpec, list[float]] = {spec: [] for spec in specs}
+        beside: dict[SystemSpec, list[float | None]] = {spec: [] for spec in specs}
         turns = [spec for _ in range(options.rounds) for spec in specs]
         for spec in track(turns, "timing"):
-            rounds[spec] += contest.lap(spec)
+            if spec.peer != OWN:
+                rounds[spec] += contest.lap(spec)
+                continue
+            laps, peak_gops = peaks.beside(partial(contest.lap, spec), spec.threads)
+            rounds[spec] += laps
+            beside[spec] += [peak_gops] * len(laps)
         descriptions = {spec: worker.description for spec, worker in contest.workers.items()}
     finally:
         contest.stop()
@@ -123,6 +149,7 @@ def time_systems(
             spec,
             description=descriptions[spec],
             rounds_ms=tuple(rounds[spec]),
+            peaks_gops=tuple(beside[spec]),
             processes_ms=tuple(processes[spec]),
             scores=scores[spec],
         )

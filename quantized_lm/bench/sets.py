@@ -43,14 +43,12 @@ class Setting:
     """What all sets share.
 
     Attributes:
-        peak_gops: of int8 dot products with all threads, billions a second; None without them.
         missing: peer -> why it is not installed.
     """
 
     options: BenchOptions
     environment: Environment
     track: Track
-    peak_gops: float | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
     def folder(self, name: str) -> Path:
@@ -117,11 +115,9 @@ def gpt2_set(name: str, size: Size, setting: Setting) -> ListSet:
         f"GPT-2 {name}: {size.num_layers} layers of {size.model_dim}, {millions:.1f} M parameters, "
         "random weights, made-up lists"
     )
-    one = _list_set(name, title, size.draw_lists(), rows_of(times, same_weights))
-    if setting.peak_gops is None:
-        return one
-    operations = 2 * count_multiplied(Path(task.weights)) * one.shape.nodes
-    return replace(one, limit_ms=operations / setting.peak_gops / 1e6)
+    tokens = size.draw_lists()
+    operations = 2 * count_multiplied(Path(task.weights)) * lists.mean_shape(tokens).nodes
+    return _list_set(name, title, tokens, rows_of(times, same_weights, operations))
 
 
 def gpt2_artifact(

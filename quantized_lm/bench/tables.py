@@ -99,7 +99,7 @@ def _systems(one: ListSet) -> Table:
         f"{shape.nodes:.0f} tree nodes, ratio {min(one.ratios):.1f} to {max(one.ratios):.1f}"
     )
     headings = ("system", "ms a list", "quartiles", "x float32", "1 thread", "speed-up")
-    more = ("limit %", "MiB", "diff %", "noise %", "same w. %", "processes, ms")
+    more = ("limit %", "1 thread %", "MiB", "diff %", "noise %", "same w. %", "processes, ms")
     table = _table(title, (*headings, *more))
     working = [row for row in one.rows if row.failure is None]
     for row in sorted(working, key=lambda row: -row.median_ms):
@@ -110,7 +110,8 @@ def _systems(one: ListSet) -> Table:
             _number(row.times_float32, 2),
             _number(row.one_thread_ms, 1),
             _number(row.over_one_thread, 2),
-            _percent(_limit_share(row, one.limit_ms), 0),
+            _percent(row.peak_share, 0),
+            _percent(row.one_thread_peak_share, 0),
             f"{row.model_bytes / _MIB:.1f}",
             _percent(row.max_difference, 3),
             _percent(row.ranking_noise, 1),
@@ -121,11 +122,6 @@ def _systems(one: ListSet) -> Table:
     failed = [f"{row.name} did not run: {row.failure}" for row in one.rows if row.failure]
     table.caption = "\n".join(failed)
     return table
-
-
-def _limit_share(row: SystemRow, limit_ms: float | None) -> float | None:
-    """What part of the time int8 dot products alone would take; look-up can take less."""
-    return limit_ms / row.median_ms if limit_ms is not None and row.is_own else None
 
 
 def _processes(row: SystemRow) -> str:

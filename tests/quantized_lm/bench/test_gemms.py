@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import pytest
@@ -64,16 +64,16 @@ def test_a_wrong_backend_is_not_timed() -> None:
 def test_means_are_geometric_and_split_by_rows() -> None:
     # 2 M K N = 2e9 operations, so GOP/s are 2 / seconds.
     timings = [
-        GemmTime("ours", 1, 10**5, 10**4, 0.5, 0.0),
-        GemmTime("ours", 100, 10**4, 10**3, 0.02, 0.0),
-        GemmTime("ours", 1000, 10**3, 10**3, 0.005, 0.0),
+        GemmTime("ours", 1, 10**5, 10**4, 0.5, 0.0, 800.0),
+        GemmTime("ours", 100, 10**4, 10**3, 0.02, 0.0, 400.0),
+        GemmTime("ours", 1000, 10**3, 10**3, 0.005, 0.0, 400.0),
     ]
-    (summary,) = summarize(timings, 800.0)
+    (summary,) = summarize(timings)
     assert (summary.single, summary.single_share) == pytest.approx((4.0, 0.005))
-    assert (summary.batch, summary.batch_share) == pytest.approx((200.0, 0.25))
-    (summary,) = summarize(timings[:1], None)
+    assert (summary.batch, summary.batch_share) == pytest.approx((200.0, 0.5))
+    (summary,) = summarize([replace(timings[0], peak_gops=None)])
     assert math.isnan(summary.batch)
-    assert summary.batch_share is None
+    assert (summary.batch_share, summary.single_share) == (None, None)
 
 
 def test_slow_calls_are_not_repeated_to_fill_a_run() -> None:
@@ -105,3 +105,19 @@ def test_this_machine_has_peaks() -> None:
     for rate in peaks.measure((1,), bursts=1):
         assert rate.unit in {"op", "byte"}
         assert rate.per_second[1] > 1e8, rate.name
+
+
+def test_a_peak_is_metered_on_both_sides_of_some_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = [1e9]
+
+    def measure(threads: int, _: int) -> list[tuple[str, str, float]]:
+        return [(peaks.INT8_DOT, "op", speed[0] * threads)]
+
+    def work() -> str:
+        speed[0] = 3e9
+        return "done"
+
+    monkeypatch.setattr(cpu, "measure_peaks", measure)
+    assert peaks.beside(work, threads=2) == ("done", 4.0)
+    monkeypatch.setattr(cpu, "measure_peaks", lambda *_: [])
+    assert peaks.beside(work, threads=2) == ("done", None)

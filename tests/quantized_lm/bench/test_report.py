@@ -39,6 +39,7 @@ PACKED = SystemTimes(
     (1.0, 2.0, 3.0),
     (2.0, 4.0),
     [[-11.0, -20.0]],
+    (100.0, 100.0, None),
 )
 SINGLE = SystemTimes(
     SystemSpec("ours 4bit", OWN, "4bit", "cpu", threads=1),
@@ -47,11 +48,12 @@ SINGLE = SystemTimes(
     (4.0,),
     (),
     [[-11.0, -20.0]],
+    (50.0,),
 )
 
 
 def rows() -> tuple[SystemRow, ...]:
-    return rows_of([BROKEN, FLOAT, PACKED, SINGLE], {"4bit": [[-11.0, -20.0]]})
+    return rows_of([BROKEN, FLOAT, PACKED, SINGLE], {"4bit": [[-11.0, -20.0]]}, operations=1e8)
 
 
 def test_all_compare_with_the_first_float32_that_ran() -> None:
@@ -65,6 +67,9 @@ def test_all_compare_with_the_first_float32_that_ran() -> None:
     assert packed.one_thread_ms == 4.0
     assert packed.over_one_thread == 2.0
     assert base.over_one_thread is None
+    assert (base.peak_share, packed.peak_share, packed.one_thread_peak_share) == (None, 0.75, 0.5)
+    (row,) = rows_of([PACKED], {})
+    assert row.peak_share is None
 
 
 def test_without_float32_there_is_no_comparison() -> None:
@@ -83,8 +88,8 @@ def whole_report() -> Report:
         method=("how it was timed",),
         peaks=(PeakRate("int8 dot", "op", {1: 1e12, 2: 2e12}),),
         gemms=timings,
-        gemm_summaries=tuple(summarize(timings, None)),
-        list_sets=(ListSet("s", "GPT-2 s", ListShape(200, 60, 220), (2.5, 4.0), rows(), 1.34),),
+        gemm_summaries=tuple(summarize(timings)),
+        list_sets=(ListSet("s", "GPT-2 s", ListShape(200, 60, 220), (2.5, 4.0), rows()),),
         memory={"en-small": Memory(5 << 20, 2, 6 << 20, 7 << 20, 9 << 20)},
         served={"en-small": Served(100, 5, 4, 3.5, 0.5, 1, 2, 12, 60)},
         remarks=("something was odd",),
@@ -103,7 +108,7 @@ def test_tables_show_everything_and_hide_no_failure() -> None:
         "1.5-2.5",  # quartiles
         "5.00",  # times float32
         "2.0-4.0",  # fresh processes
-        "67",  # of the products' limit, in percent
+        "75",  # of the products' limit, in percent
         "theirs float32 did not run: not installed",
         "how it was timed",
         "a served request of en-small",
