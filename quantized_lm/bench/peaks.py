@@ -40,18 +40,14 @@ def measure(threads: tuple[int, ...], bursts: int) -> list[PeakRate]:
     ]
 
 
-def int8_peak_gops(peaks: list[PeakRate], threads: int = 1) -> float | None:
-    """Billions of int8 operations a second by dot products; None without them."""
-    return next((peak.per_second[threads] / 1e9 for peak in peaks if peak.name == INT8_DOT), None)
-
-
 def beside(work: Callable[[], T], threads: int) -> tuple[T, float | None]:
     """Do some work and meter the peak just before and just after it.
 
     A shared machine is now faster, now slower: a peak of some minutes ago says nothing of now.
 
     Returns:
-        What the work comes to; the mean of the two peaks, as `int8_peak_gops`.
+        What the work comes to; the mean of the two peaks, in billions of int8 operations a second
+        by dot products, None where the CPU has none.
     """
     before = _peak_now(threads)
     done = work()
@@ -60,4 +56,5 @@ def beside(work: Callable[[], T], threads: int) -> tuple[T, float | None]:
 
 
 def _peak_now(threads: int) -> float | None:
-    return int8_peak_gops(measure((threads,), _BESIDE_BURSTS), threads)
+    rates = cpu.measure_peaks(threads, _BESIDE_BURSTS, INT8_DOT)
+    return next((per_second / 1e9 for _, _, per_second in rates), None)

@@ -64,13 +64,16 @@ def instruction_sets() -> list[str]:
     return _cpu.instruction_sets() if _import_error is None else []
 
 
-def measure_peaks(threads: int, bursts: int) -> list[tuple[str, str, float]]:
+def measure_peaks(threads: int, bursts: int, only: str = "") -> list[tuple[str, str, float]]:
     """Meter the machine's limits (csrc/peaks.h); empty without the module.
+
+    Args:
+        only: name of the one that is wanted; empty for all.
 
     Returns:
         (name, unit, units per second of all threads together) of each.
     """
-    return _cpu.measure_peaks(threads, bursts) if _import_error is None else []
+    return _cpu.measure_peaks(threads, bursts, only) if _import_error is None else []
 
 
 @torch.library.custom_op("secondpass::linear_cpu", mutates_args=())

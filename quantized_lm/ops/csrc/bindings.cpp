@@ -157,13 +157,14 @@ double time_of(const Matrix& x, const SharedWeight& shared, const std::string& i
 }
 
 std::vector<std::tuple<std::string, std::string, double>> peaks_of(std::size_t threads,
-                                                                   std::size_t bursts) {
+                                                                   std::size_t bursts,
+                                                                   const std::string& only) {
     require(threads >= 1 && threads <= kMostThreads && bursts >= 1,
             "threads and bursts are " + std::to_string(threads) + " and " +
                 std::to_string(bursts) + "; need 1 to 1024, and 1 or more");
     const nb::gil_scoped_release release;
     std::vector<std::tuple<std::string, std::string, double>> peaks;
-    for (const Peak& peak : measure_peaks(threads, bursts))
+    for (const Peak& peak : measure_peaks(threads, bursts, only))
         peaks.emplace_back(peak.name, peak.unit, peak.per_second);
     return peaks;
 }
@@ -176,8 +177,8 @@ void bind_operations(nb::module_& m) {
     m.def("instruction_sets", &instruction_sets,
           "What this build contains and this CPU can run, slowest first.");
     m.def("looks_up", &looks_up, "isa"_a, "Whether an instruction set reads the look-up layout.");
-    m.def("measure_peaks", &peaks_of, "threads"_a, "bursts"_a,
-          "Limits of the machine: (name, unit, units per second of all threads).");
+    m.def("measure_peaks", &peaks_of, "threads"_a, "bursts"_a, "only"_a,
+          "Limits of the machine, or one of them: (name, unit, units per second of all threads).");
     nb::class_<SharedWeight>(m, "Weight", "A packed weight (N, K); keeps its arrays alive.")
         .def(nb::new_(&make_weight), "words"_a.noconvert(), "scale"_a.noconvert(),
              "levels"_a.noconvert(), "layout"_a);

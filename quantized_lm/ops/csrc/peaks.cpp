@@ -276,10 +276,11 @@ double best_rate(const Meter& meter, std::size_t threads, std::size_t bursts) {
 
 }  // namespace
 
-std::vector<Peak> measure_peaks(std::size_t threads, std::size_t bursts) {
+std::vector<Peak> measure_peaks(std::size_t threads, std::size_t bursts, const std::string& only) {
     std::vector<Peak> peaks;
     for (const Meter& meter : meters())
-        peaks.push_back({meter.name, meter.unit, best_rate(meter, threads, bursts)});
+        if (only.empty() || only == meter.name)
+            peaks.push_back({meter.name, meter.unit, best_rate(meter, threads, bursts)});
     return peaks;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <vector>
 
 namespace secondpass {
@@ -20,6 +21,7 @@ struct Peak {
 //   threads  at work at the same time, at least 1
 //   bursts   of about a millisecond, each limit's best of which counts, at least 1: what else runs
 //            on the machine disturbs some of them
-std::vector<Peak> measure_peaks(std::size_t threads, std::size_t bursts);
+//   only     the name of the one that is wanted; empty: all
+std::vector<Peak> measure_peaks(std::size_t threads, std::size_t bursts, const std::string& only);
 
 }  // namespace secondpass

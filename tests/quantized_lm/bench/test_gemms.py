@@ -96,22 +96,22 @@ def test_peaks_are_metered_for_every_number_of_threads(monkeypatch: pytest.Monke
     monkeypatch.setattr(cpu, "measure_peaks", measure)
     rates = peaks.measure((1, 2), bursts=1)
     assert rates[0].per_second == {1: 1e9, 2: 2e9}
-    assert peaks.int8_peak_gops(rates) == 1.0
-    assert peaks.int8_peak_gops(rates, threads=2) == 2.0
-    assert peaks.int8_peak_gops(rates[1:]) is None
 
 
 def test_this_machine_has_peaks() -> None:
-    for rate in peaks.measure((1,), bursts=1):
+    rates = peaks.measure((1,), bursts=1)
+    for rate in rates:
         assert rate.unit in {"op", "byte"}
         assert rate.per_second[1] > 1e8, rate.name
+        assert [name for name, _, _ in cpu.measure_peaks(1, 1, rate.name)] == [rate.name]
+    assert cpu.measure_peaks(1, 1, "none of this name") == []
 
 
 def test_a_peak_is_metered_on_both_sides_of_some_work(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = [1e9]
 
-    def measure(threads: int, _: int) -> list[tuple[str, str, float]]:
-        return [(peaks.INT8_DOT, "op", speed[0] * threads)]
+    def measure(threads: int, _: int, only: str) -> list[tuple[str, str, float]]:
+        return [(only, "op", speed[0] * threads)]
 
     def work() -> str:
         speed[0] = 3e9
