@@ -62,7 +62,8 @@ class KnownTree:
     @classmethod
     def fresh(cls, model: LanguageModel, context: Sequence[int]) -> KnownTree:
         """The root and a context of which nothing is known."""
-        tree = cls(model.new_state(context))
+        nodes = np.arange(len(context) + 1, dtype=np.int32)
+        tree = cls(model.fork(model.new_state(context), nodes))  # as only a fork is to be kept
         for parent, token in enumerate(context):
             tree.append(parent, token)
         return tree

@@ -35,6 +35,8 @@ class LanguageModel(Protocol):
     def fork(self, state: TreeState, nodes: NDArray[np.int32]) -> TreeState:
         """A new tree of some nodes of another. What was run of them is not run again.
 
+        It may be kept for long: it holds hardly more memory than it needs, also when it grows.
+
         Args:
             state: a tree of this model, not changed.
             nodes: (n,) int32, ids: the root's first, each once and after its parent's.

@@ -265,3 +265,24 @@ def test_a_tree_of_another_model_is_refused() -> None:
     one, other = (load(odd_model("lstm"), backend) for _ in range(2))
     with pytest.raises(ShapeError, match="another model"):
         one.fork(other.new_state(), nodes_of(0))
+
+
+@pytest.mark.skipif(not BACKENDS["cpu"].is_available, reason="there is no native engine")
+def test_memory_of_trees_is_used_again_by_any_but_one_that_is_kept() -> None:
+    model = load(odd_model("transformer"), select_backend("cpu"))
+
+    def bytes_of(length: int) -> tuple[int, int]:
+        state = model.new_state()
+        chain = np.arange(length, dtype=np.int32)
+        model.extend([state], [chain], [np.full(length, 3, np.int32)])
+        fork = model.fork(state, nodes_of(0, 1))
+        return model.state_bytes(state), model.state_bytes(fork)
+
+    small, kept = bytes_of(4)
+    assert kept < small
+    large, _ = bytes_of(40)
+    assert large > 8 * small
+    again, kept_again = bytes_of(8)
+    assert again == pytest.approx(large, rel=0.05)  # its memory, as the small one's does not do
+    assert kept_again == kept
+    assert bytes_of(40)[0] == pytest.approx(large, rel=0.05)

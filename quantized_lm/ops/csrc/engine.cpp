@@ -17,7 +17,7 @@ Engine::Engine(const Kernels& kernels, std::shared_ptr<Pool> pool, const Limits&
 std::unique_ptr<Tree> Engine::new_tree(const std::vector<std::int32_t>& path) const {
     require_depth(path.size() - 1);
     for (const std::int32_t token : path) require_token(token);
-    auto tree = std::make_unique<Tree>(stored_, spares_);
+    auto tree = std::make_unique<Tree>(stored_, spares_, Life::kShort);
     for (const std::int32_t token : path)
         tree->append(static_cast<std::int32_t>(tree->size()) - 1, token);
     return tree;
@@ -26,7 +26,7 @@ std::unique_ptr<Tree> Engine::new_tree(const std::vector<std::int32_t>& path) co
 std::unique_ptr<Tree> Engine::fork(const Tree& tree, const std::int32_t* nodes,
                                    std::size_t count) const {
     require_own(tree);
-    auto part = std::make_unique<Tree>(stored_, spares_);
+    auto part = std::make_unique<Tree>(stored_, spares_, Life::kLong);
     part->copy(tree, nodes, count);
     return part;
 }

@@ -32,7 +32,8 @@ public:
     std::unique_ptr<Tree> new_tree(const std::vector<std::int32_t>& path) const;
 
     // A tree of some nodes of another, with what they left behind when they were run (see Tree::copy).
-    // Throws std::invalid_argument for nodes that do not make a tree, or a tree of another model.
+    // It may be kept: it holds hardly more memory than it needs, also when it grows. Throws
+    // std::invalid_argument for nodes that do not make a tree, or a tree of another model.
     std::unique_ptr<Tree> fork(const Tree& tree, const std::int32_t* nodes,
                                std::size_t count) const;
 

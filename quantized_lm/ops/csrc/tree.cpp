@@ -10,7 +10,9 @@ namespace secondpass {
 namespace {
 
 constexpr std::size_t kMostSpareBytes = std::size_t{256} << 20;
-// A spare up to this many times too large is better than fresh memory.
+// Of what was used lately, this many times is kept: memory of several sizes comes back in any order.
+constexpr std::size_t kSpareTimes = 2;
+// For a tree that lives long a spare up to this many times too large is better than fresh memory.
 constexpr std::size_t kWaste = 2;
 // Each taking forgets this part of what was used lately.
 constexpr std::size_t kFading = 16;
@@ -19,16 +21,13 @@ std::size_t whole_lines(std::size_t bytes) { return ceil_divide(bytes, kAlignmen
 
 }  // namespace
 
-Spares::Memory Spares::take(std::size_t bytes, std::size_t* taken) {
+Spares::Memory Spares::take(std::size_t bytes, std::size_t most, std::size_t* taken) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    auto best = spares_.end();
-    for (auto spare = spares_.begin(); spare != spares_.end(); ++spare)
-        if (spare->bytes >= bytes && spare->bytes / kWaste <= bytes &&
-            (best == spares_.end() || spare->bytes < best->bytes))
-            best = spare;
+    const auto best = std::find_if(spares_.begin(), spares_.end(),
+                                   [&](const Spare& spare) { return spare.bytes >= bytes; });
     Memory memory;
     *taken = bytes;
-    if (best == spares_.end()) {
+    if (best == spares_.end() || best->bytes > most) {
         memory.reset(static_cast<std::byte*>(allocate(bytes)));
     } else {
         memory = std::move(best->memory);
@@ -45,20 +44,21 @@ void Spares::give_back(Memory memory, std::size_t bytes) noexcept {
     if (memory == nullptr) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     used_bytes_ -= bytes;
-    const std::size_t most = std::min(lately_used_bytes_, kMostSpareBytes);
-    if (bytes > most) return;
-    auto first_kept = spares_.begin();
-    for (; spare_bytes_ + bytes > most; ++first_kept) spare_bytes_ -= first_kept->bytes;
-    spares_.erase(spares_.begin(), first_kept);
+    const auto place = std::find_if(spares_.begin(), spares_.end(),
+                                    [&](const Spare& spare) { return spare.bytes >= bytes; });
     try {
-        spares_.push_back({std::move(memory), bytes});
+        spares_.insert(place, {std::move(memory), bytes});
         spare_bytes_ += bytes;
     } catch (const std::bad_alloc&) {  // then it is not kept
     }
+    const std::size_t most = std::min(kSpareTimes * lately_used_bytes_, kMostSpareBytes);
+    auto first_kept = spares_.begin();
+    for (; spare_bytes_ > most; ++first_kept) spare_bytes_ -= first_kept->bytes;
+    spares_.erase(spares_.begin(), first_kept);
 }
 
-Tree::Tree(const StoredSizes& sizes, std::shared_ptr<Spares> spares)
-    : sizes_(sizes), spares_(std::move(spares)) {}
+Tree::Tree(const StoredSizes& sizes, std::shared_ptr<Spares> spares, Life life)
+    : sizes_(sizes), spares_(std::move(spares)), life_(life) {}
 
 Tree::~Tree() { spares_->give_back(std::move(memory_), bytes_); }
 
@@ -74,8 +74,9 @@ void Tree::reserve(std::size_t more) {
     // Half as much again, so that a tree that grows node by node is not copied each time; a first
     // call gets what it asks for, because most trees see no second one.
     const std::size_t capacity = std::max(needed, capacity_ + capacity_ / 2);
-    std::size_t bytes = 0;
-    Spares::Memory memory = spares_->take(bytes_for(capacity), &bytes);
+    std::size_t bytes = bytes_for(capacity);
+    const std::size_t most = life_ == Life::kLong ? kWaste * bytes : static_cast<std::size_t>(-1);
+    Spares::Memory memory = spares_->take(bytes, most, &bytes);
     move_into(memory.get(), capacity);
     std::swap(memory, memory_);
     std::swap(bytes, bytes_);

@@ -13,14 +13,14 @@
 namespace secondpass {
 
 // Memory of trees, which is used again when they end: the system takes longer to hand out fresh
-// pages than kernels take to fill them. Keeps no more than was in use lately. May be used by
-// several threads.
+// pages than kernels take to fill them. Keeps no more than twice what was in use lately, and the
+// largest of it, which serve trees of any size. May be used by several threads.
 class Spares {
 public:
     using Memory = std::unique_ptr<std::byte, Free>;
 
-    // At least `bytes`, how many it is in `taken`. Throws std::bad_alloc.
-    Memory take(std::size_t bytes, std::size_t* taken);
+    // At least `bytes`, how many it is in `taken`: `most` or fewer. Throws std::bad_alloc.
+    Memory take(std::size_t bytes, std::size_t most, std::size_t* taken);
     void give_back(Memory memory, std::size_t bytes) noexcept;
 
 private:
@@ -30,7 +30,7 @@ private:
     };
 
     std::mutex mutex_;
-    std::vector<Spare> spares_;  // oldest first
+    std::vector<Spare> spares_;  // smallest first
     std::size_t spare_bytes_ = 0;
     std::size_t used_bytes_ = 0;
     std::size_t lately_used_bytes_ = 0;  // the most, fading as memory is taken
@@ -59,9 +59,12 @@ struct Node {
     std::int32_t slot;    // index of what it stored, kNotRun if it was not run
 };
 
+// How long a tree lives: whether it may hold more memory than it needs.
+enum class Life { kShort, kLong };
+
 class Tree {
 public:
-    Tree(const StoredSizes& sizes, std::shared_ptr<Spares> spares);
+    Tree(const StoredSizes& sizes, std::shared_ptr<Spares> spares, Life life);
     ~Tree();
     Tree(const Tree&) = delete;
     Tree& operator=(const Tree&) = delete;
@@ -110,6 +113,7 @@ private:
 
     const StoredSizes sizes_;
     const std::shared_ptr<Spares> spares_;
+    const Life life_;
     std::vector<Node> nodes_;
     std::size_t run_nodes_ = 0;
     std::size_t capacity_ = 0;  // rows there is room for
