@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -134,24 +134,19 @@ def rows_of(
     working = [one for one in times if one.failure is None]
     base = next((one for one in working if one.spec.is_float), None)
     single = {one.spec.name: one for one in working if one.spec.threads < THREADS}
-    rows = []
-    for one in times:
-        if one.spec.threads != THREADS:
-            continue
-        row = _row(one, base, same_weights)
-        row = replace(row, peak_share=one.share_of_peak(operations))
-        if (alone := single.get(row.name)) is not None:
-            row = replace(
-                row,
-                one_thread_ms=alone.quantile_ms(0.5),
-                one_thread_peak_share=alone.share_of_peak(operations),
-            )
-        rows.append(row)
-    return tuple(rows)
+    return tuple(
+        _row(one, base, single.get(one.spec.name), same_weights, operations)
+        for one in times
+        if one.spec.threads == THREADS
+    )
 
 
 def _row(
-    times: SystemTimes, base: SystemTimes | None, same_weights: Mapping[str, Scores]
+    times: SystemTimes,
+    base: SystemTimes | None,
+    alone: SystemTimes | None,
+    same_weights: Mapping[str, Scores],
+    operations: float | None,
 ) -> SystemRow:
     spec, description = times.spec, times.description
     is_own = spec.peer == OWN
@@ -176,6 +171,9 @@ def _row(
         same_weights_difference=(
             None if same is None else agreement(times.scores, same).max_difference
         ),
+        one_thread_ms=None if alone is None else alone.quantile_ms(0.5),
+        peak_share=times.share_of_peak(operations),
+        one_thread_peak_share=None if alone is None else alone.share_of_peak(operations),
         processes_ms=times.processes_ms,
     )
 

@@ -335,7 +335,8 @@ void check_attention(const Kernels& kernels, const char* where) {
     const std::size_t R = pick(1, 12);
     const std::size_t all = heads.count * dim;
     const std::size_t padded = heads.count * heads.stride;
-    const bool is_modern = pick(0, 1) == 1;
+    const bool turns = pick(0, 1) == 1;
+    const bool normalizes = pick(0, 1) == 1;
     const Array<float> qkv = random_floats(R * 3 * all, 1.0f);
     const Array<float> angles = random_floats(R * dim / 2, 1.0f);
     const Array<float> query(R * padded);
@@ -353,16 +354,18 @@ void check_attention(const Kernels& kernels, const char* where) {
         sin_rows[r] = sin.data + r * dim / 2;
         stored[r] = store.data + r * row_floats(heads);
     }
-    kernels.split({qkv.data, R, heads, is_modern ? cos_rows.data() : nullptr,
-                   is_modern ? sin_rows.data() : nullptr, is_modern ? 1e-6f : -1.0f, query.data,
+    kernels.split({qkv.data, R, heads, turns ? cos_rows.data() : nullptr,
+                   turns ? sin_rows.data() : nullptr, normalizes ? 1e-6f : -1.0f, query.data,
                    stored.data()});
     // kind 0: queries, 1: keys, 2: values
     const auto expected = [&](std::size_t kind, std::size_t r, std::size_t head, std::size_t i) {
         const float* x = qkv.data + r * 3 * all + kind * all + head * dim;
-        if (!is_modern || kind == 2) return static_cast<double>(x[i]);
+        if (kind == 2) return static_cast<double>(x[i]);
         double squares = 0;
         for (std::size_t j = 0; j < dim; ++j) squares += x[j] * x[j];
-        const double factor = 1 / std::sqrt(squares / static_cast<double>(dim) + 1e-6);
+        const double root = std::sqrt(squares / static_cast<double>(dim) + 1e-6);
+        const double factor = normalizes ? 1 / root : 1;
+        if (!turns) return factor * x[i];
         const std::size_t half = dim / 2;
         const double angle = angles[r * half + i % half];
         return factor * (i < half ? x[i] * std::cos(angle) - x[i + half] * std::sin(angle)

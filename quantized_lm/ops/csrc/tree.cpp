@@ -44,6 +44,8 @@ void Spares::give_back(Memory memory, std::size_t bytes) noexcept {
     if (memory == nullptr) return;
     const std::lock_guard<std::mutex> lock(mutex_);
     used_bytes_ -= bytes;
+    const std::size_t most = std::min(kSpareTimes * lately_used_bytes_, kMostSpareBytes);
+    if (bytes > most) return;  // it would drive out all others
     const auto place = std::find_if(spares_.begin(), spares_.end(),
                                     [&](const Spare& spare) { return spare.bytes >= bytes; });
     try {
@@ -51,7 +53,6 @@ void Spares::give_back(Memory memory, std::size_t bytes) noexcept {
         spare_bytes_ += bytes;
     } catch (const std::bad_alloc&) {  // then it is not kept
     }
-    const std::size_t most = std::min(kSpareTimes * lately_used_bytes_, kMostSpareBytes);
     auto first_kept = spares_.begin();
     for (; spare_bytes_ > most; ++first_kept) spare_bytes_ -= first_kept->bytes;
     spares_.erase(spares_.begin(), first_kept);
