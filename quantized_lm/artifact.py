@@ -162,6 +162,15 @@ def bundled_path(name: str) -> Path:
     return home / name
 
 
+def model_folder(name: str) -> Path:
+    """Where a model is: the folder of that name, or the bundled model.
+
+    Raises:
+        ArtifactError: neither.
+    """
+    return Path(name) if (Path(name) / _MANIFEST).exists() else bundled_path(name)
+
+
 def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
     """Write the folder, the manifest last, so that a folder with a manifest is whole.
 
@@ -280,6 +289,18 @@ def read_manifest(folder: Path) -> Manifest:
     if _manifest_hash(value) != manifest.sha256:
         raise ArtifactIntegrityError(f"{path} was altered after it was written; {_REMEDY}")
     return manifest
+
+
+def read_verified(folder: Path, name: str) -> bytes:
+    """One file of an artifact.
+
+    Raises:
+        ArtifactVersionError, ArtifactIntegrityError: as `load_artifact`.
+    """
+    entry = read_manifest(folder).files.get(name)
+    if entry is None:
+        raise ArtifactIntegrityError(f"{folder}: the manifest names no {name}; {_REMEDY}")
+    return _read_file(folder, name, entry)
 
 
 def _manifest_hash(value: Mapping[str, Any]) -> str:

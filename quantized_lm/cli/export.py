@@ -10,7 +10,7 @@ import typer
 from quantized_lm.cli.console import command, note
 from quantized_lm.cli.train import RecipeArgument, RunOption
 from quantized_lm.pipeline.export import RunFolders, export
-from quantized_lm.pipeline.recipe import load_recipe
+from quantized_lm.pipeline.recipe import load_recipe, whole_recipe
 
 
 @command
@@ -33,7 +33,7 @@ def run(
     home = run or Path("runs") / settings.name
     folder = export(
         settings,
-        recipe.read_bytes(),
+        whole_recipe(recipe),
         folders=RunFolders(home, home / "quantize"),
         out=home / settings.name,
         default_weights=weights,

@@ -21,7 +21,7 @@ from quantized_lm.files import write_atomic
 from quantized_lm.pipeline.progress import track
 from quantized_lm.pipeline.recipe import CorpusRecipe
 from quantized_lm.pipeline.text_files import read_lines
-from quantized_lm.pipeline.vocabulary import make_tokenizer
+from quantized_lm.pipeline.vocabulary import make_tokenizer, vocabulary_files
 from quantized_lm.records import content_key
 from quantized_lm.tokenizer import BOUNDARY_ID, Tokenizer
 
@@ -142,9 +142,10 @@ def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
 def _fingerprint(recipe: CorpusRecipe, data: Path) -> str:
     """Hash of the recipe and of every source file's bytes."""
     digest = hashlib.sha256(content_key(recipe).encode())
-    for name in sorted({*recipe.train, *recipe.vocab_from, recipe.dev, recipe.test} - {""}):
+    text = {data / name for name in (*recipe.train, recipe.dev, recipe.test) if name}
+    for path in sorted({*text, *vocabulary_files(recipe, data)}):
         try:
-            digest.update(hashlib.sha256((data / name).read_bytes()).digest())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
-            raise DataError(f"{data / name}: cannot be read ({error}); check --data") from None
+            raise DataError(f"{path}: cannot be read ({error}); check --data") from None
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from quantized_lm.artifact import FORMAT_VERSION, ArtifactParts, Manifest, write
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.quantize import load_student
 from quantized_lm.pipeline.recipe import Recipe
+from quantized_lm.pipeline.start import start_revision
 from quantized_lm.tokenizer import BOUNDARY, BOUNDARY_ID
 
 # Written for this purpose: everyday, bookish and spontaneous speech, a rare name, an unknown
@@ -51,7 +52,7 @@ def export(
     """Write the artifact; returns its folder, `out`.
 
     Args:
-        recipe_yaml: the recipe's own text, kept in the artifact.
+        recipe_yaml: the recipe as text, kept in the artifact.
         default_weights: score weights served to requests that name none, tuned on dev lists.
 
     Raises:
@@ -95,7 +96,9 @@ def export(
 def _provenance(recipe: Recipe, folders: RunFolders) -> dict[str, Any]:
     """Who made the weights, from what, and what was measured on the way."""
     corpus = json.loads((folders.run / "corpus" / "corpus.json").read_text())
+    start = {"start": recipe.start, "start_sha256": start_revision(recipe)} if recipe.start else {}
     return {
+        **start,
         "training_data": recipe.training_data,
         "training_words": corpus["words"]["train"],
         "corpus_sha256": corpus["key"],

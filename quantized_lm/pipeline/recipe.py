@@ -11,9 +11,14 @@ from typing import Any
 
 import yaml
 
+from quantized_lm.artifact import model_folder, read_verified
 from quantized_lm.errors import RecipeError
 from quantized_lm.records import build
 from quantized_lm.tokenizer import TextRules
+
+# What a recipe that starts from a model has as that model's recipe, unless it says otherwise.
+_TAKEN = ("seed", "architecture")
+_TAKEN_OF_CORPUS = ("vocab_size", "text", "merge", "context", "continuous")
 
 
 @dataclass(frozen=True)
@@ -23,9 +28,11 @@ class CorpusRecipe:
     Attributes:
         train: gzip text files, one sentence per line, relative to the data folder.
         vocab_size: tokens, the boundary and unknown symbols included.
-        vocab_from: the files the vocabulary is learned from; for "kaldi" one symbol table.
+        vocab_from: the files the vocabulary is learned from; for "kaldi" one symbol table; for
+            "model" a packed model's folder, or the name of one that ships with the package.
         vocabulary: key in VOCABULARIES: "bpe" pieces; "words", the most frequent ones; "kaldi",
-            the words of a symbol table such as `words.txt`, in its order.
+            the words of a symbol table such as `words.txt`, in its order; "model", what a packed
+            model has.
         text: how a line is changed before it is cut into words.
         dev, test: files to measure on; where one is empty, lines are held out for it.
         held_out: the file of `train` whose last lines are kept.
@@ -134,7 +141,13 @@ class QuantizeRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model from text to artifact."""
+    """One model from text to artifact.
+
+    Attributes:
+        start: a packed model's folder, or the name of one that ships with the package, whose
+            weights training goes on from; "" for random ones. In YAML, what the recipe does not
+            say is then as that model's own recipe has it.
+    """
 
     name: str
     seed: int
@@ -145,6 +158,7 @@ class Recipe:
     quantize: QuantizeRecipe
     license: str
     training_data: str
+    start: str = ""
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -152,9 +166,49 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises:
         RecipeError: unreadable file, unknown or missing field, wrong type; names the field.
+        ArtifactError: the model to start from cannot be read.
     """
+    return build(Recipe, _read(path)[1], where=path.name, error=RecipeError)
+
+
+def whole_recipe(path: Path) -> bytes:
+    """A recipe as YAML that needs no other to be read: as it is, or with what it takes written out.
+
+    Raises:
+        RecipeError, ArtifactError: as `load_recipe`.
+    """
+    content, value = _read(path)
+    return (
+        content
+        if value == yaml.safe_load(content)
+        else yaml.safe_dump(value, sort_keys=False).encode()
+    )
+
+
+def _read(path: Path) -> tuple[bytes, Any]:
+    """The file, and what it says with what it leaves out."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        value = yaml.safe_load(content.decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    return build(Recipe, value, where=path.name, error=RecipeError)
+    starts = isinstance(value, dict) and bool(value.get("start"))
+    return content, _completed(value, where=path.name) if starts else value
+
+
+def _completed(given: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """A recipe that starts from a model, with what it leaves out from that model's recipe."""
+    start = given["start"]
+    if not isinstance(start, str):
+        raise RecipeError(f"{where}: start is {start!r}; need a model's folder or name")
+    base = yaml.safe_load(read_verified(model_folder(start), "recipe.yaml"))
+    completed = {**{name: base[name] for name in _TAKEN if name in base}, **given}
+    for section in ("corpus", "model", "train", "quantize"):
+        taken = dict(base.get(section, {}))
+        if section == "corpus":
+            taken = {name: taken[name] for name in _TAKEN_OF_CORPUS if name in taken}
+            taken |= {"vocabulary": "model", "vocab_from": [start]}
+        taken.pop("restarts", None)  # of its steps, not of these
+        more = given.get(section, {})
+        completed[section] = {**taken, **more} if isinstance(more, dict) else more
+    return completed

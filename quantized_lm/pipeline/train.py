@@ -25,6 +25,7 @@ from quantized_lm.pipeline.loop import (
 )
 from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
 from quantized_lm.pipeline.recipe import Recipe
+from quantized_lm.pipeline.start import start_revision, start_weights
 from quantized_lm.records import build, content_key
 
 
@@ -35,11 +36,15 @@ def train(
 
     Raises:
         DataError: text missing, or `out` holds another recipe's checkpoint.
-        RecipeError: the model's sizes are not those of its architecture.
+        RecipeError: the model's sizes are not those of its architecture, or of what it starts from.
+        ArtifactError: what it starts from cannot be read.
     """
+    start = start_weights(recipe)
     corpus = prepare_corpus(recipe.corpus, data=data, out=out / "corpus")
     model = make_model(recipe)
     model.initialize(recipe.seed)
+    if start:
+        model.load_state_dict(start)
     model.set_dropout(recipe.train.dropout)
     plan = recipe.train
     named = list(model.named_parameters())
@@ -108,12 +113,14 @@ def recipe_key(recipe: Recipe) -> str:
     continue the same run.
     """
     free = {"steps": 0, "decay_share": 0.0, "restarts": (), "eval_every": 0, "compile": False}
+    revision = start_revision(recipe)
     return content_key(
         recipe.seed,
         recipe.architecture,
         recipe.model,
         recipe.corpus,
         replace(recipe.train, **free),  # type: ignore[arg-type]
+        *([revision] if revision else []),
     )
 
 

@@ -1,4 +1,4 @@
-"""Vocabularies of a corpus: BPE pieces, the most frequent words, or a Kaldi symbol table."""
+"""Vocabularies of a corpus: BPE pieces, frequent words, those of a symbol table or of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from quantized_lm.artifact import model_folder, read_verified
 from quantized_lm.errors import DataError, RecipeError
 from quantized_lm.pipeline.recipe import CorpusRecipe
 from quantized_lm.pipeline.text_files import read_lines
@@ -28,13 +29,25 @@ def make_tokenizer(recipe: CorpusRecipe, data: Path) -> Tokenizer:
     if recipe.vocabulary not in VOCABULARIES:
         known = ", ".join(VOCABULARIES)
         raise RecipeError(f"corpus: vocabulary is {recipe.vocabulary!r}; need one of {known}")
-    tokenizer = VOCABULARIES[recipe.vocabulary](recipe, [data / name for name in recipe.vocab_from])
+    files = vocabulary_files(recipe, data)
+    tokenizer = VOCABULARIES[recipe.vocabulary](recipe, files)
     if tokenizer.vocab_size != recipe.vocab_size:
         raise DataError(
-            f"{data / recipe.vocab_from[0]}: the vocabulary has {tokenizer.vocab_size} tokens; "
+            f"{files[0]}: the vocabulary has {tokenizer.vocab_size} tokens; "
             f"vocab_size is {recipe.vocab_size}"
         )
     return tokenizer
+
+
+def vocabulary_files(recipe: CorpusRecipe, data: Path) -> list[Path]:
+    """What the vocabulary is made from.
+
+    Raises:
+        ArtifactError: it is to be a model's, and there is no such model.
+    """
+    if recipe.vocabulary == "model":
+        return [model_folder(name) / "tokenizer.json" for name in recipe.vocab_from]
+    return [data / name for name in recipe.vocab_from]
 
 
 def _pieces(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
@@ -63,10 +76,15 @@ def _symbol_table(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
     return Tokenizer.of_words(words, rules=recipe.text)
 
 
+def _of_model(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
+    content = read_verified(files[0].parent, files[0].name)
+    return Tokenizer.from_json(content, recipe.text, where=str(files[0]))
+
+
 def _text(files: list[Path]) -> Iterator[str]:
     return itertools.chain.from_iterable(map(read_lines, files))
 
 
 VOCABULARIES: Mapping[str, Callable[[CorpusRecipe, list[Path]], Tokenizer]] = MappingProxyType(
-    {"bpe": _pieces, "words": _frequent_words, "kaldi": _symbol_table}
+    {"bpe": _pieces, "words": _frequent_words, "kaldi": _symbol_table, "model": _of_model}
 )
