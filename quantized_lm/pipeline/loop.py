@@ -51,6 +51,7 @@ class LoopPlan:
         clip_norm, extra_gradient: as in `QuantizeRecipe`. restarts: as in `TrainRecipe`.
         key: names what a checkpoint must have been made by to be continued.
         checkpoint_every_s: seconds of work a kill may cost.
+        measures_first: whether the learning curve has the weights before the first update.
     """
 
     title: str
@@ -68,6 +69,7 @@ class LoopPlan:
     checkpoint_every_s: float
     extra_gradient: bool = False
     restarts: tuple[int, ...] = ()
+    measures_first: bool = False
 
     @property
     def weights(self) -> Path:
@@ -98,6 +100,8 @@ def run_loop(
         packer.resume(load_checkpoint(path, training, key=plan.key))
     saved_at = time.monotonic()
     loss: float | None = None
+    if plan.measures_first and plan.steps and not progress.history:
+        _measure(training, plan, corpus, objectives.nll, loss)
     with progress_bar() as bar:
         task = bar.add_task(plan.title, total=plan.steps, completed=progress.step, status="")
         while progress.step < plan.steps or not progress.history:

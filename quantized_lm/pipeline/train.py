@@ -70,6 +70,7 @@ def train(
         key=recipe_key(recipe),
         checkpoint_every_s=checkpoint_every_s,
         restarts=plan.restarts,
+        measures_first=bool(start),
     )
     training = Training(model, optimizers, Progress())
     loss = next_token_loss(model, compiled=plan.compile)

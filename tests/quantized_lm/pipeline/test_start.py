@@ -72,6 +72,20 @@ def test_training_goes_on_from_what_the_packed_weights_stand_for(
     assert only["dev_nll"] == pytest.approx(last["dev_nll"], abs=0.01)
 
 
+def test_the_learning_curve_begins_with_the_start_and_the_best_is_kept(
+    tiny_run: TinyRun, base: Path, tmp_path: Path
+) -> None:
+    worse = started(tiny_run.recipe, base, steps=2, matrix_lr=0.2, other_lr=0.05, warmup_steps=0)
+    weights = train(worse, data=tiny_run.data, out=tmp_path)
+    history = (tmp_path / "train" / "history.jsonl").read_text()
+    rows = [json.loads(row) for row in history.splitlines()]
+    assert [row["step"] for row in rows] == [0, 2]
+    assert rows[0]["dev_nll"] < rows[1]["dev_nll"]
+    student = load_student(tiny_run.recipe, run=tiny_run.out, out=tiny_run.out / "quantize")
+    name, tensor = next(iter(student.packed.items()))
+    assert torch.equal(load_weights(weights)[name], torch.from_numpy(tensor.dequantize()))
+
+
 def test_the_vocabulary_is_the_model_s_whatever_the_text(
     tiny_run: TinyRun, base: Path, tmp_path: Path
 ) -> None:
