@@ -37,6 +37,7 @@ def run(
 
     Kill it at any moment and call it again: it goes on from the last checkpoint and ends with the
     weights it would have had. More steps in the recipe, or a later decay, continue the same run.
+    A recipe with `start: en-small`, or a model's folder, goes on from that model.
 
     secondpass train quantized_lm/recipes/en-small.yaml --data ~/text
     """

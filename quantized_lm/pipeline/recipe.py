@@ -178,11 +178,9 @@ def whole_recipe(path: Path) -> bytes:
         RecipeError, ArtifactError: as `load_recipe`.
     """
     content, value = _read(path)
-    return (
-        content
-        if value == yaml.safe_load(content)
-        else yaml.safe_dump(value, sort_keys=False).encode()
-    )
+    if value == yaml.safe_load(content):
+        return content
+    return yaml.safe_dump(value, sort_keys=False).encode()
 
 
 def _read(path: Path) -> tuple[bytes, Any]:
@@ -201,14 +199,22 @@ def _completed(given: dict[str, Any], *, where: str) -> dict[str, Any]:
     start = given["start"]
     if not isinstance(start, str):
         raise RecipeError(f"{where}: start is {start!r}; need a model's folder or name")
-    base = yaml.safe_load(read_verified(model_folder(start), "recipe.yaml"))
+    base = _mapping(yaml.safe_load(read_verified(model_folder(start), "recipe.yaml")))
+    corpus, train = _mapping(base.get("corpus")), _mapping(base.get("train"))
+    taken = {
+        "corpus": {name: corpus[name] for name in _TAKEN_OF_CORPUS if name in corpus}
+        | {"vocabulary": "model", "vocab_from": [start]},
+        "model": _mapping(base.get("model")),
+        "train": {name: train[name] for name in train if name != "restarts"},  # of its own steps
+        "quantize": _mapping(base.get("quantize")),
+    }
     completed = {**{name: base[name] for name in _TAKEN if name in base}, **given}
-    for section in ("corpus", "model", "train", "quantize"):
-        taken = dict(base.get(section, {}))
-        if section == "corpus":
-            taken = {name: taken[name] for name in _TAKEN_OF_CORPUS if name in taken}
-            taken |= {"vocabulary": "model", "vocab_from": [start]}
-        taken.pop("restarts", None)  # of its steps, not of these
+    for section, fields in taken.items():
         more = given.get(section, {})
-        completed[section] = {**taken, **more} if isinstance(more, dict) else more
+        completed[section] = {**fields, **more} if isinstance(more, dict) else more
     return completed
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """A model may come with any recipe, or none to speak of; then nothing is taken from it."""
+    return value if isinstance(value, dict) else {}

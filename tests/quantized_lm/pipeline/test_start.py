@@ -176,11 +176,12 @@ def test_a_start_that_is_not_there_or_damaged_is_refused(
         train(recipe, data=tiny_run.data, out=tmp_path / "run")
 
 
+@pytest.mark.parametrize("recipe_yaml", [b"", b"name: tiny\n", b"- 1\n", b"corpus: 3\ntrain: []\n"])
 def test_a_model_without_a_recipe_leaves_it_all_to_be_said(
-    tiny_run: TinyRun, tmp_path: Path
+    recipe_yaml: bytes, tiny_run: TinyRun, tmp_path: Path
 ) -> None:
     path = tmp_path / "adapted.yaml"
-    path.write_text(SHORT.format(start=tiny_run.artifact))
+    path.write_text(SHORT.format(start=exported(tiny_run, tmp_path / "base", recipe_yaml)))
     with pytest.raises(RecipeError, match="field 'architecture' is missing"):
         load_recipe(path)
 
