@@ -26,7 +26,7 @@ from service.connections import BoundedConfig, ConnectionLimits
 from service.errors import PortError
 from service.logs import logging_to
 from service.metrics import Metrics
-from service.settings import Settings
+from service.settings import Settings, misspelled
 from service.tracing import start_tracing
 
 RESERVED_FILES = 64  # descriptors that are no connections: libraries, logs, models being read
@@ -129,6 +129,8 @@ def serve(settings: Settings) -> None:
     """
     metrics = Metrics()
     with logging_to(sys.stderr, settings, metrics.log_failures.inc):
+        for variable, setting in misspelled(os.environ).items():
+            logger.warning("%s is no setting and does nothing; is it %s?", variable, setting)
         app = create_app(settings, metrics=metrics, spans=start_tracing(os.environ))
         admin = None
         if settings.admin_port is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 MIB = 1 << 20
 MAX_DEADLINE_MS = 3_600_000.0
 BUDGETS_QUEUED = 16
+PREFIX = "SECONDPASS_"
+LIKENESS = 0.75  # of two names, one of which is taken for a slip of the other
 
 
 class Settings(BaseSettings):
@@ -22,7 +26,7 @@ class Settings(BaseSettings):
             argument is not a setting.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SECONDPASS_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     models: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
@@ -166,3 +170,15 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part for part in value.split(os.pathsep) if part)
         return value
+
+
+def misspelled(variables: Iterable[str]) -> dict[str, str]:
+    """Environment variables that look like settings and are none: their names to the settings'."""
+    known = [name.upper() for name in Settings.model_fields]
+    found = {}
+    for variable in variables:
+        name = variable.removeprefix(PREFIX)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS)
+        if name != variable and near and near[0] != name:
+            found[variable] = PREFIX + near[0]
+    return found

@@ -15,7 +15,7 @@ from quantized_lm.artifact import DEFAULT_MODEL
 from quantized_lm.cli import COMMANDS
 from quantized_lm.ops import BACKENDS, CPU_ISA_VARIABLE
 from service import cli, server
-from service.settings import Settings
+from service.settings import Settings, misspelled
 from tests.conftest import TinyRun
 
 
@@ -128,3 +128,35 @@ def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     server.serve(Settings(models=(Path("a"),), port=7, shutdown_s=9, log_level="debug"))
     (config,) = configs
     assert (config.port, config.timeout_graceful_shutdown, config.log_level) == (7, 9, "debug")
+
+
+def test_a_variable_that_is_nearly_a_setting_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _: None)
+    monkeypatch.setenv("SECONDPASS_TREADS", "4")
+    server.serve(Settings(models=(Path("a"),)))
+    found = capsys.readouterr().err
+    assert "SECONDPASS_TREADS is no setting and does nothing; is it SECONDPASS_THREADS?" in found
+    assert found.count("is no setting") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("SECONDPASS_MODEL", "SECONDPASS_MODELS"),
+        ("SECONDPASS_DEADLINE_MS", "SECONDPASS_MAX_DEADLINE_MS"),
+        ("SECONDPASS_THREADS", None),
+        (CPU_ISA_VARIABLE, None),
+        ("SECONDPASS_GPU_RESIDENCY", None),
+        ("SECONDPASS_API_KEY", None),
+        ("SECONDPASS_SERVICE_HOST", None),  # of Kubernetes, for a service of that name
+        ("SECONDPASS_PORT_8080_TCP_ADDR", None),
+        ("TREADS", None),
+        ("PORT", None),
+    ],
+)
+def test_only_what_looks_like_a_setting_is_taken_for_one(
+    variable: str, setting: str | None
+) -> None:
+    assert misspelled([variable]) == ({} if setting is None else {variable: setting})
