@@ -17,7 +17,7 @@ from quantized_lm.errors import SecondpassError
 from quantized_lm.ops import AUTO
 from service.key_commands import build_key_cli
 from service.server import serve as run_server
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 
 
 class SettingsError(SecondpassError):
@@ -91,7 +91,7 @@ def read_settings(given: dict[str, Any]) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         faults = "; ".join(
-            f"SECONDPASS_{'_'.join(str(step) for step in fault['loc']).upper()}: {fault['msg']}"
+            f"{PREFIX}{'_'.join(str(step) for step in fault['loc']).upper()}: {fault['msg']}"
             for fault in error.errors()
         )
         raise SettingsError(faults) from None

@@ -178,7 +178,8 @@ def misspelled(variables: Iterable[str]) -> dict[str, str]:
     found = {}
     for variable in variables:
         name = variable.removeprefix(PREFIX)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS)
-        if name != variable and near and near[0] != name:
+        if name == variable or name in known:
+            continue
+        if near := difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS):
             found[variable] = PREFIX + near[0]
     return found

@@ -168,7 +168,9 @@ def load_recipe(path: Path) -> Recipe:
         RecipeError: unreadable file, unknown or missing field, wrong type; names the field.
         ArtifactError: the model to start from cannot be read.
     """
-    return build(Recipe, _read(path)[1], where=path.name, error=RecipeError)
+    _, given = _read(path)
+    whole = _completed(given, where=path.name)
+    return build(Recipe, whole, where=path.name, error=RecipeError)
 
 
 def whole_recipe(path: Path) -> bytes:
@@ -177,26 +179,25 @@ def whole_recipe(path: Path) -> bytes:
     Raises:
         RecipeError, ArtifactError: as `load_recipe`.
     """
-    content, value = _read(path)
-    if value == yaml.safe_load(content):
-        return content
-    return yaml.safe_dump(value, sort_keys=False).encode()
+    content, given = _read(path)
+    whole = _completed(given, where=path.name)
+    return content if whole == given else yaml.safe_dump(whole, sort_keys=False).encode()
 
 
 def _read(path: Path) -> tuple[bytes, Any]:
-    """The file, and what it says with what it leaves out."""
+    """A file, and what it says."""
     try:
         content = path.read_bytes()
-        value = yaml.safe_load(content.decode())
+        return content, yaml.safe_load(content.decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    starts = isinstance(value, dict) and bool(value.get("start"))
-    return content, _completed(value, where=path.name) if starts else value
 
 
-def _completed(given: dict[str, Any], *, where: str) -> dict[str, Any]:
-    """A recipe that starts from a model, with what it leaves out from that model's recipe."""
-    start = given["start"]
+def _completed(given: Any, *, where: str) -> Any:
+    """What a recipe says; of one that starts from a model with what it takes from that one's."""
+    start = given.get("start") if isinstance(given, dict) else None
+    if not start:
+        return given
     if not isinstance(start, str):
         raise RecipeError(f"{where}: start is {start!r}; need a model's folder or name")
     base = _mapping(yaml.safe_load(read_verified(model_folder(start), "recipe.yaml")))

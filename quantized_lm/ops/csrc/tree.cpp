@@ -23,8 +23,7 @@ std::size_t whole_lines(std::size_t bytes) { return ceil_divide(bytes, kAlignmen
 
 Spares::Memory Spares::take(std::size_t bytes, std::size_t most, std::size_t* taken) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto best = std::find_if(spares_.begin(), spares_.end(),
-                                   [&](const Spare& spare) { return spare.bytes >= bytes; });
+    const auto best = smallest(bytes);
     Memory memory;
     *taken = bytes;
     if (best == spares_.end() || best->bytes > most) {
@@ -46,16 +45,19 @@ void Spares::give_back(Memory memory, std::size_t bytes) noexcept {
     used_bytes_ -= bytes;
     const std::size_t most = std::min(kSpareTimes * lately_used_bytes_, kMostSpareBytes);
     if (bytes > most) return;  // it would drive out all others
-    const auto place = std::find_if(spares_.begin(), spares_.end(),
-                                    [&](const Spare& spare) { return spare.bytes >= bytes; });
     try {
-        spares_.insert(place, {std::move(memory), bytes});
+        spares_.insert(smallest(bytes), {std::move(memory), bytes});
         spare_bytes_ += bytes;
     } catch (const std::bad_alloc&) {  // then it is not kept
     }
     auto first_kept = spares_.begin();
     for (; spare_bytes_ > most; ++first_kept) spare_bytes_ -= first_kept->bytes;
     spares_.erase(spares_.begin(), first_kept);
+}
+
+std::vector<Spares::Spare>::iterator Spares::smallest(std::size_t bytes) noexcept {
+    return std::find_if(spares_.begin(), spares_.end(),
+                        [&](const Spare& spare) { return spare.bytes >= bytes; });
 }
 
 Tree::Tree(const StoredSizes& sizes, std::shared_ptr<Spares> spares, Life life)

@@ -29,6 +29,9 @@ private:
         std::size_t bytes;
     };
 
+    // The smallest that holds so many bytes, or the end.
+    std::vector<Spare>::iterator smallest(std::size_t bytes) noexcept;
+
     std::mutex mutex_;
     std::vector<Spare> spares_;  // smallest first
     std::size_t spare_bytes_ = 0;
