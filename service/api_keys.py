@@ -6,12 +6,14 @@ request a microsecond; a slow hash, made for passwords that people choose, would
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
+import os
 import re
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -120,6 +122,26 @@ def write_keys(path: Path, keys: Sequence[ApiKey]) -> None:
         path.chmod(mode)
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def change_keys(path: Path, change: Callable[[tuple[ApiKey, ...]], Sequence[ApiKey]]) -> None:
+    """Replace the keys of a file, or of none yet, by what `change` makes of them.
+
+    Changes at the same time come one after another: each holds a lock on the folder, as the file
+    itself is replaced.
+
+    Raises:
+        KeyFileError: the file cannot be read or written, or is wrong.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        write_keys(path, change(read_keys(path) if path.exists() else ()))
+    finally:
+        os.close(folder)
 
 
 def is_key_name(name: str) -> bool:

@@ -15,11 +15,11 @@ from service.api_keys import (
     ApiKey,
     KeyFileError,
     are_scopes,
+    change_keys,
     hash_of,
     is_key_name,
     new_secret,
     read_keys,
-    write_keys,
 )
 
 AFTERWARDS = "send the server SIGHUP to have it read the file again"
@@ -66,9 +66,6 @@ def new(
     scopes = tuple(dict.fromkeys(scope or ["score"]))
     if not are_scopes(scopes):
         raise KeyFileError(f"scopes are {', '.join(scopes)}; need {' or '.join(SCOPES)}")
-    keys = read_keys(file) if file.exists() else ()
-    if any(key.name == name for key in keys):
-        raise KeyFileError(f"{file} has a key {name!r} already; revoke it or take another name")
     secret = new_secret()
     made = ApiKey(
         name=name,
@@ -78,7 +75,13 @@ def new(
         requests_per_s=requests_per_s,
         tree_nodes_per_s=tree_nodes_per_s,
     )
-    write_keys(file, (*keys, made))
+
+    def with_it(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        if any(key.name == name for key in keys):
+            raise KeyFileError(f"{file} has a key {name!r} already; revoke it or take another name")
+        return (*keys, made)
+
+    change_keys(file, with_it)
     typer.echo(secret)
     note(f"{file} has its hash; nobody can show it again; {AFTERWARDS}")
 
@@ -103,10 +106,13 @@ def revoke(name: Name, file: File) -> None:
 
     secondpass api-key revoke --name asr1 --file keys.json
     """
-    keys = read_keys(file)
-    left = [key for key in keys if key.name != name]
-    if len(left) == len(keys):
-        known = ", ".join(key.name for key in keys) or "none"
-        raise KeyFileError(f"{file} has no key {name!r}; it has {known}")
-    write_keys(file, left)
+
+    def without_it(keys: tuple[ApiKey, ...]) -> list[ApiKey]:
+        left = [key for key in keys if key.name != name]
+        if len(left) == len(keys):
+            known = ", ".join(key.name for key in keys) or "none"
+            raise KeyFileError(f"{file} has no key {name!r}; it has {known}")
+        return left
+
+    change_keys(file, without_it)
     note(f"{name} is revoked; {AFTERWARDS}")

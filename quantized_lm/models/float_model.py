@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -44,6 +44,11 @@ class FloatModel(nn.Module, ABC):
         for module in self.modules():
             if isinstance(module, nn.Dropout):
                 module.p = rate
+
+    def runner(self, *, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
+        """What a loss calls for `forward`, itself compiled or not."""
+        del compiled
+        return self
 
     @abstractmethod
     def initialize(self, seed: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantized_lm.errors import FormatError, ShapeError
+from quantized_lm.models.dropout import Dropout
 from quantized_lm.models.layers import packed_matrix, packed_projection
 from quantized_lm.models.plan import BlockPlan, NormPlan, TransformerPlan
 from quantized_lm.models.tree_transformer import Attend, TreeTransformer, TreeTransformerConfig
@@ -53,7 +54,7 @@ class Gpt2Block(nn.Module):
         self.ffn_norm = nn.LayerNorm(dim, eps=config.norm_epsilon)
         self.up: nn.Module = nn.Linear(dim, config.ffn_dim)
         self.down: nn.Module = nn.Linear(config.ffn_dim, dim)
-        self.drop = nn.Dropout(0.0)
+        self.drop = Dropout(0.0)
 
     def forward(self, x: Tensor, attend: Attend, layer: int) -> Tensor:
         """(..., dim) -> (..., dim); `attend` decides who sees whom."""
@@ -84,7 +85,7 @@ class Gpt2(TreeTransformer):
         self.positions = nn.Parameter(torch.empty(config.max_tokens + 1, config.model_dim))
         self.blocks = nn.ModuleList(Gpt2Block(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.model_dim, eps=config.norm_epsilon)
-        self.drop = nn.Dropout(0.0)
+        self.drop = Dropout(0.0)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:

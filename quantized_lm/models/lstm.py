@@ -8,7 +8,7 @@ fused kernel, trees level by level.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -155,8 +155,16 @@ class Lstm(FloatModel):
             layers=tuple(layer.plan() for layer in self._layers()),
         )
 
-    # Unrolled over its time steps, the fused kernel would be neither fast nor quick to compile.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def runner(self, *, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
+        """What a loss calls for `forward`; a compiled one does not see into it.
+
+        Unrolled over its time steps, the fused kernel would be neither fast nor quick to compile.
+        """
+        if not compiled:
+            return self
+        # Not a decorator, which would import the compiler wherever a model is served.
+        return torch.compiler.disable(self.forward)  # type: ignore[no-any-return, no-untyped-call]
+
     def forward(self, tokens: Tensor, document: Tensor) -> Tensor:
         """Hidden states of packed windows (see `FloatModel.forward`).
 

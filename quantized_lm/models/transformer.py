@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantized_lm.errors import ShapeError
+from quantized_lm.models.dropout import Dropout
 from quantized_lm.models.layers import packed_matrix, packed_projection
 from quantized_lm.models.plan import BlockPlan, NormPlan, TransformerPlan
 from quantized_lm.models.tree_transformer import Attend, TreeTransformer, TreeTransformerConfig
@@ -49,7 +50,7 @@ class Block(nn.Module):
         self.up: nn.Module = nn.Linear(dim, config.ffn_dim, bias=False)
         self.down: nn.Module = nn.Linear(config.ffn_dim, dim, bias=False)
         self.mix = nn.Parameter(torch.tensor([1.0, 0.0]))  # of the stream and of the embedding
-        self.drop = nn.Dropout(0.0)
+        self.drop = Dropout(0.0)
 
     def forward(self, x: Tensor, x0: Tensor, angles: Tensor, attend: Attend, layer: int) -> Tensor:
         """(..., dim) -> (..., dim); `attend` decides who sees whom."""
@@ -85,7 +86,7 @@ class Transformer(TreeTransformer):
         super().__init__(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.gain = nn.Parameter(torch.ones(config.model_dim))
-        self.drop = nn.Dropout(0.0)
+        self.drop = Dropout(0.0)
         rates = config.rope_base ** -torch.linspace(0, 1, config.head_dim // 2 + 1)[:-1]
         self.register_buffer("rates", rates, persistent=False)
 

@@ -182,13 +182,14 @@ def task_loss(
     """
     if not kl_weight:
         return next_token_loss(student, compiled=compiled)
+    teach, run = (model.runner(compiled=compiled) for model in (teacher, student))
 
     def loss(inputs: Tensor, document: Tensor, targets: Tensor) -> Tensor:
         kept = (targets != IGNORED).flatten()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
-                expected = teacher.embedding.logits(teacher(inputs, document))
-            logits = student.embedding.logits(student(inputs, document))
+                expected = teacher.embedding.logits(teach(inputs, document))
+            logits = student.embedding.logits(run(inputs, document))
         log_prob = logits.float().flatten(0, 1).log_softmax(-1)
         teacher_log_prob = expected.float().flatten(0, 1).log_softmax(-1)
         divergence = functional.kl_div(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from service import cli
 from service.api_keys import (
     ApiKey,
     KeyFileError,
+    change_keys,
     find_key,
     hash_of,
     is_open_to_others,
@@ -128,6 +130,43 @@ def test_a_file_that_cannot_be_read_or_written_says_so(file: Path) -> None:
         read_keys(file)
     with pytest.raises(KeyFileError, match="cannot be written"):
         write_keys(file / "below", ())
+
+
+def test_changes_at_the_same_time_come_one_after_another(file: Path) -> None:
+    has_read, may_write = threading.Event(), threading.Event()
+
+    def slowly(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        has_read.set()
+        assert may_write.wait(timeout=60)
+        return (*keys, key("one", "a"))
+
+    first = threading.Thread(target=change_keys, args=(file, slowly))
+    second = threading.Thread(
+        target=change_keys, args=(file, lambda keys: (*keys, key("two", "b")))
+    )
+    first.start()
+    assert has_read.wait(timeout=60)
+    second.start()
+    second.join(timeout=0.2)
+    assert second.is_alive()
+    may_write.set()
+    first.join(timeout=60)
+    second.join(timeout=60)
+    assert [one.name for one in read_keys(file)] == ["one", "two"]
+
+
+def test_a_change_that_fails_leaves_the_file_and_frees_it(file: Path) -> None:
+    write_keys(file, [key("one", "a")])
+
+    def fails(_: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        raise KeyFileError("no")
+
+    with pytest.raises(KeyFileError, match="no"):
+        change_keys(file, fails)
+    change_keys(file, lambda keys: (*keys, key("two", "b")))
+    assert [one.name for one in read_keys(file)] == ["one", "two"]
+    with pytest.raises(KeyFileError, match="cannot be written"):
+        change_keys(file / "below", lambda keys: keys)
 
 
 def test_new_prints_the_key_once_and_stores_its_hash(file: Path) -> None:

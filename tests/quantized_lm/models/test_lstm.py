@@ -127,10 +127,11 @@ def test_a_gradient_can_be_had_in_eval_mode() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_compiled_loss_is_the_loss_and_is_compiled_once() -> None:
     model = trained()
+    run = model.runner(compiled=True)
 
     def loss(tokens: Tensor, document: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            logits = model.embedding.logits(model(tokens, document))
+            logits = model.embedding.logits(run(tokens, document))
         return functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten())
 
     def gradient(batch_loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
