@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
-# secondpass with torch for a CPU: the first stage compiles, the second serves.
-#   docker build -t secondpass --build-arg TORCH="torch==2.13.0 --index-url <PyTorch's CPU index>" .
-# With torch's CUDA build, 3 GB, for the kernels of a GPU: --build-arg DEVICE=cuda, TORCH as it stands here.
+# secondpass for a CPU: the first stage compiles, the second serves.
+#   docker build -t secondpass .
+# For a GPU, with torch's CUDA build and 3 GB: --build-arg DEVICE=cuda
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
@@ -15,24 +15,26 @@ COPY service service
 RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM ${BASE}
-# What pip is told about torch, as TORCH in the Makefile, and what it must have got: "cpu" or "cuda".
-ARG TORCH="torch==2.13.0"
+# What serves on a CPU needs no torch. What pip is told about it where it is wanted: with DEVICE=cuda, or named, for
+# --backend reference and lattices of torch.save.
 ARG DEVICE=cpu
+ARG TORCH=""
 
 # Nobody may log in; the number is fixed so that orchestrators can demand and volumes can grant it.
 RUN groupadd --gid 10001 secondpass \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin secondpass
 
-# Torch apart from us: it is 550 MB that stay the same from one of our versions to the next. Its tests, headers and
-# compilers, 200 MB, are for those who build against it. TORCH holds several words, its version among them.
+# Torch apart from us: it stays the same from one of our versions to the next. Its tests, headers and compilers,
+# 200 MB, are for those who build against it. TORCH holds several words, its version among them.
 # hadolint ignore=DL3013,SC2086
-RUN python -m pip install --no-cache-dir ${TORCH} \
- && torch="$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch" \
- && rm -rf "${torch}/test" "${torch}/include" \
- && find "${torch}/bin" -type f ! -name torch_shm_manager -delete \
- && got="$(python -c 'import torch; print("cuda" if torch.version.cuda else "cpu")')" \
- && if [ "${got}" != "${DEVICE}" ]; then \
-      echo "torch is the build for ${got}, DEVICE is ${DEVICE}: give TORCH as the head of the Dockerfile says" >&2; exit 1; \
+RUN if [ "${DEVICE}" = cuda ] || [ -n "${TORCH}" ]; then \
+      python -m pip install --no-cache-dir ${TORCH:-torch==2.13.0} \
+      && torch="$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch" \
+      && rm -rf "${torch}/test" "${torch}/include" \
+      && find "${torch}/bin" -type f ! -name torch_shm_manager -delete; \
+    fi \
+ && if [ "${DEVICE}" = cuda ] && ! python -c 'import torch; raise SystemExit(torch.version.cuda is None)'; then \
+      echo "DEVICE is cuda, torch is the build for a CPU: leave TORCH out, or name a CUDA build" >&2; exit 1; \
     fi
 
 # Triton, which comes with torch's CUDA build, compiles a small C file for the driver when it first runs.

@@ -4,11 +4,12 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# The newest torch the project is tested with. On Linux outside this line pip takes the CUDA build unless
-# told otherwise: TORCH="torch==2.13.0 --index-url <PyTorch's CPU index>" make install
+# The newest torch the project is tested with; serving needs none. On Linux this line alone takes the CUDA build
+# unless told otherwise: TORCH="torch==2.13.0 --index-url <PyTorch's CPU index>" make install
 TORCH ?= torch==2.13.0
 HOST ?= 127.0.0.1
 PORT ?= 8080
+SERVES := $(VENV)/.serves
 READY := $(VENV)/.ready
 # Real 100-best lists to time on, where they are; without any, lists are made up.
 LISTS ?= ../shared/data/nbest/*.pocketsphinx.jsonl.gz ../shared/data/nbest/*.sri_decipher.jsonl.gz
@@ -22,15 +23,21 @@ ARGS ?=
 help:  ## Say what can be made.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-install: $(READY)  ## Make .venv with CPU torch, secondpass and the tools that check it.
+install: $(READY)  ## Make .venv with secondpass, torch to train with, and the tools that check it.
 
 $(READY): pyproject.toml $(wildcard quantized_lm/ops/csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,browser]'
+	touch $@ $(SERVES)
+
+# What serves alone; make install makes it too.
+$(SERVES): pyproject.toml $(wildcard quantized_lm/ops/csrc/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-run: $(READY)  ## Serve the bundled model on 127.0.0.1:8080 and print a request to try.
+run: $(SERVES)  ## Serve the bundled model on 127.0.0.1:8080 and print a request to try.
 	@printf "%s\n" "Once it runs, try:" "curl -s http://$(HOST):$(PORT)/v1/rescore -H 'Content-Type: application/json' -d @deploy/sample_request.json"
 	$(BIN)/secondpass serve --host $(HOST) --port $(PORT)
 
@@ -65,8 +72,8 @@ else
 	$(BIN)/python -m service bench --gpu $(BENCH)
 endif
 
-image:  ## Build the image secondpass:0.1.0, with torch as TORCH says.
-	docker build --tag secondpass:0.1.0 --build-arg TORCH="$(TORCH)" --build-arg REVISION="$$(git rev-parse HEAD)" .
+image:  ## Build the image secondpass:0.1.0.
+	docker build --tag secondpass:0.1.0 --build-arg REVISION="$$(git rev-parse HEAD)" .
 
 deploy-check: $(READY)  ## Check deploy/ with the tools that will read it, installed where that is possible.
 	deploy/check.sh $(BIN)/python

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from quantized_lm.errors import (
@@ -31,11 +30,11 @@ from quantized_lm.errors import (
 )
 from quantized_lm.files import write_atomic
 from quantized_lm.models import ARCHITECTURES
-from quantized_lm.models.base import LanguageModel
-from quantized_lm.models.device import DeviceModel
-from quantized_lm.models.layers import load_packed
+from quantized_lm.models.base import LanguageModel, Resident
+from quantized_lm.models.config import Shapes
+from quantized_lm.models.packed import packed_model
 from quantized_lm.ops import AUTO, select_backend
-from quantized_lm.ops.device_layout import Residency
+from quantized_lm.ops.backend import Residency
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.records import build
 from quantized_lm.storage import AUTO as SMALLEST
@@ -239,14 +238,12 @@ def load_artifact(
         tokenizer = Tokenizer.from_json(
             content["tokenizer.json"], manifest.text, where=f"{folder}/tokenizer.json"
         )
-        config_class, model_class = ARCHITECTURES[manifest.architecture]
-        floats = model_class(
-            build(config_class, manifest.config, where="config", error=ArtifactIntegrityError)
-        )
+        config_class, _ = ARCHITECTURES[manifest.architecture]
+        config = build(config_class, manifest.config, where="config", error=ArtifactIntegrityError)
         # Before anything is unpacked, because shapes decide how much memory that takes.
-        _require_shapes(manifest.tensors, floats)
+        _require_shapes(manifest.tensors, config.shapes())
         weights = restore(content["weights.safetensors"], manifest.tensors, manifest.format_version)
-        model = load_packed(floats, weights.packed, weights.plain, engine)
+        model = packed_model(manifest.architecture, config, weights.packed, weights.plain, engine)
     except (DataError, FormatError, KeyError) as error:
         raise ArtifactIntegrityError(f"{folder}: {error}; {_REMEDY}") from None
     loaded = LoadedModel(
@@ -256,8 +253,7 @@ def load_artifact(
         manifest=manifest,
         tokenizer=tokenizer,
         model=model,
-        # The other backends keep the codes as they were packed.
-        residency=model.residency if isinstance(model, DeviceModel) else "packed",
+        residency=model.residency if isinstance(model, Resident) else "packed",
     )
     least_tolerance = GOLDEN_TOLERANCE_INT8 if engine.activations == "int8" else 0.0
     _check_golden(folder, content["golden.json"], loaded, least_tolerance)
@@ -327,8 +323,7 @@ def _read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
     return data
 
 
-def _require_shapes(entries: Mapping[str, TensorEntry], model: torch.nn.Module) -> None:
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+def _require_shapes(entries: Mapping[str, TensorEntry], shapes: Shapes) -> None:
     for name, entry in entries.items():
         if name not in shapes:
             raise FormatError(f"tensor {name!r} does not fit the architecture's parameters")
@@ -338,11 +333,13 @@ def _require_shapes(entries: Mapping[str, TensorEntry], model: torch.nn.Module) 
 
 def _golden(parts: ArtifactParts) -> bytes:
     """The reference backend's scores of the golden texts that fit the model, one text at a time."""
-    config_class, model_class = ARCHITECTURES[parts.manifest.architecture]
-    floats = model_class(
-        build(config_class, parts.manifest.config, where="config", error=ArtifactError)
+    architecture = parts.manifest.architecture
+    config = build(
+        ARCHITECTURES[architecture][0], parts.manifest.config, where="config", error=ArtifactError
     )
-    model = load_packed(floats, parts.packed, parts.plain, select_backend("reference"))
+    model = packed_model(
+        architecture, config, parts.packed, parts.plain, select_backend("reference")
+    )
     texts = [
         {"text": text, "log_prob": _score_text(model, parts.tokenizer, text)}
         for text in parts.golden_texts

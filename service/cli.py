@@ -10,9 +10,9 @@ import typer
 from pydantic import ValidationError
 
 from quantized_lm.artifact import DEFAULT_MODEL, bundled_path
-from quantized_lm.cli import COMMANDS
 from quantized_lm.cli.console import command
 from quantized_lm.cli.devices import BackendOption, DeviceOption
+from quantized_lm.cli.lazy import LibraryCommands
 from quantized_lm.errors import SecondpassError
 from quantized_lm.ops import AUTO
 from service.key_commands import build_key_cli
@@ -33,6 +33,7 @@ def build_cli() -> typer.Typer:
     """`serve` and every command of the library."""
     cli = typer.Typer(
         name="secondpass",
+        cls=LibraryCommands,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -41,8 +42,6 @@ def build_cli() -> typer.Typer:
     cli.callback()(_root)
     cli.command("serve")(serve)
     cli.add_typer(build_key_cli(), name="api-key")
-    for name, function in COMMANDS:
-        cli.command(name)(function)
     return cli
 
 

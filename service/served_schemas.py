@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from quantized_lm.ops.device_layout import Residency
+from quantized_lm.ops.backend import Residency
 from service.lattice_schemas import MAX_LATTICES
 from service.schemas import (
     MAX_CONTEXT_TEXTS,

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from quantized_lm.bench import peaks
 from quantized_lm.bench.rounds import Track
-from quantized_lm.ops import linear
 from quantized_lm.ops.backend import Backend
 from quantized_lm.ops.cpu import CpuBackend
+from quantized_lm.ops.linear import linear
 from quantized_lm.ops.parity import require_parity
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.quant.tensor import QuantizedTensor

@@ -28,10 +28,10 @@ from quantized_lm.bench.weights import (
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.models.device import DeviceModel
 from quantized_lm.models.layers import load_packed, matrix_names
-from quantized_lm.models.lstm import Lstm, LstmConfig
+from quantized_lm.models.lstm import Lstm
+from quantized_lm.models.lstm_config import LstmConfig
 from quantized_lm.ops import BACKENDS, Backend, select_backend
-from quantized_lm.ops.backend import BackendOptions
-from quantized_lm.ops.device_layout import Residency
+from quantized_lm.ops.backend import BackendOptions, Residency
 from quantized_lm.ops.gpu import GpuBackend
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest

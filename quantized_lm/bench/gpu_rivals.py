@@ -16,7 +16,8 @@ from quantized_lm.bench.gpu_clock import Call
 from quantized_lm.bench.lists import Tokens
 from quantized_lm.bench.peers import shapes
 from quantized_lm.bench.weights import Size, random_gpt2
-from quantized_lm.models.lstm import GATES, Lstm
+from quantized_lm.models.lstm import Lstm
+from quantized_lm.models.lstm_config import GATES
 from quantized_lm.tree import build_tree
 
 EAGER, COMPILED = "transformers bf16 padded, eager", "transformers bf16 padded, compiled"

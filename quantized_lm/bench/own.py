@@ -21,7 +21,8 @@ from quantized_lm.bench.peers import protocol
 from quantized_lm.bench.weights import load_gpt2, load_packed_gpt2
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.models.layers import PackedEmbedding, PackedLinear, TiedEmbedding
-from quantized_lm.ops import PackedWeight, embed, select_backend
+from quantized_lm.ops import PackedWeight, select_backend
+from quantized_lm.ops.embedding import embed
 from quantized_lm.scoring import ScoreRequest, score_lists
 from quantized_lm.tree import build_tree
 

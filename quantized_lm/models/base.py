@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from quantized_lm.ops.backend import Residency
 
 TreeState = Any  # opaque to callers; each architecture keeps what it needs per node
 
@@ -68,4 +70,14 @@ class LanguageModel(Protocol):
         Returns:
             Per tree (n,) float32, log P(token | path to parent), natural log.
         """
+        ...
+
+
+@runtime_checkable
+class Resident(Protocol):
+    """A model whose matrices need not lie in memory as they were packed."""
+
+    @property
+    def residency(self) -> Residency:
+        """How they lie."""
         ...

@@ -20,7 +20,7 @@ from quantized_lm.models.device_slots import Slots
 from quantized_lm.models.device_transformer import DeviceTransformer
 from quantized_lm.models.device_tree import DeviceTree, Growth, plan_growth, require_inside
 from quantized_lm.models.plan import LstmPlan, ModelPlan, TransformerPlan
-from quantized_lm.ops.device_layout import Residency
+from quantized_lm.ops.backend import Residency
 from quantized_lm.ops.gpu import GpuBackend
 
 _NODE_BYTES = 4 * 4  # of the host's arrays

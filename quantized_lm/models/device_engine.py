@@ -14,7 +14,8 @@ from torch import Tensor
 
 from quantized_lm.models.device_block import Chunk, InputBlock, Recorded, Recorder
 from quantized_lm.ops import PackedWeight
-from quantized_lm.ops.device_layout import DeviceWeight, Residency
+from quantized_lm.ops.backend import Residency
+from quantized_lm.ops.device_layout import DeviceWeight
 from quantized_lm.ops.gpu import GpuBackend, device_weight, resident
 from quantized_lm.ops.tiles import bucket_of
 

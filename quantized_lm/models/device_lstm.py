@@ -26,8 +26,9 @@ from quantized_lm.models.device_engine import (
 )
 from quantized_lm.models.device_slots import ABOVE_ROOTS, SPARE
 from quantized_lm.models.plan import LstmPlan, ProjectionPlan
+from quantized_lm.ops.backend import Residency
 from quantized_lm.ops.device_args import Codes, Epilogue, Level, Nodes
-from quantized_lm.ops.device_layout import DeviceWeight, Residency, is_alike, stack
+from quantized_lm.ops.device_layout import DeviceWeight, is_alike, stack
 from quantized_lm.ops.gpu import GpuBackend
 from quantized_lm.ops.tiles import bucket_of
 
@@ -294,9 +295,9 @@ class DeviceLstm(DeviceEngine):
     def _bias(self, gates: Sequence[ProjectionPlan]) -> Tensor | None:
         if all(gate.bias is None for gate in gates):
             return None
-        zeros = torch.zeros(self._dim)
-        biases = [zeros if gate.bias is None else gate.bias.detach() for gate in gates]
-        return torch.cat(biases).to(self.device)
+        zeros = np.zeros(self._dim, np.float32)
+        biases = [zeros if gate.bias is None else gate.bias for gate in gates]
+        return torch.from_numpy(np.concatenate(biases)).to(self.device)
 
     def _codes(self, rows: int) -> Codes:
         codes = torch.zeros((rows, self._dim), dtype=torch.int8, device=self.device)

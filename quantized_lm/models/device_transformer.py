@@ -19,9 +19,9 @@ from quantized_lm.models.device_engine import (
     ints,
 )
 from quantized_lm.models.device_slots import ABOVE_ROOTS, SPARE
-from quantized_lm.models.plan import BlockPlan, NormPlan, ProjectionPlan, TransformerPlan
+from quantized_lm.models.plan import BlockPlan, Floats, NormPlan, ProjectionPlan, TransformerPlan
+from quantized_lm.ops.backend import Residency
 from quantized_lm.ops.device_args import Codes, Epilogue, Heads, Mix, Nodes, Norm
-from quantized_lm.ops.device_layout import Residency
 from quantized_lm.ops.gpu import GpuBackend
 
 # Room for paths of this length on average; longer ones make a chunk smaller.
@@ -217,8 +217,8 @@ class DeviceTransformer(DeviceEngine):
         codes = torch.zeros((rows, columns), dtype=torch.int8, device=self.device)
         return Codes(codes, torch.zeros(rows, device=self.device))
 
-    def _moved(self, numbers: Tensor | None) -> Tensor | None:
-        return None if numbers is None else numbers.detach().to(self.device).contiguous()
+    def _moved(self, numbers: Floats | None) -> Tensor | None:
+        return None if numbers is None else torch.from_numpy(numbers).to(self.device).contiguous()
 
     def _norm(self, plan: NormPlan) -> Norm:
         kind = "layer" if plan.subtracts_mean else "rms"
@@ -229,9 +229,9 @@ class DeviceTransformer(DeviceEngine):
         plan = self._plan
         cos, sin = None, None
         if plan.rope_rates is not None:
-            depths = torch.arange(plan.max_tokens + 1)[:, None].float()
-            angles = depths * plan.rope_rates.detach().cpu()
-            cos, sin = self._moved(angles.cos()), self._moved(angles.sin())
+            depths = np.arange(plan.max_tokens + 1, dtype=np.float32)[:, None]
+            angles = depths * plan.rope_rates
+            cos, sin = self._moved(np.cos(angles)), self._moved(np.sin(angles))
         epsilon = plan.norm_epsilon if plan.normalizes_qk else None
         dim = plan.model_dim // plan.num_heads
         return Heads(plan.num_heads, dim, cos, sin, epsilon)

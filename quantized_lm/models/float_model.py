@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantized_lm.models.layers import TiedEmbedding
+from quantized_lm.models.config import ModelConfig, Weights
+from quantized_lm.models.layers import TiedEmbedding, packed_weights
 from quantized_lm.models.plan import ModelPlan
 from quantized_lm.models.tree_state import (
     TreeState,
@@ -28,16 +29,16 @@ class FloatModel(nn.Module, ABC):
     Every large matrix is an `nn.Linear` or the tied embedding: those are what is packed.
 
     Args:
-        vocab_size: number of token ids.
-        dim: width of the embedding and of what the output layer takes.
-        max_tokens: longest path from the root, root excluded.
+        config: its sizes.
     """
 
-    def __init__(self, vocab_size: int, dim: int, max_tokens: int) -> None:
+    config: ModelConfig
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.vocab_size = vocab_size
-        self.max_tokens = max_tokens
-        self.embedding = TiedEmbedding(vocab_size, dim)
+        self.vocab_size = config.vocab_size
+        self.max_tokens = config.max_tokens
+        self.embedding = TiedEmbedding(config.vocab_size, config.model_dim)
 
     def set_dropout(self, rate: float) -> None:
         """Drop this share of every hidden vector's elements in training mode; 0 at the start."""
@@ -54,9 +55,15 @@ class FloatModel(nn.Module, ABC):
     def initialize(self, seed: int) -> None:
         """Draw the weights."""
 
-    @abstractmethod
     def plan(self) -> ModelPlan:
         """What the model computes, as data. It must have been packed."""
+        packed = packed_weights(self)
+        plain = {
+            name: parameter.detach().numpy()
+            for name, parameter in self.named_parameters()
+            if name not in packed
+        }
+        return self.config.plan(Weights(packed, plain))
 
     @abstractmethod
     def forward(self, tokens: Tensor, document: Tensor) -> Tensor:

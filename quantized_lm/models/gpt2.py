@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al., 2019): config, module and the way in from the transformers library.
+"""GPT-2 (Radford et al., 2019): module and the way in from the transformers library.
 
 Pre-norm blocks with learned positions, layer norms and biases everywhere, the tanh approximation of
 GELU ("gelu_new") and a tied embedding. Every large matrix but the positions is a projection or
@@ -7,38 +7,22 @@ the tied embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantized_lm.errors import FormatError, ShapeError
+from quantized_lm.errors import FormatError
 from quantized_lm.models.dropout import Dropout
-from quantized_lm.models.layers import packed_matrix, packed_projection
-from quantized_lm.models.plan import BlockPlan, NormPlan, TransformerPlan
-from quantized_lm.models.tree_transformer import Attend, TreeTransformer, TreeTransformerConfig
+from quantized_lm.models.gpt2_config import Gpt2Config
+from quantized_lm.models.tree_transformer import Attend, TreeTransformer
 
 # Names of a block's parts here and in the transformers library.
 _NORMS = {"attention_norm": "ln_1", "ffn_norm": "ln_2"}
 _PROJECTIONS = {"qkv": "attn.c_attn", "out": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"}
 # Masks that older versions of the transformers library save among the weights.
 _MASKS = (".attn.bias", ".attn.masked_bias")
-
-
-@dataclass(frozen=True)
-class Gpt2Config(TreeTransformerConfig):
-    """Sizes of a GPT-2."""
-
-    norm_epsilon: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.model_dim % self.num_heads:
-            raise ShapeError(
-                f"model_dim {self.model_dim} over num_heads {self.num_heads} is no whole number"
-            )
 
 
 class Gpt2Block(nn.Module):
@@ -63,25 +47,14 @@ class Gpt2Block(nn.Module):
         inner = functional.gelu(self.up(self.ffn_norm(x)), approximate="tanh")
         return x + self.drop(self.down(inner))  # type: ignore[no-any-return]
 
-    def plan(self) -> BlockPlan:
-        """What the block computes, as data."""
-        return BlockPlan(
-            attention_norm=_norm_plan(self.attention_norm),
-            ffn_norm=_norm_plan(self.ffn_norm),
-            qkv=packed_projection(self.qkv),
-            out=packed_projection(self.out),
-            up=packed_projection(self.up),
-            down=packed_projection(self.down),
-            mix=(1.0, 0.0),
-        )
-
 
 class Gpt2(TreeTransformer):
     """The LM."""
 
+    config: Gpt2Config
+
     def __init__(self, config: Gpt2Config) -> None:
         super().__init__(config)
-        self.norm_epsilon = config.norm_epsilon
         self.positions = nn.Parameter(torch.empty(config.max_tokens + 1, config.model_dim))
         self.blocks = nn.ModuleList(Gpt2Block(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.model_dim, eps=config.norm_epsilon)
@@ -99,24 +72,6 @@ class Gpt2(TreeTransformer):
                 parameter.normal_(std=0.02, generator=generator)
             elif name.endswith(".bias"):
                 parameter.zero_()
-
-    def plan(self) -> TransformerPlan:
-        """What the model computes, as data. It must have been packed."""
-        return TransformerPlan(
-            model_dim=self.config.model_dim,
-            num_heads=self.config.num_heads,
-            ffn_dim=self.config.ffn_dim,
-            max_tokens=self.max_tokens,
-            embedding=packed_matrix(self.get_submodule("embedding")),
-            positions=self.positions,
-            rope_rates=None,
-            normalizes_embedding=False,
-            normalizes_qk=False,
-            norm_epsilon=self.norm_epsilon,
-            activation="gelu_tanh",
-            blocks=tuple(block.plan() for block in cast("Iterable[Gpt2Block]", self.blocks)),
-            final_norm=_norm_plan(self.final_norm),
-        )
 
     def _run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Embedding, blocks, final norm. `positions` are broadcast against `tokens`."""
@@ -207,7 +162,3 @@ def _is_projection(name: str) -> bool:
     return name.startswith("blocks.") and name.endswith(
         tuple(f".{part}.weight" for part in _PROJECTIONS)
     )
-
-
-def _norm_plan(norm: nn.LayerNorm) -> NormPlan:
-    return NormPlan(norm.weight, norm.bias, norm.eps, subtracts_mean=True)

@@ -14,15 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantized_lm import ops
-from quantized_lm.errors import FormatError
 from quantized_lm.models.base import LanguageModel
-from quantized_lm.models.device import DeviceModel
-from quantized_lm.models.native import NativeModel
-from quantized_lm.models.plan import ProjectionPlan
+from quantized_lm.models.packed import engine_of, require_fit
 from quantized_lm.ops import Backend, PackedWeight
-from quantized_lm.ops.cpu import CpuBackend
-from quantized_lm.ops.gpu import GpuBackend
+from quantized_lm.ops.embedding import embed
+from quantized_lm.ops.linear import linear
+from quantized_lm.ops.output import gather_log_prob
 from quantized_lm.quant.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -60,7 +57,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, K) float32 -> (M, N) float32."""
-        return ops.linear(x.contiguous(), self.weight, self.bias)
+        return linear(x.contiguous(), self.weight, self.bias)
 
 
 class PackedEmbedding(nn.Module):
@@ -72,11 +69,11 @@ class PackedEmbedding(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """(M,) int64 -> (M, dim) float32."""
-        return ops.embed(self.weight, tokens)
+        return embed(self.weight, tokens)
 
     def log_prob(self, hidden: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
         """Log P(tokens[c] | hidden[rows[c]]): (M, dim), (C,), (C,) -> (C,) float32."""
-        return ops.gather_log_prob(hidden.contiguous(), self.weight, rows, tokens)
+        return gather_log_prob(hidden.contiguous(), self.weight, rows, tokens)
 
 
 def matrix_names(model: nn.Module) -> list[str]:
@@ -108,8 +105,8 @@ def load_packed(
     Raises:
         FormatError: a tensor is missing, unexpected or of another shape; names it.
     """
+    require_fit(model.config.shapes(), packed, plain)
     parameters = dict(model.named_parameters())
-    _require_fit(parameters, matrix_names(model), packed, plain)
     for name, tensor in packed.items():
         path = name.removesuffix(".weight")
         module, weight = model.get_submodule(path), backend.prepare(tensor)
@@ -121,35 +118,13 @@ def load_packed(
         with torch.no_grad():
             parameters[name].copy_(torch.from_numpy(array))
     model.requires_grad_(requires_grad=False)
-    if isinstance(backend, CpuBackend):
-        return NativeModel(model.plan(), backend)
-    return DeviceModel(model.plan(), backend) if isinstance(backend, GpuBackend) else model
+    return model if backend.name == "reference" else engine_of(model.plan(), backend)
 
 
-def packed_projection(module: nn.Module) -> ProjectionPlan:
-    """What a projection computes. The model must have been packed."""
-    assert isinstance(module, PackedLinear)
-    return ProjectionPlan(module.weight, module.bias)
-
-
-def packed_matrix(module: nn.Module) -> PackedWeight:
-    """The matrix of a tied embedding. The model must have been packed."""
-    assert isinstance(module, PackedEmbedding)
-    return module.weight
-
-
-def _require_fit(
-    parameters: Mapping[str, nn.Parameter],
-    matrices: list[str],
-    packed: Mapping[str, QuantizedTensor],
-    plain: Mapping[str, NDArray[np.float32]],
-) -> None:
-    given: dict[str, QuantizedTensor | NDArray[np.float32]] = {**packed, **plain}
-    odd = sorted(set(parameters) ^ set(given)) or sorted(set(matrices) ^ set(packed))
-    if odd:
-        raise FormatError(f"tensor {odd[0]!r} does not fit the architecture's parameters")
-    for name, value in given.items():
-        if tuple(value.shape) != tuple(parameters[name].shape):
-            raise FormatError(
-                f"tensor {name!r} is {value.shape}; need {tuple(parameters[name].shape)}"
-            )
+def packed_weights(model: nn.Module) -> dict[str, PackedWeight]:
+    """The packed matrices of a model, by name."""
+    return {
+        f"{path}.weight": module.weight
+        for path, module in model.named_modules()
+        if isinstance(module, PackedLinear | PackedEmbedding)
+    }

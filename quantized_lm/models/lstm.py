@@ -1,4 +1,4 @@
-"""A small LSTM LM (Hochreiter and Schmidhuber, 1997): config and module.
+"""A small LSTM LM (Hochreiter and Schmidhuber, 1997): the module.
 
 `models/plan.py` says what it computes. Every gate has an input and a recurrent matrix of its own,
 each a projection that is packed by itself; only the biases stay outside. Windows are run by torch's
@@ -17,22 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quantized_lm.models.float_model import FloatModel
-from quantized_lm.models.layers import packed_matrix, packed_projection
-from quantized_lm.models.plan import LstmLayerPlan, LstmPlan
+from quantized_lm.models.lstm_config import GATES, LstmConfig
 from quantized_lm.models.tree_state import TreeState, keep
 
-GATES = ("i", "f", "g", "o")  # input, forget, candidate, output: the order of torch's kernel
 SHUT = -1e4  # a gate's pre-activation at which its sigmoid is 0, whatever else is added
-
-
-@dataclass(frozen=True)
-class LstmConfig:
-    """Sizes of an LSTM LM."""
-
-    vocab_size: int
-    num_layers: int
-    model_dim: int
-    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -114,19 +102,14 @@ class LstmLayer(nn.Module):
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
 
-    def plan(self) -> LstmLayerPlan:
-        """What the layer computes, as data."""
-        return LstmLayerPlan(
-            input=tuple(packed_projection(self.input[gate]) for gate in GATES),
-            recurrent=tuple(packed_projection(self.recurrent[gate]) for gate in GATES),
-        )
-
 
 class Lstm(FloatModel):
     """The LM."""
 
+    config: LstmConfig
+
     def __init__(self, config: LstmConfig) -> None:
-        super().__init__(config.vocab_size, config.model_dim, config.max_tokens)
+        super().__init__(config)
         self.config = config
         self.layers = nn.ModuleList(LstmLayer(config.model_dim) for _ in range(config.num_layers))
         self.drop = LockedDropout(0.0)
@@ -145,15 +128,6 @@ class Lstm(FloatModel):
                 parameter.uniform_(-bound, bound, generator=generator)
             else:
                 parameter.fill_(1.0 if name.endswith(".f.bias") else 0.0)
-
-    def plan(self) -> LstmPlan:
-        """What the model computes, as data. It must have been packed."""
-        return LstmPlan(
-            model_dim=self.config.model_dim,
-            max_tokens=self.max_tokens,
-            embedding=packed_matrix(self.get_submodule("embedding")),
-            layers=tuple(layer.plan() for layer in self._layers()),
-        )
 
     def runner(self, *, compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
         """What a loss calls for `forward`; a compiled one does not see into it.

@@ -9,13 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from quantized_lm.errors import BackendError, ShapeError
 from quantized_lm.models.plan import (
     BlockPlan,
+    Floats,
     LstmLayerPlan,
     LstmPlan,
     ModelPlan,
@@ -123,8 +122,8 @@ def _transformer(plan: TransformerPlan, backend: CpuBackend) -> _cpu.Engine:
     native.positions = _floats(plan.positions)
     if plan.rope_rates is not None:
         # Depths and rates are multiplied in float32, as torch does where it runs the model.
-        angles = torch.arange(plan.max_tokens + 1)[:, None].float() * plan.rope_rates
-        native.cos, native.sin = _floats(angles.cos()), _floats(angles.sin())
+        angles = np.arange(plan.max_tokens + 1, dtype=np.float32)[:, None] * plan.rope_rates
+        native.cos, native.sin = _floats(np.cos(angles)), _floats(np.sin(angles))
     native.normalizes_embedding = plan.normalizes_embedding
     native.normalizes_qk = plan.normalizes_qk
     native.norm_epsilon = plan.norm_epsilon
@@ -182,7 +181,7 @@ def _projection(plan: ProjectionPlan) -> _cpu.ProjectionPlan:
     return native
 
 
-def _floats(numbers: Tensor | None) -> _cpu.Floats:
+def _floats(numbers: Floats | None) -> _cpu.Floats:
     return _cpu.Floats(numbers)
 
 

@@ -28,11 +28,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from quantized_lm.ops import PackedWeight
 
 Activation = Literal["squared_relu", "gelu_tanh"]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,8 @@ class NormPlan:
         bias: (model_dim,) float32; None for zeros.
     """
 
-    gain: Tensor | None
-    bias: Tensor | None
+    gain: Floats | None
+    bias: Floats | None
     epsilon: float
     subtracts_mean: bool
 
@@ -62,7 +64,7 @@ class ProjectionPlan:
     """
 
     weight: PackedWeight
-    bias: Tensor | None
+    bias: Floats | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +104,8 @@ class TransformerPlan:
     ffn_dim: int
     max_tokens: int
     embedding: PackedWeight
-    positions: Tensor | None
-    rope_rates: Tensor | None
+    positions: Floats | None
+    rope_rates: Floats | None
     normalizes_embedding: bool
     normalizes_qk: bool
     norm_epsilon: float

@@ -1,4 +1,4 @@
-"""A small causal Transformer LM: config and module.
+"""A small causal Transformer LM: the module.
 
 Pre-norm blocks with rotary positions, normalized queries and keys, squared-ReLU feed-forward,
 zero-initialized residual outputs and a learned mix of each block's input with the embedding
@@ -8,34 +8,13 @@ left outside the packed matrices. Every large matrix is a projection or the tied
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantized_lm.errors import ShapeError
 from quantized_lm.models.dropout import Dropout
-from quantized_lm.models.layers import packed_matrix, packed_projection
-from quantized_lm.models.plan import BlockPlan, NormPlan, TransformerPlan
-from quantized_lm.models.tree_transformer import Attend, TreeTransformer, TreeTransformerConfig
-
-NORM_EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class TransformerConfig(TreeTransformerConfig):
-    """Sizes of a Transformer LM."""
-
-    rope_base: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        if self.model_dim % (2 * self.num_heads):
-            raise ShapeError(
-                f"model_dim {self.model_dim} over num_heads {self.num_heads} is no even number"
-            )
+from quantized_lm.models.transformer_config import NORM_EPSILON, TransformerConfig
+from quantized_lm.models.tree_transformer import Attend, TreeTransformer
 
 
 class Block(nn.Module):
@@ -62,24 +41,11 @@ class Block(nn.Module):
         wide = functional.relu(self.up(_norm(x))).square()
         return x + self.drop(self.down(self.drop(wide)))  # type: ignore[no-any-return]
 
-    def plan(self) -> BlockPlan:
-        """What the block computes, as data."""
-        norm = NormPlan(None, None, NORM_EPSILON, subtracts_mean=False)
-        stream, embedding = self.mix.tolist()
-        return BlockPlan(
-            attention_norm=norm,
-            ffn_norm=norm,
-            qkv=packed_projection(self.qkv),
-            out=packed_projection(self.out),
-            up=packed_projection(self.up),
-            down=packed_projection(self.down),
-            mix=(stream, embedding),
-        )
-
 
 class Transformer(TreeTransformer):
     """The LM."""
 
+    config: TransformerConfig
     rates: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -87,8 +53,7 @@ class Transformer(TreeTransformer):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.gain = nn.Parameter(torch.ones(config.model_dim))
         self.drop = Dropout(0.0)
-        rates = config.rope_base ** -torch.linspace(0, 1, config.head_dim // 2 + 1)[:-1]
-        self.register_buffer("rates", rates, persistent=False)
+        self.register_buffer("rates", torch.from_numpy(config.rope_rates), persistent=False)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
@@ -101,24 +66,6 @@ class Transformer(TreeTransformer):
                 parameter.normal_(std=0.8 * parameter.shape[1] ** -0.5, generator=generator)
             elif name.endswith(("out.weight", "down.weight")):
                 parameter.zero_()
-
-    def plan(self) -> TransformerPlan:
-        """What the model computes, as data. It must have been packed."""
-        return TransformerPlan(
-            model_dim=self.config.model_dim,
-            num_heads=self.config.num_heads,
-            ffn_dim=self.config.ffn_dim,
-            max_tokens=self.max_tokens,
-            embedding=packed_matrix(self.get_submodule("embedding")),
-            positions=None,
-            rope_rates=self.rates,
-            normalizes_embedding=True,
-            normalizes_qk=True,
-            norm_epsilon=NORM_EPSILON,
-            activation="squared_relu",
-            blocks=tuple(block.plan() for block in cast("Iterable[Block]", self.blocks)),
-            final_norm=NormPlan(self.gain, None, NORM_EPSILON, subtracts_mean=False),
-        )
 
     def _window_positions(self, visible: Tensor) -> Tensor:
         """One range for the whole window: only differences of rotary positions matter."""

@@ -17,29 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantized_lm.models.float_model import FloatModel
-from quantized_lm.models.plan import TransformerPlan
+from quantized_lm.models.transformer_config import TreeTransformerConfig
 from quantized_lm.models.tree_state import TreeState, keep
 
 GATHERED_KEYS = 2048  # gathered at a time by path attention: a few MB, which stay in cache
 # (layer, q, k, v), each (..., heads, head_dim), to what the heads gathered, of the same shape.
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class TreeTransformerConfig:
-    """Sizes of a Transformer LM."""
-
-    vocab_size: int
-    num_layers: int
-    model_dim: int
-    num_heads: int
-    ffn_dim: int
-    max_tokens: int
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.model_dim // self.num_heads
 
 
 @dataclass(frozen=True)
@@ -60,13 +43,11 @@ class PathGroup:
 class TreeTransformer(FloatModel):
     """The LM: windows and trees differ only in who attends to whom."""
 
-    def __init__(self, config: TreeTransformerConfig) -> None:
-        super().__init__(config.vocab_size, config.model_dim, config.max_tokens)
-        self.config = config
+    config: TreeTransformerConfig
 
-    @abstractmethod
-    def plan(self) -> TransformerPlan:
-        """What the model computes, as data. It must have been packed."""
+    def __init__(self, config: TreeTransformerConfig) -> None:
+        super().__init__(config)
+        self.config = config
 
     @abstractmethod
     def _run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:

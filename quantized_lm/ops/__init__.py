@@ -1,10 +1,12 @@
 """BACKENDS: everything that can multiply by a packed weight, the preferred one first.
 
-Importing this package touches no environment variable and builds no backend; `select_backend` does.
+Importing this package touches no environment variable, builds no backend and needs no torch;
+`select_backend` does, torch for the backends that compute with it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,12 +16,6 @@ from quantized_lm.errors import BackendError
 from quantized_lm.ops.backend import Backend, BackendOptions, PackedWeight
 from quantized_lm.ops.cpu import CpuBackend
 from quantized_lm.ops.cpu import why_unavailable as why_cpu_unavailable
-from quantized_lm.ops.embedding import embed
-from quantized_lm.ops.gpu import GpuBackend
-from quantized_lm.ops.gpu import why_unavailable as why_gpu_unavailable
-from quantized_lm.ops.linear import linear
-from quantized_lm.ops.output import gather_log_prob
-from quantized_lm.ops.reference import ReferenceBackend
 
 __all__ = [
     "AUTO",
@@ -29,9 +25,6 @@ __all__ = [
     "BackendEntry",
     "BackendOptions",
     "PackedWeight",
-    "embed",
-    "gather_log_prob",
-    "linear",
     "select_backend",
 ]
 
@@ -39,6 +32,7 @@ AUTO = "auto"  # of a backend or a device: whichever works here
 CPU_ISA_VARIABLE = "SECONDPASS_CPU_ISA"
 GPU_RESIDENCY_VARIABLE = "SECONDPASS_GPU_RESIDENCY"
 MAX_THREADS = 1024
+TORCH_REMEDY = "pip install 'secondpass[torch]'"
 
 
 @dataclass(frozen=True)
@@ -63,14 +57,48 @@ class BackendEntry:
         return self.why_unavailable() is None
 
 
+def _gpu_backend(options: BackendOptions) -> Backend:
+    _require_torch()
+    from quantized_lm.ops.gpu import GpuBackend  # noqa: PLC0415 - torch's
+
+    return GpuBackend.create(options)
+
+
+def _why_no_gpu() -> str | None:
+    if reason := why_no_torch():
+        return reason
+    from quantized_lm.ops.gpu import why_unavailable  # noqa: PLC0415 - torch's
+
+    return why_unavailable()
+
+
+def _reference_backend(_: BackendOptions) -> Backend:
+    _require_torch()
+    from quantized_lm.ops.reference import ReferenceBackend  # noqa: PLC0415 - torch's
+
+    return ReferenceBackend()
+
+
+def _require_torch() -> None:
+    if reason := why_no_torch():
+        raise BackendError(reason)
+
+
+def why_no_torch() -> str | None:
+    """Why torch cannot be used; None when it can."""
+    if importlib.util.find_spec("torch") is None:
+        return f"torch is not installed; {TORCH_REMEDY}"
+    return None
+
+
 BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
     {
         entry.name: entry
         for entry in (
             BackendEntry("cpu", "cpu", CpuBackend.create, why_cpu_unavailable),
             # Behind the CPU's until it was measured on a GPU: it or its device has to be named.
-            BackendEntry("triton", "cuda", GpuBackend.create, why_gpu_unavailable),
-            BackendEntry("reference", "cpu", lambda _: ReferenceBackend(), lambda: None),
+            BackendEntry("triton", "cuda", _gpu_backend, _why_no_gpu),
+            BackendEntry("reference", "cpu", _reference_backend, why_no_torch),
         )
     }
 )
@@ -126,8 +154,8 @@ def _choose(name: str, device: str, *, names_isa: bool) -> BackendEntry:
         return BACKENDS[name]
     # Who asks for an instruction set must not get the reference instead; and who asks for a device
     # is told why it cannot be had.
-    available = [entry for entry in fitting if entry.is_available and not names_isa]
-    return (available or fitting)[0]
+    available = (entry for entry in fitting if entry.is_available and not names_isa)
+    return next(available, fitting[0])
 
 
 def usable_cores() -> int:

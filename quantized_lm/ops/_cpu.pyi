@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+Array = Tensor | NDArray[Any]
 
 PANEL: int
 MAX_COLUMNS: int
@@ -16,7 +19,7 @@ def measure_peaks(threads: int, bursts: int, only: str) -> list[tuple[str, str, 
 
 class Weight:
     def __init__(
-        self, words: Tensor, scale: Tensor, levels: Tensor, layout: Sequence[int]
+        self, words: Array, scale: Array, levels: Array, layout: Sequence[int]
     ) -> None: ...
 
 class Pool:
@@ -34,7 +37,7 @@ def gather_log_prob(
 def time_linear(x: Tensor, weight: Weight, isa: str, repeats: int) -> float: ...
 
 class Floats:
-    def __init__(self, numbers: Tensor | None) -> None: ...
+    def __init__(self, numbers: NDArray[np.float32] | None) -> None: ...
 
 class Activation(Enum):
     squared_relu = ...

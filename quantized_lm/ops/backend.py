@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from quantized_lm.quant.tensor import QuantizedTensor
 
+if TYPE_CHECKING:  # a model is served without it
+    from torch import Tensor
+
 # What a product does with its float32 rows first: nothing, or `quantize_activations`.
 Activations = Literal["float32", "int8"]
+Residency = Literal["packed", "expanded"]  # how a GPU keeps weights; a CPU's are packed
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class PackedWeight:
         format: key in FORMATS, as on disk.
         shape: (N, K).
         group_size: columns that share a scale.
-        words: packed codes, int32 holding the bits of uint32; layout is the backend's own.
+        words: packed codes, int32 holding the bits of uint32; layout is the backend's own, and
+            whether arrays are numpy's or torch's.
         scale: scales, layout and dtype the backend's own.
         levels: level table, dtype the backend's own.
         layout: how the words are laid out, in numbers of the backend's own.
@@ -92,14 +95,14 @@ class PackedWeight:
     format: str
     shape: tuple[int, int]
     group_size: int
-    words: Tensor
-    scale: Tensor
-    levels: Tensor
+    words: Any
+    scale: Any
+    levels: Any
     layout: tuple[int, ...] = ()
 
     @property
-    def parts(self) -> list[Tensor]:
-        """The tensors, in the order in which operators take them."""
+    def parts(self) -> list[Any]:
+        """The arrays, in the order in which operators take them."""
         return [self.words, self.scale, self.levels]
 
     @property

@@ -13,22 +13,20 @@ rather than codes, which saves a 256-entry look-up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from quantized_lm.errors import BackendError
 from quantized_lm.ops.backend import Activations, BackendOptions, PackedWeight
-from quantized_lm.ops.checks import require_below, require_finite
-from quantized_lm.quant.activations import QUAD
-from quantized_lm.quant.formats import FORMATS
+from quantized_lm.quant.formats import FORMATS, QUAD
 from quantized_lm.quant.tensor import QuantizedTensor
+
+if TYPE_CHECKING:  # a model is served without it
+    from torch import Tensor
 
 try:
     from quantized_lm.ops import _cpu
@@ -39,6 +37,7 @@ else:
 
 _LEVEL_TABLE_SIZE = 16
 _BITS_PER_WORD = 32
+_CACHE_LINE = 64
 # What look-up kernels may multiply the sum of a subset by: it has to stay an int8.
 _LARGEST_FACTOR = 127
 _ACTIVATION_RULES = ("absmax", "quads")  # in the order of kernels.h
@@ -74,81 +73,6 @@ def measure_peaks(threads: int, bursts: int, only: str = "") -> list[tuple[str, 
         (name, unit, units per second of all threads together) of each.
     """
     return _cpu.measure_peaks(threads, bursts, only) if _import_error is None else []
-
-
-@torch.library.custom_op("secondpass::linear_cpu", mutates_args=())
-def linear_cpu(
-    x: Tensor, parts: Sequence[Tensor], layout: Sequence[int], isa: str, pool: int
-) -> Tensor:
-    """Multiply: (M, K) float32 to (M, N) float32.
-
-    Args:
-        x: (M, K) float32.
-        parts: words, scale, levels as in the module docstring.
-        layout: N, K, group_size, bits, Layout, activation rule.
-        isa: instruction set, one of _cpu.instruction_sets().
-        pool: handle of the native pool whose threads share the work.
-    """
-    y = x.new_empty((x.shape[0], layout[0]))
-    _cpu.linear(x.detach(), _native_weight(parts, layout), isa, pool, y)
-    return y
-
-
-@linear_cpu.register_fake
-def _linear_fake(x: Tensor, _: Sequence[Tensor], layout: Sequence[int], *_rest: object) -> Tensor:
-    return x.new_empty((x.shape[0], layout[0]))
-
-
-@torch.library.custom_op("secondpass::embed_cpu", mutates_args=())
-def embed_cpu(
-    tokens: Tensor, parts: Sequence[Tensor], layout: Sequence[int], isa: str, pool: int
-) -> Tensor:
-    """Dequantize rows: (T,) int64 to (T, K) float32. Other arguments as in linear_cpu.
-
-    Raises:
-        ShapeError: a token is out of range.
-    """
-    require_below(tokens, layout[0], "tokens")
-    y = tokens.new_empty((tokens.shape[0], layout[1]), dtype=torch.float32)
-    _cpu.embed(tokens, _native_weight(parts, layout), isa, pool, y)
-    return y
-
-
-@embed_cpu.register_fake
-def _embed_fake(
-    tokens: Tensor, _: Sequence[Tensor], layout: Sequence[int], *_rest: object
-) -> Tensor:
-    return tokens.new_empty((tokens.shape[0], layout[1]), dtype=torch.float32)
-
-
-@torch.library.custom_op("secondpass::gather_log_prob_cpu", mutates_args=())
-def gather_log_prob_cpu(  # noqa: PLR0913, PLR0917 - an operator takes no object
-    hidden: Tensor,
-    rows: Tensor,
-    tokens: Tensor,
-    parts: Sequence[Tensor],
-    layout: Sequence[int],
-    isa: str,
-    pool: int,
-) -> Tensor:
-    """Compute log softmax(hidden @ weight.T)[rows, tokens]: (C,) float32.
-
-    Raises:
-        ShapeError: a row or token is out of range.
-        NonFiniteError: hidden holds NaN or infinity.
-    """
-    require_finite(hidden, "hidden")
-    require_below(rows, len(hidden), "rows")
-    require_below(tokens, layout[0], "tokens")
-    y = hidden.new_empty((rows.shape[0],))
-    weight = _native_weight(parts, layout)
-    _cpu.gather_log_prob(hidden.detach(), rows, tokens, weight, isa, pool, y)
-    return y
-
-
-@gather_log_prob_cpu.register_fake
-def _gather_log_prob_fake(hidden: Tensor, rows: Tensor, *_: object) -> Tensor:
-    return hidden.new_empty((rows.shape[0],))
 
 
 @dataclass(frozen=True)
@@ -235,19 +159,27 @@ class CpuBackend:
 
     def linear(self, x: Tensor, weight: PackedWeight) -> Tensor:
         """(M, K) float32 times weight transposed: (M, N) float32."""
-        y: Tensor = linear_cpu(x, *self._arguments(weight))
+        from quantized_lm.ops import cpu_operators  # noqa: PLC0415 - torch's, for torch's callers
+
+        y: Tensor = cpu_operators.linear_cpu(x, *self._arguments(weight))
         return y
 
     def embed(self, weight: PackedWeight, tokens: Tensor) -> Tensor:
         """Dequantize rows: (T,) int64 to (T, K) float32."""
-        rows: Tensor = embed_cpu(tokens, *self._arguments(weight))
+        from quantized_lm.ops import cpu_operators  # noqa: PLC0415
+
+        rows: Tensor = cpu_operators.embed_cpu(tokens, *self._arguments(weight))
         return rows
 
     def gather_log_prob(
         self, hidden: Tensor, weight: PackedWeight, rows: Tensor, tokens: Tensor
     ) -> Tensor:
         """Compute log softmax(hidden @ weight.T)[rows, tokens]: (C,) float32."""
-        log_prob: Tensor = gather_log_prob_cpu(hidden, rows, tokens, *self._arguments(weight))
+        from quantized_lm.ops import cpu_operators  # noqa: PLC0415
+
+        log_prob: Tensor = cpu_operators.gather_log_prob_cpu(
+            hidden, rows, tokens, *self._arguments(weight)
+        )
         return log_prob
 
     def time_linear(self, x: Tensor, weight: PackedWeight, repeats: int) -> float:
@@ -258,16 +190,17 @@ class CpuBackend:
             weight: (N, K), prepared by this backend.
         """
         return _cpu.time_linear(
-            x, _native_weight(weight.parts, weight.layout), self.variant, repeats
+            x,
+            _cpu.Weight(weight.words, weight.scale, weight.levels, weight.layout),
+            self.variant,
+            repeats,
         )
 
     def _arguments(self, weight: PackedWeight) -> tuple[list[Tensor], list[int], str, int]:
-        return weight.parts, list(weight.layout), self.variant, self.pool_handle
+        import torch  # noqa: PLC0415
 
-
-def _native_weight(parts: Sequence[Tensor], layout: Sequence[int]) -> _cpu.Weight:
-    words, scale, levels = parts
-    return _cpu.Weight(words, scale, levels, layout)
+        parts = [torch.from_numpy(part) for part in weight.parts]
+        return parts, list(weight.layout), self.variant, self.pool_handle
 
 
 def _bits_in_memory(format_name: str) -> int:
@@ -338,6 +271,10 @@ def _by_panel(rows: NDArray[_Number], panel: int) -> NDArray[_Number]:
     return np.ascontiguousarray(padded.reshape(num_panels, panel, -1).transpose(0, 2, 1))
 
 
-def _aligned(array: NDArray[np.generic]) -> Tensor:
-    """Copy to memory on a cache line, as torch's is: no vector that is loaded straddles two."""
-    return torch.from_numpy(array).clone()
+def _aligned(array: NDArray[_Number]) -> NDArray[_Number]:
+    """Copy to memory on a cache line: no vector that is loaded straddles two."""
+    room = np.empty(array.nbytes + _CACHE_LINE, np.uint8)
+    start = -room.ctypes.data % _CACHE_LINE
+    copied = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copied[...] = array
+    return copied

@@ -22,7 +22,6 @@ from quantized_lm.quant.activations import ACTIVATION_RULES
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.quant.tensor import QuantizedTensor
 
-Residency = Literal["packed", "expanded"]
 # "auto" lets the model's kind and the device's memory decide; see `GpuBackend.reside`.
 ResidencyChoice = Literal["auto", "packed", "expanded"]
 RESIDENCIES: tuple[ResidencyChoice, ...] = get_args(ResidencyChoice)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from quantized_lm.errors import BackendError
-from quantized_lm.ops.backend import Activations, BackendOptions, PackedWeight
+from quantized_lm.ops.backend import Activations, BackendOptions, PackedWeight, Residency
 from quantized_lm.ops.checks import require_below, require_finite
 from quantized_lm.ops.device_args import Codes
 from quantized_lm.ops.device_layout import (
@@ -25,7 +25,6 @@ from quantized_lm.ops.device_layout import (
     RESIDENCIES,
     DeviceLayout,
     DeviceWeight,
-    Residency,
     ResidencyChoice,
     expand,
     lay_out,

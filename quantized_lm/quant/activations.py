@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantized_lm.errors import FormatError, ShapeError
+from quantized_lm.quant.formats import QUAD
 
 LARGEST_CODE = 127
-QUAD = 4  # columns whose subset sums a look-up kernel keeps in one byte
 # The magnitudes of four codes add up to at most 255: four roundings by a half leave 253.
 _LARGEST_QUAD = 253
 # Steps below make the row zero. It is so far above the smallest normal number that no subnormal

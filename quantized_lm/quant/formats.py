@@ -16,6 +16,7 @@ from quantized_lm.errors import FormatError
 
 BYTES_PER_WORD = 4
 BYTES_PER_SCALE = 2
+QUAD = 4  # columns whose subset sums a look-up kernel keeps in one byte
 
 
 @dataclass(frozen=True)

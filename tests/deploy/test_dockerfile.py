@@ -21,12 +21,12 @@ def test_hadolint_accepts_it() -> None:
     run("hadolint", "Dockerfile")
 
 
-def test_torch_is_chosen_as_in_the_makefile(final: str) -> None:
+def test_torch_is_that_of_the_makefile_and_only_where_it_is_wanted(final: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (torch,) = re.findall(r"^TORCH \?= (.+)$", makefile, re.MULTILINE)
-    assert f'ARG TORCH="{torch}"\n' in final
-    compose = load(ROOT / "deploy/compose.yaml")["services"]["secondpass"]["build"]["args"]
-    assert compose == {"TORCH": f"${{TORCH:-{torch}}}"}
+    assert f"${{TORCH:-{torch}}}" in final
+    assert 'ARG TORCH=""\n' in final
+    assert 'if [ "${DEVICE}" = cuda ] || [ -n "${TORCH}" ]; then' in final
 
 
 def test_the_version_is_that_of_the_package_everywhere(final: str) -> None:

@@ -18,8 +18,8 @@ from quantized_lm.errors import BackendError, ShapeError
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import load_packed
 from quantized_lm.ops import Backend, select_backend
-from quantized_lm.ops.backend import BackendOptions
-from quantized_lm.ops.device_layout import Residency, ResidencyChoice
+from quantized_lm.ops.backend import BackendOptions, Residency
+from quantized_lm.ops.device_layout import ResidencyChoice
 from quantized_lm.ops.gpu import GpuBackend
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest

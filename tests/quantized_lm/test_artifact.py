@@ -30,7 +30,8 @@ from quantized_lm.errors import (
     ArtifactVersionError,
     BackendError,
 )
-from quantized_lm.models.transformer import Transformer, TransformerConfig
+from quantized_lm.models.transformer import Transformer
+from quantized_lm.models.transformer_config import TransformerConfig
 from quantized_lm.ops import BACKENDS
 from quantized_lm.pipeline.export import GOLDEN_TEXTS
 from quantized_lm.scoring import ScoreRequest, score_lists

@@ -6,6 +6,7 @@ refuses the rest. The only file that imports torch, and only where it reads or w
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import pickle
 import re
@@ -50,8 +51,10 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
     """One lattice, or those of an FsaVec.
 
     Raises:
-        LatticeError: it is no such file, holds anything but tensors, or no valid k2 lattice.
+        LatticeError: it is no such file, holds anything but tensors, or no valid k2 lattice; or
+            there is no torch here.
     """
+    _require_torch()
     _require_plain_zip(data)
     record = _load(data)
     columns: dict[str, Column | Ragged] = {}
@@ -73,8 +76,9 @@ def write(lattices: Sequence[Lattice]) -> bytes:
     """What `k2.Fsa.from_dict(torch.load(...))` takes.
 
     Raises:
-        LatticeError: a score is too large for float32.
+        LatticeError: a score is too large for float32, or there is no torch here.
     """
+    _require_torch()
     import torch  # noqa: PLC0415 - heavy, and the other formats do without
 
     require_some(lattices, at_most_one=False, name="k2-pt")
@@ -118,6 +122,14 @@ def _save(record: Mapping[str, object]) -> bytes:
     module = SimpleNamespace(__name__="pickle", Pickler=_Pickler, dumps=pickle.dumps)
     torch.save(record, buffer, pickle_module=module)
     return buffer.getvalue()
+
+
+def _require_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        raise LatticeError(
+            "the form of torch.save needs torch, which is not installed here; use k2's tensors in "
+            "safetensors or JSON, or install secondpass[torch]"
+        )
 
 
 def _require_plain_zip(data: bytes) -> None:

@@ -15,7 +15,8 @@ from quantized_lm.bench.lists import made_up_lists
 from quantized_lm.bench.own import score_tokens
 from quantized_lm.bench.random_artifact import as_texts, write_random_artifact
 from quantized_lm.bench.weights import POSITIONS, Size, load_gpt2
-from quantized_lm.models.lstm import Lstm, LstmConfig
+from quantized_lm.models.lstm import Lstm
+from quantized_lm.models.lstm_config import LstmConfig
 from quantized_lm.ops import BACKENDS
 from quantized_lm.scoring import ScoreRequest, score_lists
 from quantized_lm.tree import build_tree

@@ -10,7 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from quantized_lm.cli import COMMANDS, inspect, rescore, score
+from quantized_lm.cli import inspect, rescore, score
+from quantized_lm.cli.lazy import LibraryCommands
 from tests.fakes import fake_loaded
 
 LISTS = [
@@ -38,9 +39,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Command:
         monkeypatch.setattr(module, "bundled_path", Path)
     monkeypatch.setattr(inspect, "read_manifest", lambda _: loaded.manifest)
     monkeypatch.setenv("COLUMNS", "120")
-    cli = typer.Typer()
-    for name, function in COMMANDS:
-        cli.command(name)(function)
+    cli = typer.Typer(cls=LibraryCommands)
+    cli.callback()(lambda: None)
 
     def invoke(*arguments: object) -> Result:
         return CliRunner().invoke(cli, [str(argument) for argument in arguments])

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantized_lm.errors import FormatError, ShapeError
-from quantized_lm.models.gpt2 import Gpt2, Gpt2Config, from_transformers
+from quantized_lm.models.gpt2 import Gpt2, from_transformers
+from quantized_lm.models.gpt2_config import Gpt2Config
 from quantized_lm.tree import build_tree
 
 HEADS, LAYERS, DIM, INNER, VOCABULARY, POSITIONS = 2, 2, 8, 20, 13, 12

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from quantized_lm.models.lstm import GATES, LockedDropout, Lstm, LstmConfig
+from quantized_lm.models.lstm import LockedDropout, Lstm
+from quantized_lm.models.lstm_config import GATES, LstmConfig
 from quantized_lm.tree import build_tree
 
 CONFIG = LstmConfig(vocab_size=23, num_layers=2, model_dim=32, max_tokens=64)

@@ -174,7 +174,7 @@ def changed(plan: TransformerPlan, fault: str) -> TransformerPlan:
         plan,
         blocks=(first, *others),
         norm_epsilon=epsilon,
-        rope_rates=rates.flip(0) if fault == "rates" else rates,
+        rope_rates=rates[::-1].copy() if fault == "rates" else rates,
     )
 
 

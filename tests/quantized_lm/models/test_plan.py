@@ -14,7 +14,8 @@ from torch import Tensor
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import load_packed, matrix_names
 from quantized_lm.models.plan import LstmPlan, NormPlan, ProjectionPlan, TransformerPlan
-from quantized_lm.ops import embed, linear
+from quantized_lm.ops.embedding import embed
+from quantized_lm.ops.linear import linear
 from quantized_lm.ops.reference import ReferenceBackend
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
@@ -24,8 +25,8 @@ from quantized_lm.tree import build_tree
 def norm(x: Tensor, plan: NormPlan) -> Tensor:
     centered = x - x.mean() if plan.subtracts_mean else x
     y = centered / (centered.square().mean() + plan.epsilon).sqrt()
-    y = y if plan.gain is None else y * plan.gain
-    return y if plan.bias is None else y + plan.bias
+    y = y if plan.gain is None else y * torch.from_numpy(plan.gain)
+    return y if plan.bias is None else y + torch.from_numpy(plan.bias)
 
 
 def by_root_mean_square(x: Tensor, epsilon: float) -> Tensor:
@@ -33,7 +34,8 @@ def by_root_mean_square(x: Tensor, epsilon: float) -> Tensor:
 
 
 def project(x: Tensor, plan: ProjectionPlan) -> Tensor:
-    return linear(x[None], plan.weight, plan.bias)[0]
+    bias = None if plan.bias is None else torch.from_numpy(plan.bias)
+    return linear(x[None], plan.weight, bias)[0]
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -64,7 +66,7 @@ def _(plan: TransformerPlan, tokens: list[int]) -> Tensor:
         if plan.normalizes_embedding:
             x = by_root_mean_square(x, plan.norm_epsilon)
         if plan.positions is not None:
-            x = x + plan.positions[depth]
+            x = x + torch.from_numpy(plan.positions[depth])
         x0 = x
         for block, past_keys, past_values in zip(plan.blocks, keys, values, strict=True):
             x = block.mix[0] * x + block.mix[1] * x0
@@ -73,7 +75,7 @@ def _(plan: TransformerPlan, tokens: list[int]) -> Tensor:
             if plan.normalizes_qk:
                 q, k = (by_root_mean_square(part, plan.norm_epsilon) for part in (q, k))
             if plan.rope_rates is not None:
-                q, k = (turn(part, depth, plan.rope_rates) for part in (q, k))
+                q, k = (turn(part, depth, torch.from_numpy(plan.rope_rates)) for part in (q, k))
             past_keys.append(k)
             past_values.append(v)
             mixed = []
@@ -146,8 +148,8 @@ def test_a_plan_names_the_sizes_of_blocks(model: FloatModel) -> None:
     assert [block.up.weight.shape for block in plan.blocks] == [(48, 32)] * 2
     assert plan.positions is None or plan.positions.shape == (65, 32)
     assert plan.rope_rates is None or plan.rope_rates.shape == (8,)
-    tensors = [plan.final_norm.gain, plan.positions, plan.rope_rates, plan.blocks[0].qkv.bias]
-    assert all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors)
+    arrays = [plan.final_norm.gain, plan.positions, plan.rope_rates, plan.blocks[0].qkv.bias]
+    assert all(a is None or (a.dtype == np.float32 and a.flags.c_contiguous) for a in arrays)
     assert np.isfinite(plan.blocks[0].mix).all()
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from quantized_lm.errors import ShapeError
-from quantized_lm.models.transformer import Transformer, TransformerConfig
+from quantized_lm.models.transformer import Transformer
+from quantized_lm.models.transformer_config import TransformerConfig
 
 
 def test_heads_must_have_an_even_width() -> None:

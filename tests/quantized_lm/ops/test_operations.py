@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from quantized_lm.errors import NonFiniteError, ShapeError
-from quantized_lm.ops import embed, gather_log_prob, linear
 from quantized_lm.ops.backend import Backend, BackendOptions, PackedWeight
-from quantized_lm.ops.cpu import (
-    CpuBackend,
-    embed_cpu,
-    gather_log_prob_cpu,
-    instruction_sets,
-    linear_cpu,
-)
+from quantized_lm.ops.cpu import CpuBackend, instruction_sets
+from quantized_lm.ops.cpu_operators import embed_cpu, gather_log_prob_cpu, linear_cpu
+from quantized_lm.ops.embedding import embed
+from quantized_lm.ops.linear import linear
+from quantized_lm.ops.output import gather_log_prob
 from quantized_lm.ops.reference import (
     ReferenceBackend,
     embed_reference,
@@ -174,7 +171,7 @@ def test_rows_that_are_no_rows_of_hidden_are_refused(backend: Backend, rows: Ten
 
 def test_packed_weights_report_their_memory(backend: Backend) -> None:
     weight = packed(backend, Grid.named("4bit"))
-    assert weight.size_bytes == sum(part.numel() * part.element_size() for part in weight.parts)
+    assert weight.size_bytes == sum(part.nbytes for part in weight.parts)
     assert weight.size_bytes < 70 * 50 * 4
 
 
@@ -206,7 +203,8 @@ def operator_calls(backend: Backend) -> list[tuple[Any, tuple[Any, ...]]]:
             (gather_log_prob_reference, (x, rows, tokens, weight.parts, *kind)),
         ]
     assert isinstance(backend, CpuBackend)
-    arguments = (weight.parts, list(weight.layout), backend.variant, backend.pool_handle)
+    parts = [torch.from_numpy(part) for part in weight.parts]
+    arguments = (parts, list(weight.layout), backend.variant, backend.pool_handle)
     return [
         (linear_cpu, (x, *arguments)),
         (embed_cpu, (tokens, *arguments)),

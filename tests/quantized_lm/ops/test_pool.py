@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantized_lm.ops import BackendOptions, PackedWeight, linear
+from quantized_lm.ops import BackendOptions, PackedWeight
 from quantized_lm.ops.cpu import CpuBackend
+from quantized_lm.ops.linear import linear
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
 
@@ -77,7 +78,8 @@ def test_callers_of_one_pool_wait_for_each_other(cpu: CpuBackend) -> None:
 def test_a_pool_that_has_ended_is_not_found() -> None:
     backend: Any = CpuBackend.create(BackendOptions(threads=2))
     weight, handle = small_weight(backend), backend.pool_handle
-    arguments = (normal(2), weight.parts, list(weight.layout), backend.variant)
+    parts = [torch.from_numpy(part) for part in weight.parts]
+    arguments = (normal(2), parts, list(weight.layout), backend.variant)
     operator = torch.ops.secondpass.linear_cpu
     operator(*arguments, handle)
     del backend, weight

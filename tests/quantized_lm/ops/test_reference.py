@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from quantized_lm.ops import gather_log_prob, linear
+from quantized_lm.ops.linear import linear
+from quantized_lm.ops.output import gather_log_prob
 from quantized_lm.ops.reference import ReferenceBackend
 from quantized_lm.quant.activations import quantize_activations
 from quantized_lm.quant.formats import FORMATS, Grid

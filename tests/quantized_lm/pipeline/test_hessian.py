@@ -13,8 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
-from quantized_lm.models.lstm import Lstm, LstmConfig
-from quantized_lm.models.transformer import Transformer, TransformerConfig
+from quantized_lm.models.lstm import Lstm
+from quantized_lm.models.lstm_config import LstmConfig
+from quantized_lm.models.transformer import Transformer
+from quantized_lm.models.transformer_config import TransformerConfig
 from quantized_lm.pipeline.batches import IGNORED, Windows
 from quantized_lm.pipeline.hessian import (
     ProbePlan,

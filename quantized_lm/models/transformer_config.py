@@ -1,0 +1,111 @@
+"""Sizes of the small Transformer LM of `transformer.py`, and what it computes, as data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantized_lm.errors import ShapeError
+from quantized_lm.models.config import Shapes, Weights
+from quantized_lm.models.plan import BlockPlan, Floats, NormPlan, TransformerPlan
+
+NORM_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class TreeTransformerConfig(ABC):
+    """Sizes that every Transformer has; see `ModelConfig`."""
+
+    vocab_size: int
+    num_layers: int
+    model_dim: int
+    num_heads: int
+    ffn_dim: int
+    max_tokens: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.model_dim // self.num_heads
+
+    @abstractmethod
+    def shapes(self) -> Shapes:
+        """Every parameter's, in the order of the module."""
+
+    @abstractmethod
+    def plan(self, weights: Weights) -> TransformerPlan:
+        """What the model computes, as data."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig(TreeTransformerConfig):
+    """Sizes of a Transformer LM."""
+
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        """Refuse heads that cannot be turned by halves."""
+        if self.model_dim % (2 * self.num_heads):
+            raise ShapeError(
+                f"model_dim {self.model_dim} over num_heads {self.num_heads} is no even number"
+            )
+
+    @property
+    def rope_rates(self) -> Floats:
+        """(head_dim / 2,) float32: radians per unit of depth (Su et al., 2021)."""
+        half = self.head_dim // 2
+        return (self.rope_base ** -(np.arange(half) / half)).astype(np.float32)
+
+    def shapes(self) -> Shapes:
+        """Every parameter's, in the order of the module."""
+        dim, ffn = self.model_dim, self.ffn_dim
+        block = {
+            "mix": (2,),
+            "qkv.weight": (3 * dim, dim),
+            "out.weight": (dim, dim),
+            "up.weight": (ffn, dim),
+            "down.weight": (dim, ffn),
+        }
+        return {
+            "gain": (dim,),
+            "embedding.weight": (self.vocab_size, dim),
+            **{
+                f"blocks.{layer}.{name}": shape
+                for layer in range(self.num_layers)
+                for name, shape in block.items()
+            },
+        }
+
+    def plan(self, weights: Weights) -> TransformerPlan:
+        """What the model computes, as data."""
+        return TransformerPlan(
+            model_dim=self.model_dim,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+            max_tokens=self.max_tokens,
+            embedding=weights.packed["embedding.weight"],
+            positions=None,
+            rope_rates=self.rope_rates,
+            normalizes_embedding=True,
+            normalizes_qk=True,
+            norm_epsilon=NORM_EPSILON,
+            activation="squared_relu",
+            blocks=tuple(_block(weights, f"blocks.{n}") for n in range(self.num_layers)),
+            final_norm=NormPlan(weights.plain["gain"], None, NORM_EPSILON, subtracts_mean=False),
+        )
+
+
+def _block(weights: Weights, path: str) -> BlockPlan:
+    norm = NormPlan(None, None, NORM_EPSILON, subtracts_mean=False)
+    stream, embedding = weights.plain[f"{path}.mix"].tolist()
+    return BlockPlan(
+        attention_norm=norm,
+        ffn_norm=norm,
+        qkv=weights.projection(f"{path}.qkv"),
+        out=weights.projection(f"{path}.out"),
+        up=weights.projection(f"{path}.up"),
+        down=weights.projection(f"{path}.down"),
+        mix=(stream, embedding),
+    )
