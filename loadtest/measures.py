@@ -161,6 +161,32 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return dict(zip(PERCENTILES, np.round(found, 3).tolist(), strict=True))
 
 
+def taken_in_turn_ms(arrivals_s: Sequence[float], idle: Iterable[Sample]) -> dict[str, float]:
+    """Percentiles of the latencies that one engine would have that takes the arrivals in turn.
+
+    Each has it for as long as some request of the idle server had, and waits besides for what that
+    request did beside the engine: what is left is the queue's own doing.
+
+    Args:
+        arrivals_s: ascending.
+    """
+    seen = [
+        (one.stages_ms["forward"], 1000.0 * one.latency_s)
+        for one in idle
+        if one.is_good and one.latency_s is not None and one.stages_ms.get("forward")
+    ]
+    if not seen:
+        return {}
+    drawn = np.random.default_rng(0).integers(len(seen), size=len(arrivals_s))
+    latencies, free_ms = [], 0.0
+    for arrival_s, index in zip(arrivals_s, drawn.tolist(), strict=True):
+        engine_ms, alone_ms = seen[index]
+        begun_ms = max(free_ms, 1000.0 * arrival_s)
+        free_ms = begun_ms + engine_ms
+        latencies.append(begun_ms - 1000.0 * arrival_s + alone_ms)
+    return percentiles(latencies)
+
+
 def share_beside_engine(samples: Iterable[Sample]) -> float | None:
     """Median of (latency - forward) / forward of good answers; None without any."""
     shares = [

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from loadtest.checks import Check, check_conditions, check_run
-from loadtest.measures import Observed, Step, recovery_s, summarize
+from loadtest.measures import Observed, Step, recovery_s, summarize, taken_in_turn_ms
 from loadtest.run import BURSTS, IDLE, OVERLOAD, RECOVERY, STEADY, Run
 from loadtest.samples import HUNG_UP, UNANSWERED, Sample, outcome_of
 
@@ -178,3 +178,17 @@ def test_outcomes_are_found_without_reading_the_body() -> None:
     assert outcome_of(200, body.replace(b"[],", b'["overloaded"],')) == "200 overloaded"
     assert outcome_of(503, b'{"code":"draining"}') == "503 draining"
     assert outcome_of(0, b"") == UNANSWERED
+
+
+def test_requests_taken_in_turn_wait_for_those_before_them() -> None:
+    idle = [sample(0.0)] * 5  # 9 ms of engine, 10 ms in all
+    found = taken_in_turn_ms([0.0, 0.004, 0.008, 1.0], idle)
+    assert found["max"] == pytest.approx(9 + 9 - 8 + 10)
+    assert found["p50"] == pytest.approx((10 + (9 - 4 + 10)) / 2)
+    assert taken_in_turn_ms([0.0, 1.0], idle)["max"] == pytest.approx(10.0)
+    assert taken_in_turn_ms([0.0], []) == {}
+
+
+def test_the_steady_load_is_set_against_a_queue_without_faults() -> None:
+    (claim,) = (one for one in check_run(good_run(), KIND) if "p99" in one.claim)
+    assert claim.found == "10.0 ms; one engine in turn, as fast as when idle: 10.0 ms"
