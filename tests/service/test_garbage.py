@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,12 @@ from starlette.requests import Request
 
 from service.routes import exchange
 from tests.service.serving import Json, request, running, utterance
+
+
+_EXIT_STACKS = pytest.mark.skipif(
+    sys.version_info < (3, 11),
+    reason="an error that passes the framework's exit stacks becomes a cycle in Python 3.10",
+)
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def _only_by_hand() -> Iterator[None]:
         ("rescore", request(), 200),
         ("rescore", request(utterance("a"), utterance("the cat")), 200),
         ("rescore", request(model="nobody"), 404),
-        ("rescore", {"utterances": [{"id": 1}]}, 422),
+        pytest.param("rescore", {"utterances": [{"id": 1}]}, 422, marks=_EXIT_STACKS),
         ("score", {"texts": ["the cat", "a"]}, 200),
     ],
 )
