@@ -12,7 +12,6 @@ from starlette.requests import Request
 from service.routes import exchange
 from tests.service.serving import Json, request, running, utterance
 
-
 _EXIT_STACKS = pytest.mark.skipif(
     sys.version_info < (3, 11),
     reason="an error that passes the framework's exit stacks becomes a cycle in Python 3.10",
