@@ -16,7 +16,7 @@ RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM ${BASE}
 # What serves on a CPU needs no torch. What pip is told about it where it is wanted: with DEVICE=cuda, or named, for
-# --backend reference and lattices of torch.save.
+# --backend reference.
 ARG DEVICE=cpu
 ARG TORCH=""
 

@@ -1,4 +1,4 @@
-"""The lattice formats by name. Only `k2_pt` needs torch, and only once it is used.
+"""The lattice formats by name. None needs a decoder's library or torch.
 
 What each holds of the scores: k2-json, k2-safetensors and k2-pt float32 am + graph and float32
 graph; k2-text float32 am + graph; kaldi-binary float32 am and graph; kaldi-text and htk am and
