@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -16,6 +16,7 @@ from rich.table import Table
 from quantized_lm.cli.console import command, note, out, print_json
 from quantized_lm.cli.train import RecipeArgument, RunOption
 from quantized_lm.errors import InputError
+from quantized_lm.files import write_named
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.pipeline.allocate import (
     Allocation,
@@ -23,7 +24,7 @@ from quantized_lm.pipeline.allocate import (
     manual_allocation,
     rated_allocation,
 )
-from quantized_lm.pipeline.recipe import Recipe, load_recipe
+from quantized_lm.pipeline.recipe import Recipe, load_recipe, recipe_with
 from quantized_lm.pipeline.search import SearchPlan, search
 from quantized_lm.pipeline.sensitivity import CHOICES, measure_joint, read_report
 from quantized_lm.pipeline.sizes import SizeTable, packed_size_bytes, size_table
@@ -98,6 +99,13 @@ def run(  # noqa: PLR0913 - each is an option of the command
     ] = None,
     metric: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "kl",
     *,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the recipe with what was found, ready for `secondpass quantize FILE`.",
+        ),
+    ] = None,
     joint: Annotated[
         bool, typer.Option("--joint", help="Also measure KL with all matrices rounded at once.")
     ] = False,
@@ -108,22 +116,24 @@ def run(  # noqa: PLR0913 - each is an option of the command
     summed cost. nas trains a network that holds every format at once and learns which to keep
     (minutes to hours; it goes on where it was killed). manual protects embedding, first and last
     layer without measuring. The size counts everything in weights.safetensors: codes, scales, level
-    tables, norms, biases, the file's header. The last line of output is one JSON object; its
-    `formats` can stand as those of a recipe.
+    tables, norms, biases, the file's header. The last line of output is one JSON object.
 
-    secondpass allocate quantized_lm/recipes/en-small.yaml --budget 16x
+    secondpass allocate quantized_lm/recipes/en-small.yaml --budget 16x --write smaller.yaml
 
     secondpass allocate quantized_lm/recipes/en-small.yaml --coded-bits 2
     """
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
+    if write is not None and write.exists():
+        raise InputError(f"{write} exists already; name a new file for --write")
     if metric not in METHODS:
         raise InputError(f"--metric is {metric!r}; need one of {', '.join(METHODS)}")
     model = make_model(settings)
     if coded_bits is not None:
         if budget is not None or bits is not None or joint:
             raise InputError("--coded-bits goes with --metric alone")
-        _allocate_rates(folder, metric, model, coded_bits)
+        fields = _allocate_rates(folder, metric, model, coded_bits)
+        _write(recipe, fields, write)
         return
     sizes = size_table(model, CHOICES)
     found = METHODS[metric](Request(settings, folder, _budget_bytes(budget, bits, sizes)))
@@ -135,11 +145,23 @@ def run(  # noqa: PLR0913 - each is an option of the command
         together = measure_joint(settings, found.formats, run=folder)
         note(f"all at once: KL {together.mean:.4g} +- {together.standard_error:.2g} nats/token")
         record["joint_kl"] = asdict(together)
-    note(f"{path} is written; its formats can stand as those of {recipe}")
+    note(f"{path} is written")
     print_json(record)
+    _write(recipe, {"formats": dict(found.formats), "overrides": {}}, write)
 
 
-def _allocate_rates(folder: Path, metric: str, model: FloatModel, bits: float) -> None:
+def _write(recipe: Path, fields: Mapping[str, Any], to: Path | None) -> None:
+    """Write the recipe with these fields of `quantize`, or say what they are."""
+    if to is None:
+        note("for the recipe's `quantize`, or with --write FILE for a whole recipe:")
+        note(yaml.safe_dump(dict(fields), sort_keys=False, default_flow_style=None, width=100))
+        return
+    write_named(to, recipe_with(recipe, fields))
+    note(f"{to} is written; next: secondpass quantize {to}")
+
+
+def _allocate_rates(folder: Path, metric: str, model: FloatModel, bits: float) -> dict[str, Any]:
+    """Find rates, show them, and return what a recipe's `quantize` says of them."""
     report = read_report(folder / "sensitivity" / f"{metric}.json")
     weights = {name: model.get_parameter(name).numel() for name in report.costs}
     found = rated_allocation(report, weights, at=RATED_AT, bits=bits)
@@ -150,14 +172,13 @@ def _allocate_rates(folder: Path, metric: str, model: FloatModel, bits: float) -
         bar = Bar(_WIDEST_BITS, 0, rate, width=_BAR_WIDTH)
         table.add_row(name, found.formats[name], f"{rate:.3f}", bar)
     out().print(table)
-    fields = {
+    note(f"{path} is written")
+    print_json({"path": str(path), **asdict(found)})
+    return {
         "method": "rated",
-        "formats": found.formats,
+        "formats": dict(found.formats),
         "overrides": {name: {"bits": round(rate, 3)} for name, rate in found.rates.items()},
     }
-    note(f"{path} is written; for the recipe's `quantize`:")
-    note(yaml.safe_dump(fields, sort_keys=False, default_flow_style=None, width=100))
-    print_json({"path": str(path), **asdict(found)})
 
 
 def _budget_bytes(budget: str | None, bits: float | None, sizes: SizeTable) -> int:

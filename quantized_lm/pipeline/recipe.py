@@ -5,6 +5,7 @@ Unknown fields are refused: a typo in a learning rate must not train a model for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,19 @@ def whole_recipe(path: Path) -> bytes:
     content, given = _read(path)
     whole = _completed(given, where=path.name)
     return content if whole == given else yaml.safe_dump(whole, sort_keys=False).encode()
+
+
+def recipe_with(path: Path, quantize: Mapping[str, Any]) -> bytes:
+    """A recipe as YAML that needs no other to be read, with some fields of `quantize` replaced.
+
+    Raises:
+        RecipeError, ArtifactError: as `load_recipe`, of what comes of it.
+    """
+    _, given = _read(path)
+    whole = _completed(given, where=path.name)
+    changed = {**whole, "quantize": {**_mapping(whole.get("quantize")), **quantize}}
+    build(Recipe, changed, where=path.name, error=RecipeError)
+    return yaml.safe_dump(changed, sort_keys=False).encode()
 
 
 def _read(path: Path) -> tuple[bytes, Any]:

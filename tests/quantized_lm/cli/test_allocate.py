@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,23 @@ def test_rates_are_allocated_for_a_recipe(run: Command, recipe: Path) -> None:
     assert both.exit_code == 2
     assert "goes with --metric alone" in both.stderr
     assert run("allocate", recipe, *folder, "--coded-bits", "9").exit_code == 2
+
+
+@pytest.mark.parametrize("options", [("--bits", "6"), ("--coded-bits", "2")])
+def test_a_whole_recipe_is_written_with_what_was_found(
+    run: Command, recipe: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    folder = ("--run", recipe.parent)
+    run("sensitivity", recipe, *folder, "--windows", "4")
+    to = tmp_path / "smaller.yaml"
+    found = run("allocate", recipe, *folder, *options, "--write", to)
+    assert found.exit_code == 0, found.output
+    assert f"next: secondpass quantize {to}" in found.stderr
+    record = json.loads(found.stdout.splitlines()[-1])
+    old, new = load_recipe(recipe), load_recipe(to)
+    assert dict(new.quantize.formats) == record["formats"]
+    assert replace(new, quantize=old.quantize) == old
+    assert new.quantize.steps == old.quantize.steps
+    again = run("allocate", recipe, *folder, *options, "--write", to)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
