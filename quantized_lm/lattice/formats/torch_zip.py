@@ -93,7 +93,9 @@ class _Rebuild(_Fixed):
         return Tensor(view)
 
 
-class _Reader(pickle.Unpickler):
+# Not the unpickler in C, whose memo is an array as long as the largest number that a pickle gives:
+# one of five bytes takes gigabytes.
+class _Reader(pickle._Unpickler):  # noqa: SLF001
     def __init__(self, archive: zipfile.ZipFile, classes: Mapping[Name, type]) -> None:
         (path,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         super().__init__(io.BytesIO(archive.read(path)))

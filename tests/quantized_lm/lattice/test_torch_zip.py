@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import resource
 import zipfile
 from collections import OrderedDict
 from typing import Any
@@ -154,6 +155,12 @@ def test_the_programs_above_fail_for_what_they_do() -> None:
     record = read_record(with_pickle(rebuilt(b"K\0K\x02\x85K\x01\x85\x89)") + b"."), {})
     assert isinstance(record, Tensor)
     assert record.array.tolist() == [1, 2]
+
+
+def test_a_large_number_in_the_memo_takes_no_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_record(with_pickle(b"\x80\x02}r\xff\xff\xff\x07."), {}) == {}  # 2^27 - 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
 def test_nothing_that_was_refused_changes_what_comes_after() -> None:
