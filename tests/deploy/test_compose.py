@@ -89,5 +89,5 @@ def test_the_rules_and_the_dashboard_are_where_the_configuration_looks(
 
 
 def test_it_is_built_from_the_dockerfile_of_this_checkout(services: dict[str, Any]) -> None:
-    build = services["secondpass"]["build"]
-    assert (DEPLOY / build["context"] / "Dockerfile").resolve() == ROOT / "Dockerfile"
+    context = services["secondpass"]["build"]
+    assert (DEPLOY / context / "Dockerfile").resolve() == ROOT / "Dockerfile"

@@ -155,7 +155,10 @@ def test_what_a_gpu_lacks_is_said(
 
 
 def test_without_triton_the_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "triton" else find(name)
+    )
     assert not BACKENDS["triton"].is_available
     for name, where in (("triton", "auto"), ("auto", "cuda")):
         with pytest.raises(BackendError, match=r"secondpass\[gpu\], or use the CPU engine, --dev"):
