@@ -170,11 +170,7 @@ def taken_in_turn_ms(arrivals_s: Sequence[float], idle: Iterable[Sample]) -> dic
     Args:
         arrivals_s: ascending.
     """
-    seen = [
-        (one.stages_ms["forward"], 1000.0 * one.latency_s)
-        for one in idle
-        if one.is_good and one.latency_s is not None and one.stages_ms.get("forward")
-    ]
+    seen = _engine_and_all_ms(idle)
     if not seen:
         return {}
     drawn = np.random.default_rng(0).integers(len(seen), size=len(arrivals_s))
@@ -189,12 +185,17 @@ def taken_in_turn_ms(arrivals_s: Sequence[float], idle: Iterable[Sample]) -> dic
 
 def share_beside_engine(samples: Iterable[Sample]) -> float | None:
     """Median of (latency - forward) / forward of good answers; None without any."""
-    shares = [
-        (1000.0 * one.latency_s - one.stages_ms["forward"]) / one.stages_ms["forward"]
+    shares = [(all_ms - engine_ms) / engine_ms for engine_ms, all_ms in _engine_and_all_ms(samples)]
+    return float(np.median(shares)) if shares else None
+
+
+def _engine_and_all_ms(samples: Iterable[Sample]) -> list[tuple[float, float]]:
+    """The engine's time of each good answer, and its latency."""
+    return [
+        (one.stages_ms["forward"], 1000.0 * one.latency_s)
         for one in samples
         if one.is_good and one.latency_s is not None and one.stages_ms.get("forward")
     ]
-    return float(np.median(shares)) if shares else None
 
 
 def recovery_s(probes: Sequence[Sample], *, limit_s: float, in_a_row: int = 5) -> float | None:

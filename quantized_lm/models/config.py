@@ -55,6 +55,15 @@ class ModelConfig(Protocol):
         ...
 
 
+def in_layers(path: str, num_layers: int, layer: Shapes) -> Shapes:
+    """The parameters of layers that are alike: `path.0.name` and so on."""
+    return {
+        f"{path}.{number}.{name}": shape
+        for number in range(num_layers)
+        for name, shape in layer.items()
+    }
+
+
 def is_packed(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a parameter is packed: the matrices of projections and of the tied embedding."""
     return len(shape) == 2 and name.endswith(".weight")

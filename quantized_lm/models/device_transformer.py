@@ -227,11 +227,7 @@ class DeviceTransformer(DeviceEngine):
 
     def _make_heads(self) -> Heads:
         plan = self._plan
-        cos, sin = None, None
-        if plan.rope_rates is not None:
-            depths = np.arange(plan.max_tokens + 1, dtype=np.float32)[:, None]
-            angles = depths * plan.rope_rates
-            cos, sin = self._moved(np.cos(angles)), self._moved(np.sin(angles))
+        cos, sin = map(self._moved, plan.rotations())
         epsilon = plan.norm_epsilon if plan.normalizes_qk else None
         dim = plan.model_dim // plan.num_heads
         return Heads(plan.num_heads, dim, cos, sin, epsilon)

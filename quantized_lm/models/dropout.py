@@ -29,8 +29,7 @@ class Dropout(nn.Dropout):
 def _random_bytes(x: Tensor) -> Tensor:
     """A random byte for each element, (...) uint8."""
     draws = torch.empty(-(-x.numel() // _BYTES), dtype=torch.int64).random_(-(1 << 63), None)
-    drawn = draws.view(torch.uint8)
-    return (drawn if len(drawn) == x.numel() else drawn[: x.numel()].clone()).view(x.shape)
+    return draws.view(torch.uint8)[: x.numel()].view(x.shape)
 
 
 @_random_bytes.register_fake

@@ -36,6 +36,7 @@ class FloatModel(nn.Module, ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.vocab_size = config.vocab_size
         self.max_tokens = config.max_tokens
         self.embedding = TiedEmbedding(config.vocab_size, config.model_dim)

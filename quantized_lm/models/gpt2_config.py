@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quantized_lm.errors import ShapeError
-from quantized_lm.models.config import Shapes, Weights
+from quantized_lm.models.config import Shapes, Weights, in_layers
 from quantized_lm.models.plan import BlockPlan, NormPlan, TransformerPlan
-from quantized_lm.models.transformer_config import TreeTransformerConfig
+from quantized_lm.models.transformer_config import TreeTransformerConfig, block_plan
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Gpt2Config(TreeTransformerConfig):
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the module."""
         dim, ffn = self.model_dim, self.ffn_dim
-        block = {
+        block: Shapes = {
             "attention_norm.weight": (dim,),
             "attention_norm.bias": (dim,),
             "qkv.weight": (3 * dim, dim),
@@ -43,11 +43,7 @@ class Gpt2Config(TreeTransformerConfig):
         return {
             "positions": (self.max_tokens + 1, dim),
             "embedding.weight": (self.vocab_size, dim),
-            **{
-                f"blocks.{layer}.{name}": shape
-                for layer in range(self.num_layers)
-                for name, shape in block.items()
-            },
+            **in_layers("blocks", self.num_layers, block),
             "final_norm.weight": (dim,),
             "final_norm.bias": (dim,),
         }
@@ -71,15 +67,9 @@ class Gpt2Config(TreeTransformerConfig):
         )
 
     def _block(self, weights: Weights, path: str) -> BlockPlan:
-        return BlockPlan(
-            attention_norm=self._norm(weights, f"{path}.attention_norm"),
-            ffn_norm=self._norm(weights, f"{path}.ffn_norm"),
-            qkv=weights.projection(f"{path}.qkv"),
-            out=weights.projection(f"{path}.out"),
-            up=weights.projection(f"{path}.up"),
-            down=weights.projection(f"{path}.down"),
-            mix=(1.0, 0.0),
-        )
+        attention_norm = self._norm(weights, f"{path}.attention_norm")
+        ffn_norm = self._norm(weights, f"{path}.ffn_norm")
+        return block_plan(weights, path, attention_norm, ffn_norm, mix=(1.0, 0.0))
 
     def _norm(self, weights: Weights, path: str) -> NormPlan:
         gain, bias = weights.plain[f"{path}.weight"], weights.plain[f"{path}.bias"]

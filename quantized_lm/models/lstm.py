@@ -110,7 +110,6 @@ class Lstm(FloatModel):
 
     def __init__(self, config: LstmConfig) -> None:
         super().__init__(config)
-        self.config = config
         self.layers = nn.ModuleList(LstmLayer(config.model_dim) for _ in range(config.num_layers))
         self.drop = LockedDropout(0.0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantized_lm.models.config import Shapes, Weights
+from quantized_lm.models.config import Shapes, Weights, in_layers
 from quantized_lm.models.plan import LstmLayerPlan, LstmPlan
 
 GATES = ("i", "f", "g", "o")  # input, forget, candidate, output: the order of torch's kernel
@@ -28,11 +28,7 @@ class LstmConfig:
         layer |= {f"recurrent.{gate}.weight": (dim, dim) for gate in GATES}
         return {
             "embedding.weight": (self.vocab_size, dim),
-            **{
-                f"layers.{number}.{name}": shape
-                for number in range(self.num_layers)
-                for name, shape in layer.items()
-            },
+            **in_layers("layers", self.num_layers, layer),
         }
 
     def plan(self, weights: Weights) -> LstmPlan:

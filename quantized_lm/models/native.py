@@ -120,10 +120,7 @@ def _transformer(plan: TransformerPlan, backend: CpuBackend) -> _cpu.Engine:
     native.max_tokens = plan.max_tokens
     native.embedding = _weight(plan.embedding)
     native.positions = _floats(plan.positions)
-    if plan.rope_rates is not None:
-        # Depths and rates are multiplied in float32, as torch does where it runs the model.
-        angles = np.arange(plan.max_tokens + 1, dtype=np.float32)[:, None] * plan.rope_rates
-        native.cos, native.sin = _floats(np.cos(angles)), _floats(np.sin(angles))
+    native.cos, native.sin = map(_floats, plan.rotations())
     native.normalizes_embedding = plan.normalizes_embedding
     native.normalizes_qk = plan.normalizes_qk
     native.norm_epsilon = plan.norm_epsilon

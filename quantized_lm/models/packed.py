@@ -36,11 +36,11 @@ def packed_model(
     Raises:
         FormatError: a tensor is missing, unexpected or of another shape; names it.
     """
-    require_fit(config.shapes(), packed, plain)
     if backend.name == "reference":
         from quantized_lm.models.layers import load_packed  # noqa: PLC0415 - torch's
 
         return load_packed(ARCHITECTURES[architecture][1](config), packed, plain, backend)
+    require_fit(config.shapes(), packed, plain)
     prepared = {name: backend.prepare(tensor) for name, tensor in packed.items()}
     return engine_of(config.plan(Weights(prepared, plain)), backend)
 

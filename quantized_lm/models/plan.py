@@ -113,6 +113,16 @@ class TransformerPlan:
     blocks: tuple[BlockPlan, ...]
     final_norm: NormPlan
 
+    def rotations(self) -> tuple[Floats, Floats] | tuple[None, None]:
+        """Cosines and sines by depth, each (max_tokens + 1, head_dim / 2); None without rates.
+
+        Depths and rates are multiplied in float32, as torch does where it runs the model.
+        """
+        if self.rope_rates is None:
+            return None, None
+        angles = np.arange(self.max_tokens + 1, dtype=np.float32)[:, None] * self.rope_rates
+        return np.cos(angles), np.sin(angles)
+
 
 @dataclass(frozen=True, eq=False)
 class LstmLayerPlan:

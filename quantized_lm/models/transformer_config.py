@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantized_lm.errors import ShapeError
-from quantized_lm.models.config import Shapes, Weights
+from quantized_lm.models.config import Shapes, Weights, in_layers
 from quantized_lm.models.plan import BlockPlan, Floats, NormPlan, TransformerPlan
 
 NORM_EPSILON = 1e-6
@@ -61,7 +61,7 @@ class TransformerConfig(TreeTransformerConfig):
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the module."""
         dim, ffn = self.model_dim, self.ffn_dim
-        block = {
+        block: Shapes = {
             "mix": (2,),
             "qkv.weight": (3 * dim, dim),
             "out.weight": (dim, dim),
@@ -71,11 +71,7 @@ class TransformerConfig(TreeTransformerConfig):
         return {
             "gain": (dim,),
             "embedding.weight": (self.vocab_size, dim),
-            **{
-                f"blocks.{layer}.{name}": shape
-                for layer in range(self.num_layers)
-                for name, shape in block.items()
-            },
+            **in_layers("blocks", self.num_layers, block),
         }
 
     def plan(self, weights: Weights) -> TransformerPlan:
@@ -100,12 +96,24 @@ class TransformerConfig(TreeTransformerConfig):
 def _block(weights: Weights, path: str) -> BlockPlan:
     norm = NormPlan(None, None, NORM_EPSILON, subtracts_mean=False)
     stream, embedding = weights.plain[f"{path}.mix"].tolist()
+    return block_plan(weights, path, norm, norm, mix=(stream, embedding))
+
+
+def block_plan(
+    weights: Weights,
+    path: str,
+    attention_norm: NormPlan,
+    ffn_norm: NormPlan,
+    *,
+    mix: tuple[float, float],
+) -> BlockPlan:
+    """The block at `path`, whose projections every Transformer names alike."""
     return BlockPlan(
-        attention_norm=norm,
-        ffn_norm=norm,
+        attention_norm=attention_norm,
+        ffn_norm=ffn_norm,
         qkv=weights.projection(f"{path}.qkv"),
         out=weights.projection(f"{path}.out"),
         up=weights.projection(f"{path}.up"),
         down=weights.projection(f"{path}.down"),
-        mix=(stream, embedding),
+        mix=mix,
     )

@@ -45,10 +45,6 @@ class TreeTransformer(FloatModel):
 
     config: TreeTransformerConfig
 
-    def __init__(self, config: TreeTransformerConfig) -> None:
-        super().__init__(config)
-        self.config = config
-
     @abstractmethod
     def _run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Everything but the output layer: (...) int64 -> (..., dim).

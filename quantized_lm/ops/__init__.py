@@ -65,7 +65,7 @@ def _gpu_backend(options: BackendOptions) -> Backend:
 
 
 def _why_no_gpu() -> str | None:
-    if reason := why_no_torch():
+    if reason := _why_no_torch():
         return reason
     from quantized_lm.ops.gpu import why_unavailable  # noqa: PLC0415 - torch's
 
@@ -80,11 +80,11 @@ def _reference_backend(_: BackendOptions) -> Backend:
 
 
 def _require_torch() -> None:
-    if reason := why_no_torch():
+    if reason := _why_no_torch():
         raise BackendError(reason)
 
 
-def why_no_torch() -> str | None:
+def _why_no_torch() -> str | None:
     """Why torch cannot be used; None when it can."""
     if importlib.util.find_spec("torch") is None:
         return f"torch is not installed; {TORCH_REMEDY}"
@@ -98,7 +98,7 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
             BackendEntry("cpu", "cpu", CpuBackend.create, why_cpu_unavailable),
             # Behind the CPU's until it was measured on a GPU: it or its device has to be named.
             BackendEntry("triton", "cuda", _gpu_backend, _why_no_gpu),
-            BackendEntry("reference", "cpu", _reference_backend, why_no_torch),
+            BackendEntry("reference", "cpu", _reference_backend, _why_no_torch),
         )
     }
 )
