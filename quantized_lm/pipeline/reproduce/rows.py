@@ -154,9 +154,11 @@ class RatedRow(RowKind):
         metric: key in METRICS, by which each matrix gets bits and levels of its own.
         by: name of a method of the task; its quantizer takes `bits`.
         compression: the budget is the float32 bytes over this.
-        scale_bits: that a row's scale takes on disk.
+        scale_bits: that a row's scale takes on disk; 0 where the method counts the file's bits.
         share: of what is left for codes. Level tables and the coder take a little, clusters of
-            rows give some back: what the file then has decides. shares: by architecture, instead.
+            rows give some back: what the file then has decides; a method that counts the file's
+            bits only has to allow for a rate that is not quite met. shares: by architecture,
+            instead.
     """
 
     by: str

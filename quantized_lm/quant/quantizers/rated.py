@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from quantized_lm.errors import FormatError
+from quantized_lm.quant.entropy import encode
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.learned import LearnedScale, LearnedSettings
 from quantized_lm.quant.quantizers.levels import Levels
@@ -33,6 +34,7 @@ from quantized_lm.quant.quantizers.pricing import RatioHistogram, entropy, meet_
 # drift.
 _PROPORTIONAL = 4.0
 _INTEGRAL = 60.0
+_RECODE = 0.02  # of training, between measurements of what the file takes beyond the entropy
 _LOWEST, _HIGHEST = math.log(1e-5), math.log(1e2)
 
 
@@ -41,7 +43,9 @@ class RatedSettings(LearnedSettings):
     """Settings of learned scales and the rate.
 
     Attributes:
-        bits: per weight, codes at their entropy; a level table may take fewer.
+        bits: per weight, codes at their entropy; a level table may take fewer. counts_file: count
+            what the matrix takes in a file (quant/entropy.py) instead, with its scales and tables,
+            which are a few hundredths of a bit, and rows of unlike codes, which give some back.
         start_lambda: nats per token that one more bit in every weight costs, before the controller
             moves it.
         price: of a bit, in squared steps between levels, when thresholds are placed at the start; 0
@@ -50,6 +54,7 @@ class RatedSettings(LearnedSettings):
     """
 
     bits: float = 2.0
+    counts_file: bool = False
     start_lambda: float = 0.02
     price: float = 0.14
     interval: int = 2
@@ -78,6 +83,8 @@ class RatedScale(LearnedScale):
         code_bits: (L,) what a level costs.
         integral: of the controller. rate_weight: lambda. reached: progress at the last measurement.
         updates: made so far.
+        overhead: bits per weight that the file takes beyond the entropy of the codes, where it
+            counts; may be below 0. recoded: progress when that was measured.
 
     Raises:
         FormatError: weight, grid and settings do not fit together.
@@ -88,6 +95,8 @@ class RatedScale(LearnedScale):
     rate_weight: Tensor
     reached: Tensor
     updates: Tensor
+    overhead: Tensor
+    recoded: Tensor
 
     def __init__(self, weight: Tensor, grid: Grid, settings: RatedSettings) -> None:
         super().__init__(weight, grid, settings)
@@ -100,7 +109,14 @@ class RatedScale(LearnedScale):
         self.register_buffer("rate_weight", torch.tensor(settings.start_lambda))
         self.register_buffer("reached", torch.tensor(0.0))
         self.register_buffer("updates", torch.tensor(0))
+        self.register_buffer("overhead", torch.tensor(0.0))
+        self.register_buffer("recoded", torch.tensor(0.0))
+        fitted = self.log_scale.detach().clone()
         self._meet_rate(weight)
+        if settings.counts_file:
+            self._measure_overhead(weight)
+            self.log_scale.data.copy_(fitted)
+            self._meet_rate(weight)
 
     @torch.no_grad()
     def rate(self, weight: Tensor) -> float:
@@ -126,7 +142,10 @@ class RatedScale(LearnedScale):
         self.updates += 1
         if progress >= 1 or int(self.updates) % self.rating.interval == 0:
             histogram = RatioHistogram.of(weight / self._scale(), self.levels.reach)
-            excess = self._price_levels(histogram) - self.rating.bits
+            if self.rating.counts_file and progress - float(self.recoded) >= _RECODE:
+                self._measure_overhead(weight)
+                self.recoded.fill_(progress)
+            excess = self._price_levels(histogram) - self._entropy_bits()
             passed = progress - float(self.reached)
             self.integral += _INTEGRAL * excess * passed
             self.integral.clamp_(_LOWEST, _HIGHEST)
@@ -135,13 +154,23 @@ class RatedScale(LearnedScale):
             self.reached.fill_(progress)
 
     @torch.no_grad()
+    def _measure_overhead(self, weight: Tensor) -> None:
+        """Code the matrix as it is and compare."""
+        size_bytes = encode({"": self.quantize(weight)}).size_bytes[""]
+        self.overhead.fill_(8 * size_bytes / weight.numel() - self.rate(weight))
+
+    def _entropy_bits(self) -> float:
+        """The rate at which the wanted bits come out."""
+        return self.rating.bits - float(self.overhead)
+
+    @torch.no_grad()
     def _meet_rate(self, weight: Tensor) -> None:
         """Place thresholds and stretch scales for the wanted rate, and price the levels."""
         ratio = weight / self._scale()
         pricing = meet_rate(
             RatioHistogram.of(ratio, self.levels.reach),
             self.levels.values.double().cpu().numpy(),
-            most_bits=self.rating.bits,
+            most_bits=self._entropy_bits(),
             price=self.rating.price,
         )
         self.levels.move(torch.from_numpy(pricing.thresholds))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from quantized_lm.errors import FormatError
+from quantized_lm.quant.entropy import encode
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rated import RatedScale, RatedSettings
 
@@ -40,28 +43,46 @@ def test_gaussian_error_is_the_least_at_that_rate(
     assert error.mean().item() == pytest.approx(mse, rel=0.015)
 
 
-@pytest.mark.parametrize("bits", [2.0, 1.58, 1.33])
-def test_the_rate_holds_while_weights_train(bits: float) -> None:
-    # Least squares with correlated inputs: errors of rounding make up for each other.
+def train(weight: Tensor, settings: RatedSettings) -> Iterator[tuple[RatedScale, Tensor, float]]:
+    """Least squares with correlated inputs: errors of rounding make up for each other."""
     mixed = normal(256, 16, seed=5) @ normal(16, 128, seed=6) / 4 + 0.3 * normal(256, 128, seed=7)
-    aim = normal(64, 128, seed=1)
-    weight = nn.Parameter(aim.clone())
-    quantizer = RatedScale(weight, Grid.parse("4bit:quinary"), RatedSettings(bits=bits))
-    optimizer = torch.optim.Adam([weight, *quantizer.parameters()], lr=0.02)
-    losses, rates = [], []
+    trained = nn.Parameter(weight.clone())
+    quantizer = RatedScale(trained, Grid.parse("4bit:quinary"), settings)
+    optimizer = torch.optim.Adam([trained, *quantizer.parameters()], lr=0.02)
     for step in range(160):
-        error: Tensor = quantizer(weight) - aim
+        error: Tensor = quantizer(trained) - weight
         loss = (mixed @ error.T).square().mean() / 20  # costs about as much as a model's rounding
-        (loss + quantizer.penalty(weight)).backward()  # type: ignore[no-untyped-call]
+        (loss + quantizer.penalty(trained)).backward()  # type: ignore[no-untyped-call]
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 160)
         optimizer.step()
         optimizer.zero_grad()
-        quantizer.step(weight, (step + 1) / 160)
-        losses.append(loss.item())
+        quantizer.step(trained, (step + 1) / 160)
+        yield quantizer, trained.detach(), loss.item()
+
+
+@pytest.mark.parametrize("bits", [2.0, 1.58, 1.33])
+def test_the_rate_holds_while_weights_train(bits: float) -> None:
+    losses, rates = [], []
+    for quantizer, weight, loss in train(normal(64, 128, seed=1), RatedSettings(bits=bits)):
+        losses.append(loss)
         rates.append(quantizer.rate(weight))
     assert all(abs(rate - bits) < 0.08 for rate in rates[96:])
     assert rates[-1] == pytest.approx(bits, abs=0.04)
     assert losses[-1] < 0.4 * losses[0]
+
+
+@pytest.mark.parametrize("bits", [1.4, 1.2])
+@pytest.mark.parametrize("unlike", [True, False], ids=["unlike rows", "like rows"])
+def test_the_rate_can_be_that_of_the_file(bits: float, unlike: bool) -> None:
+    weight = normal(512, 128, seed=1)
+    if unlike:  # one scale for all: most rows then hardly use the outer levels
+        weight[:256] *= 0.3
+    settings = RatedSettings(tie="tensor" if unlike else "row", bits=bits, counts_file=True)
+    *_, (quantizer, trained, _) = train(weight, settings)
+    size_bytes = encode({"": quantizer.quantize(trained)}).size_bytes[""]
+    assert 8 * size_bytes / weight.numel() == pytest.approx(bits, abs=0.04)
+    above = quantizer.rate(trained) - bits
+    assert above > 0.1 if unlike else above < -0.05
 
 
 def test_a_rate_that_the_levels_never_take_changes_nothing() -> None:
