@@ -25,11 +25,11 @@ class QuantizedTensor:
         group_size: columns that share a scale, 1 to K; K means one scale per row. The last
             group of a row may be shorter.
         words: (N, W) uint32, codes as pack_codes lays them out.
-        scale: (N, G) float16, G = ceil(K / group_size), finite. Zero makes the group all zero.
+        scale: (N, G) float16, G = ceil(K / group_size), finite and above 0.
         levels: (L,) int8, 1 <= L <= num_levels; every code is below L.
 
     Raises:
-        FormatError: the parts do not fit together, or a scale is not finite.
+        FormatError: the parts do not fit together, or a scale is no finite number above 0.
     """
 
     format: str
@@ -56,8 +56,12 @@ class QuantizedTensor:
                 f"there are {len(self.levels)} levels; {self.format} needs 1 to "
                 f"{row_format.num_levels}"
             )
-        if not np.isfinite(self.scale).all():
-            raise FormatError("scale holds NaN or infinity; need finite float16 numbers")
+        unusable = ~(np.isfinite(self.scale) & (self.scale > 0))
+        if unusable.any():
+            row, group = np.argwhere(unusable)[0]
+            raise FormatError(
+                f"scale[{row}, {group}] is {self.scale[row, group]}; need finite numbers above 0"
+            )
         self._check_codes(row_format)
 
     def _check_codes(self, row_format: PackedFormat) -> None:

@@ -20,7 +20,7 @@ from quantized_lm.quant.quantizers.levels import (
     quantize_blocks,
     require_matrix,
 )
-from quantized_lm.quant.quantizers.scales import LARGEST_SCALE, divisor, stored_scale
+from quantized_lm.quant.quantizers.scales import LARGEST_SCALE, stored_scale
 from quantized_lm.quant.quantizers.ties import Ties
 from quantized_lm.quant.tensor import QuantizedTensor
 
@@ -78,7 +78,7 @@ def project_tied(
         if not is_better.any():
             break
         best = best.replaced(other, is_better)
-    ratio = weight / ties.spread(divisor(best.scale)[:, None])
+    ratio = weight / ties.spread(best.scale[:, None])
     return GridPoint(levels.codes(ratio), best.scale[:, None])
 
 
@@ -131,7 +131,7 @@ class _Rounding:
 def _round(weight: Tensor, levels: Levels, ties: Ties, scale: Tensor) -> _Rounding:
     """Round with `scale` (G,) as float16 stores it."""
     stored = stored_scale(scale)
-    rounded = levels.nearest(weight / ties.spread(divisor(stored)[:, None]))
+    rounded = levels.nearest(weight / ties.spread(stored[:, None]))
     error = ties.total((weight - ties.spread(stored[:, None]) * rounded).square().sum(1))
     inner = ties.total((weight * rounded).sum(1))
     norm = ties.total(rounded.square().sum(1))

@@ -19,6 +19,7 @@ from quantized_lm.quant.tensor import QuantizedTensor
 # for 1 bit, 1 for ternary, 1.1 for 2 bits, 1.5 for 4 bits and 2.3 for 8 bits.
 _CANDIDATES = np.geomspace(0.5, 4.0, 13)
 _REFINEMENTS = 8
+_SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
 _LARGEST_SCALE = float(np.finfo(np.float16).max)
 # Half-unit cells on either side of zero that int8 levels span.
 _CELLS = 256
@@ -115,7 +116,7 @@ def _evaluate(
     groups: NDArray[np.float32], table: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> tuple[_Choice, NDArray[np.float32]]:
     """Round with `scale` as float16 stores it: the error of each group, and (R, S) levels."""
-    stored = np.clip(scale, 0, _LARGEST_SCALE).astype(np.float16).astype(np.float32)
+    stored = np.clip(scale, _SMALLEST_SCALE, _LARGEST_SCALE).astype(np.float16).astype(np.float32)
     rounded = table[_nearest(groups, table, stored)]
     error = np.square(groups - stored[:, None] * rounded).sum(axis=1)
     return _Choice(stored, error), rounded
@@ -124,7 +125,7 @@ def _evaluate(
 def _nearest(
     groups: NDArray[np.float32], table: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """Code of the level nearest to weight / scale; nearest to zero where the scale is zero.
+    """Code of the level nearest to weight / scale.
 
     Levels are int8, so thresholds between them are multiples of 1/2: the half-unit cell that
     weight / scale falls into decides the code, and a table over all cells replaces a search.
@@ -134,8 +135,7 @@ def _nearest(
     ascending = table[order]
     midpoints = (ascending[:-1] + ascending[1:]) / 2
     code_of_cell = order[np.searchsorted(midpoints, cells / 2 + 0.25)].astype(np.uint8)
-    inverse = np.divide(2, scale, out=np.zeros_like(scale), where=scale > 0)
-    cell = np.floor(groups * inverse[:, None])
+    cell = np.floor(groups * (2 / scale)[:, None])
     np.clip(cell, -_CELLS, _CELLS - 1, out=cell)
     cell += _CELLS
     return code_of_cell[cell.astype(np.int16)]

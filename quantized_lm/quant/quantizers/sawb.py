@@ -26,7 +26,7 @@ from quantized_lm.quant.quantizers.levels import (
     require_matrix,
 )
 from quantized_lm.quant.quantizers.projection import require_storable
-from quantized_lm.quant.quantizers.scales import divisor, stored_scale
+from quantized_lm.quant.quantizers.scales import stored_scale
 from quantized_lm.quant.quantizers.ties import Ties
 from quantized_lm.quant.quantizers.trained import TrainedQuantizer
 from quantized_lm.quant.tensor import QuantizedTensor
@@ -90,7 +90,7 @@ class SawbQuantizer(TrainedQuantizer):
     def forward(self, weight: Tensor) -> Tensor:
         """(N, K) float32 -> (N, K) float32 on the grid."""
         scale = self._scale(weight)
-        ratio = weight.detach() / divisor(scale)
+        ratio = weight.detach() / scale
         inside = (ratio >= self.levels.lowest) & (ratio <= self.levels.highest)
         # The difference is exactly zero: it only carries the gradient.
         passed = torch.where(inside, weight - weight.detach(), 0.0)
@@ -100,7 +100,7 @@ class SawbQuantizer(TrainedQuantizer):
     def quantize(self, weight: Tensor) -> QuantizedTensor:
         """The packed tensor whose values `forward` computes."""
         scale = self._scale(weight)
-        return self.levels.pack(self.levels.codes(weight / divisor(scale)), scale)
+        return self.levels.pack(self.levels.codes(weight / scale), scale)
 
     def _scale(self, weight: Tensor) -> Tensor:
         clip = sawb_clip(weight.detach(), self.ties, self.coefficients)
@@ -120,7 +120,7 @@ def _round_block(block: Tensor, grid: Grid) -> GridPoint:
     levels, ties = Levels(grid), Ties(block, "row")
     require_storable(block, levels)
     scale = stored_scale(sawb_clip(block, ties, sawb_coefficients(grid)) / levels.reach)
-    return GridPoint(levels.codes(block / divisor(scale)), scale)
+    return GridPoint(levels.codes(block / scale), scale)
 
 
 def sawb_clip(weight: Tensor, ties: Ties, coefficients: tuple[float, float]) -> Tensor:

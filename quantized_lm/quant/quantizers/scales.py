@@ -16,7 +16,7 @@ def stored_scale(scale: Tensor, mantissa_bits: int = MANTISSA_BITS) -> Tensor:
     """The nearest values that float16 holds with so many bits of mantissa, ties to even.
 
     Few bits leave few different scales, which compress well. Values past either end of float16
-    become its largest, or zero.
+    become its largest or its smallest: a scale is never zero.
 
     Args:
         scale: (...) float32, at least 0.
@@ -31,12 +31,7 @@ def stored_scale(scale: Tensor, mantissa_bits: int = MANTISSA_BITS) -> Tensor:
         bits = scale.view(torch.int32)
         bits = bits + (1 << (dropped - 1)) - 1 + ((bits >> dropped) & 1)
         scale = ((bits >> dropped) << dropped).view(torch.float32)
-    return scale.clamp_max(LARGEST_SCALE).half().float()
-
-
-def divisor(scale: Tensor) -> Tensor:
-    """What to divide weights by; where the scale is zero, all ratios become zero."""
-    return torch.where(scale > 0, scale, torch.inf)
+    return scale.clamp_max(LARGEST_SCALE).half().float().clamp_min(_SMALLEST_SCALE)
 
 
 def scale_of(log_scale: Tensor, mantissa_bits: int = MANTISSA_BITS) -> Tensor:

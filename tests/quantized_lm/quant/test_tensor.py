@@ -17,7 +17,7 @@ def small_tensor(**changes: Any) -> QuantizedTensor:
     """Two rows of five 2-bit weights, in groups of three."""
     tensor = QuantizedTensor.from_codes(
         np.array([[0, 1, 2, 3, 0], [3, 3, 3, 0, 1]], np.uint8),
-        np.array([[0.5, 2.0], [0.0, 1.0]], np.float16),
+        np.array([[0.5, 2.0], [0.25, 1.0]], np.float16),
         np.array([-3, -1, 1, 3], np.int8),
         format="2bit",
         group_size=3,
@@ -26,7 +26,7 @@ def small_tensor(**changes: Any) -> QuantizedTensor:
 
 
 def test_a_weight_is_its_level_times_the_scale_of_its_group() -> None:
-    expected = [[-1.5, -0.5, 0.5, 6.0, -6.0], [0.0, 0.0, 0.0, -3.0, -1.0]]
+    expected = [[-1.5, -0.5, 0.5, 6.0, -6.0], [0.75, 0.75, 0.75, -3.0, -1.0]]
     np.testing.assert_array_equal(small_tensor().dequantize(), np.array(expected, np.float32))
 
 
@@ -86,8 +86,13 @@ def test_a_table_of_256_levels_needs_no_code_check() -> None:
         ({"words": np.zeros((2, 1), np.int32)}, "words is int32"),
         ({"scale": np.ones((2, 2), np.float32)}, "scale is float32"),
         ({"scale": np.ones((2, 1), np.float16)}, "scale is float16"),
-        ({"scale": np.full((2, 2), np.nan, np.float16)}, "NaN or infinity"),
-        ({"scale": np.full((2, 2), np.inf, np.float16)}, "NaN or infinity"),
+        *(
+            (
+                {"scale": np.array([[1, 1], [1, scale]], np.float16)},
+                rf"scale\[1, 1\] is {scale}; need finite numbers above 0",
+            )
+            for scale in (np.nan, np.inf, -np.inf, 0.0, -0.0, -1.0)
+        ),
         ({"levels": np.zeros(4, np.int16)}, "levels are int16"),
         ({"levels": np.zeros((2, 2), np.int8)}, "levels are int8"),
         ({"levels": np.zeros(0, np.int8)}, "needs 1 to 4"),
