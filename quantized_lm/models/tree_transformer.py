@@ -61,11 +61,12 @@ class TreeTransformer(FloatModel):
         visible = causal & (document[:, :, None] == document[:, None, :])
 
         def attend(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            dtype = v.dtype
             # On a CPU this takes torch three quarters of the time in float32 as in bfloat16.
             with torch.autocast("cpu", enabled=False):
-                parts = (part.transpose(1, 2).float() for part in (q, k, v))
-                mixed = functional.scaled_dot_product_attention(*parts, attn_mask=visible[:, None])
-            return mixed.transpose(1, 2).to(v.dtype)
+                q, k, v = (part.transpose(1, 2).float() for part in (q, k, v))
+                mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None])
+            return mixed.transpose(1, 2).to(dtype)
 
         return self._run(tokens, self._window_positions(visible), attend)
 
