@@ -109,7 +109,7 @@ def _blank(shape: tuple[int, int], grid: Grid) -> QuantizedTensor:
     """A tensor of that size."""
     return QuantizedTensor.from_codes(
         np.zeros(shape, np.uint8),
-        np.zeros((shape[0], 1), np.float16),
+        np.ones((shape[0], 1), np.float16),
         np.array(grid.levels, np.int8),
         format=grid.format,
     )
