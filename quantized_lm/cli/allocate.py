@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,13 +27,15 @@ from quantized_lm.pipeline.allocate import (
 )
 from quantized_lm.pipeline.recipe import Recipe, load_recipe, recipe_with
 from quantized_lm.pipeline.search import SearchPlan, search
-from quantized_lm.pipeline.sensitivity import CHOICES, measure_joint, read_report
+from quantized_lm.pipeline.sensitivity import CHOICES, measure_joint, read_current
 from quantized_lm.pipeline.sizes import SizeTable, packed_size_bytes, size_table
 from quantized_lm.pipeline.train import make_model
 from quantized_lm.quant.formats import Grid
+from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
 from quantized_lm.records import write_record
 
 RATED_AT = "2bit"
+_RATED, _LEARNED = "rated", "learned"
 _FLOAT_BITS = 32
 _WIDEST_BITS = 8
 _BAR_WIDTH = 16
@@ -49,7 +52,7 @@ class Request:
 
 def _measured(metric: str) -> Callable[[Request], Allocation]:
     def method(request: Request) -> Allocation:
-        report = read_report(request.folder / "sensitivity" / f"{metric}.json")
+        report = read_current(request.recipe, metric, run=request.folder)
         return allocate(report, budget_bytes=request.budget_bytes)
 
     return method
@@ -132,7 +135,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     if coded_bits is not None:
         if budget is not None or bits is not None or joint:
             raise InputError("--coded-bits goes with --metric alone")
-        fields = _allocate_rates(folder, metric, model, coded_bits)
+        fields = _allocate_rates(settings, folder, metric, model, coded_bits)
         _write(recipe, fields, write)
         return
     sizes = size_table(model, CHOICES)
@@ -147,7 +150,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
         record["joint_kl"] = asdict(together)
     note(f"{path} is written")
     print_json(record)
-    _write(recipe, {"formats": dict(found.formats), "overrides": {}}, write)
+    method = settings.quantize.method
+    fields = {"method": _LEARNED if method == _RATED else method}  # rates would undo the formats
+    formats = {"formats": dict(found.formats), "overrides": {}}
+    _write(recipe, fields | _settings(settings, fields["method"]) | formats, write)
 
 
 def _write(recipe: Path, fields: Mapping[str, Any], to: Path | None) -> None:
@@ -160,9 +166,11 @@ def _write(recipe: Path, fields: Mapping[str, Any], to: Path | None) -> None:
     note(f"{to} is written; next: secondpass quantize {to}")
 
 
-def _allocate_rates(folder: Path, metric: str, model: FloatModel, bits: float) -> dict[str, Any]:
+def _allocate_rates(
+    recipe: Recipe, folder: Path, metric: str, model: FloatModel, bits: float
+) -> dict[str, Any]:
     """Find rates, show them, and return what a recipe's `quantize` says of them."""
-    report = read_report(folder / "sensitivity" / f"{metric}.json")
+    report = read_current(recipe, metric, run=folder)
     weights = {name: model.get_parameter(name).numel() for name in report.costs}
     found = rated_allocation(report, weights, at=RATED_AT, bits=bits)
     path = folder / "allocations" / f"{metric}-rates-{bits:g}.json"
@@ -175,10 +183,19 @@ def _allocate_rates(folder: Path, metric: str, model: FloatModel, bits: float) -
     note(f"{path} is written")
     print_json({"path": str(path), **asdict(found)})
     return {
-        "method": "rated",
+        "method": _RATED,
+        **_settings(recipe, _RATED),
         "formats": dict(found.formats),
         "overrides": {name: {"bits": round(rate, 3)} for name, rate in found.rates.items()},
     }
+
+
+def _settings(recipe: Recipe, method: str) -> dict[str, Any]:
+    """The recipe's settings that this method has too, but for bits, which are allocated."""
+    fields = dataclasses.fields(TRAINED_QUANTIZERS[method].settings)
+    known = {field.name for field in fields} - {"bits"}
+    kept = {name: value for name, value in recipe.quantize.settings.items() if name in known}
+    return {"settings": kept}
 
 
 def _budget_bytes(budget: str | None, bits: float | None, sizes: SizeTable) -> int:

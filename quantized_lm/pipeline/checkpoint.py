@@ -66,9 +66,9 @@ def save_checkpoint(path: Path, training: Training, packing: PackingState, *, ke
     )
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write a model's state alone."""
-    _write(path, {"model": model.state_dict()})
+def save_weights(path: Path, model: nn.Module, *, key: str) -> None:
+    """Write a model's state alone; `key` names the recipe it belongs to."""
+    _write(path, {"key": key, "model": model.state_dict()})
 
 
 def load_checkpoint(path: Path, training: Training, *, key: str) -> PackingState:
@@ -78,10 +78,7 @@ def load_checkpoint(path: Path, training: Training, *, key: str) -> PackingState
         DataError: the file is damaged or belongs to another recipe.
     """
     saved = _read(path)
-    if saved["key"] != key:
-        raise DataError(
-            f"{path} was made by another recipe; choose a new --out folder or delete this one"
-        )
+    _require_key(path, saved, key)
     training.model.load_state_dict(saved["model"])
     for optimizer, state in zip(training.optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
@@ -90,13 +87,29 @@ def load_checkpoint(path: Path, training: Training, *, key: str) -> PackingState
     return PackingState(**saved["packing"])
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """A model's state out of what `save_weights` or `save_checkpoint` wrote.
+def require_continues(path: Path, *, key: str) -> None:
+    """Refuse a checkpoint that cannot be gone on from, before anything beside it is replaced.
 
     Raises:
-        DataError: missing or damaged.
+        DataError: there is one, and it is damaged or belongs to another recipe.
     """
-    weights: dict[str, Tensor] = _read(path)["model"]
+    if path.exists():
+        _require_key(path, _read(path), key)
+
+
+def load_weights(path: Path, *, key: str | None = None) -> dict[str, Tensor]:
+    """A model's state out of what `save_weights` or `save_checkpoint` wrote.
+
+    Args:
+        key: what it has to belong to; None takes any.
+
+    Raises:
+        DataError: missing, damaged or of another recipe.
+    """
+    saved = _read(path)
+    if key is not None:
+        _require_key(path, saved, key)
+    weights: dict[str, Tensor] = saved["model"]
     return weights
 
 
@@ -104,6 +117,26 @@ def write_history(path: Path, progress: Progress) -> None:
     """The learning curve as JSON lines."""
     rows = "".join(json.dumps(row) + "\n" for row in progress.history)
     write_atomic(path, rows.encode())
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The reverse.
+
+    Raises:
+        DataError: no such file.
+    """
+    try:
+        return [json.loads(row) for row in path.read_text().splitlines()]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _require_key(path: Path, saved: dict[str, Any], key: str) -> None:
+    if saved["key"] != key:
+        raise DataError(
+            f"{path} was made by another recipe or from other text; go back to that, name another "
+            f"run's folder with --run, or delete {path.parent} to begin it anew"
+        )
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

@@ -31,11 +31,16 @@ _CHUNK_LINES = 20_000
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus folder."""
+    """A prepared corpus folder.
+
+    Attributes:
+        words: by split. key: of the recipe and of every byte of its text.
+    """
 
     folder: Path
     tokenizer: Tokenizer
     words: dict[str, int]
+    key: str
 
     def tokens(self, split: str) -> NDArray[np.uint16]:
         """(n,) uint16 tokens of a split, memory-mapped; every line ends with the boundary."""
@@ -48,7 +53,7 @@ def prepare_corpus(recipe: CorpusRecipe, *, data: Path, out: Path) -> Corpus:
     Raises:
         DataError: a text file is missing or not gzip text.
     """
-    key = _fingerprint(recipe, data)
+    key = corpus_key(recipe, data=data)
     done = out / "corpus.json"
     if not done.exists() or json.loads(done.read_text())["key"] != key:
         out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,8 @@ def prepare_corpus(recipe: CorpusRecipe, *, data: Path, out: Path) -> Corpus:
         tokenizer = make_tokenizer(recipe, data)
         write_atomic(out / "tokenizer.json", tokenizer.to_json())
         words = _write_shards(recipe, data, out, tokenizer)
-        write_atomic(done, json.dumps({"key": key, "words": words}).encode())
+        state = {"key": key, "recipe": content_key(recipe), "words": words}
+        write_atomic(done, json.dumps(state).encode())
     return open_corpus(recipe, out)
 
 
@@ -64,15 +70,36 @@ def open_corpus(recipe: CorpusRecipe, folder: Path) -> Corpus:
     """Open what `prepare_corpus` wrote.
 
     Raises:
-        DataError: nothing complete is there.
+        DataError: nothing complete is there, or it was made by another recipe.
     """
     done = folder / "corpus.json"
     if not done.exists():
         raise DataError(f"{folder} holds no prepared corpus; run `secondpass train` first")
-    words = json.loads(done.read_text())["words"]
+    state = json.loads(done.read_text())
+    if state["recipe"] != content_key(recipe):
+        raise DataError(
+            f"{folder} was prepared by a recipe with another `corpus`; run `secondpass train` with "
+            "this one, or name the folder of its run with --run"
+        )
     vocabulary = folder / "tokenizer.json"
     tokenizer = Tokenizer.from_json(vocabulary.read_bytes(), recipe.text, where=str(vocabulary))
-    return Corpus(folder, tokenizer, words)
+    return Corpus(folder, tokenizer, state["words"], state["key"])
+
+
+def corpus_key(recipe: CorpusRecipe, *, data: Path) -> str:
+    """Hash of the recipe and of every source file's bytes.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    digest = hashlib.sha256(content_key(recipe).encode())
+    text = {data / name for name in (*recipe.train, recipe.dev, recipe.test) if name}
+    for path in sorted({*text, *vocabulary_files(recipe, data)}):
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}); check --data") from None
+    return digest.hexdigest()
 
 
 def _write_shards(
@@ -137,15 +164,3 @@ def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(lines)
     while chunk := list(itertools.islice(iterator, size)):
         yield chunk
-
-
-def _fingerprint(recipe: CorpusRecipe, data: Path) -> str:
-    """Hash of the recipe and of every source file's bytes."""
-    digest = hashlib.sha256(content_key(recipe).encode())
-    text = {data / name for name in (*recipe.train, recipe.dev, recipe.test) if name}
-    for path in sorted({*text, *vocabulary_files(recipe, data)}):
-        try:
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error}); check --data") from None
-    return digest.hexdigest()

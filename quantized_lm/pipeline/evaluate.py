@@ -84,6 +84,11 @@ def evaluate(
     require_split(split)
     corpus = open_corpus(recipe.corpus, run / "corpus")
     loaded = load_artifact(artifact, backend=backend, device=device)
+    if loaded.tokenizer.to_json() != corpus.tokenizer.to_json():
+        raise DataError(
+            f"{artifact} has another vocabulary than the corpus of {run}, whose tokens are "
+            "measured; name the model of that run"
+        )
     teacher = load_teacher(recipe, run)
     text = held_out_text(recipe, corpus, split)
     nats = line_nats(loaded.model, text, f"{loaded.name} on {split}")
@@ -135,7 +140,7 @@ class Passage:
 
     Attributes:
         context: tokens before them, each line's boundary among them.
-        lines: token ids of each line, its boundary at the end.
+        lines: token ids of each line, or piece of one, its boundary at the end.
     """
 
     context: tuple[int, ...]
@@ -151,12 +156,14 @@ class HeldOutText:
 
     @property
     def num_tokens(self) -> NDArray[np.int64]:
-        """(lines,) int64 tokens of each line, its boundary counted."""
+        """(lines,) int64 tokens of each line or piece of one, its boundary counted."""
         return np.asarray([len(line) for part in self.passages for line in part.lines], np.int64)
 
 
 def held_out_text(recipe: Recipe, corpus: Corpus, split: str) -> HeldOutText:
     """Cut a split so that every path fits the model.
+
+    A line longer than that comes in pieces, each after what comes before it in the line.
 
     Lines of running text come in blocks of up to half the training window, after as many whole
     lines before them as the window holds.
@@ -168,12 +175,13 @@ def held_out_text(recipe: Recipe, corpus: Corpus, split: str) -> HeldOutText:
     limit = recipe.model["max_tokens"]
     tokens = np.asarray(corpus.tokens(split))
     ends = np.flatnonzero(tokens == BOUNDARY_ID)
-    lines = [
-        (*line[:-1].tolist()[: limit - 1], BOUNDARY_ID) for line in np.split(tokens, ends[:-1] + 1)
-    ]
+    lines = [tuple(line.tolist()) for line in np.split(tokens, ends[:-1] + 1)]
     if not recipe.corpus.continuous:
-        return HeldOutText(split, tuple(Passage((), (line,)) for line in lines))
-    return HeldOutText(split, tuple(_running_passages(lines, min(recipe.train.window, limit))))
+        passages = [_passages(line, limit) for line in lines]
+        return HeldOutText(split, tuple(itertools.chain.from_iterable(passages)))
+    window = min(recipe.train.window, limit)
+    pieces = [line[at : at + window] for line in lines for at in range(0, len(line), window)]
+    return HeldOutText(split, tuple(_running_passages(pieces, window)))
 
 
 def require_split(split: str) -> None:
@@ -207,6 +215,18 @@ def line_nats(model: LanguageModel, text: HeldOutText, title: str) -> NDArray[np
                 for of_line in np.split(log_prob, ends[:-1])
             )
     return np.asarray(nats)
+
+
+def _passages(line: tuple[int, ...], limit: int) -> Iterator[Passage]:
+    """A line of its own; of one that is too long, pieces after as much of it as there is room for.
+
+    Args:
+        limit: tokens of a path.
+    """
+    yield Passage((), (line[:limit],))
+    step = limit // 2
+    for start in range(limit, len(line), step):
+        yield Passage(line[start - (limit - step) : start], (line[start : start + step],))
 
 
 def _running_passages(lines: Sequence[tuple[int, ...]], window: int) -> Iterator[Passage]:

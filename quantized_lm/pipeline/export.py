@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantized_lm.artifact import FORMAT_VERSION, ArtifactParts, Manifest, write_artifact
+from quantized_lm.pipeline.checkpoint import read_history
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.quantize import load_student
 from quantized_lm.pipeline.recipe import Recipe
@@ -56,7 +57,7 @@ def export(
         default_weights: score weights served to requests that name none, tuned on dev lists.
 
     Raises:
-        DataError: the quantize stage left no weights.
+        DataError: a stage left no weights, or those of another recipe.
     """
     corpus = open_corpus(recipe.corpus, folders.run / "corpus")
     student = load_student(recipe, run=folders.run, out=folders.quantized)
@@ -103,13 +104,8 @@ def _provenance(recipe: Recipe, folders: RunFolders) -> dict[str, Any]:
         "training_words": corpus["words"]["train"],
         "corpus_sha256": corpus["key"],
         "seed": recipe.seed,
-        "train": _rows(folders.run / "train" / "history.jsonl"),
-        "quantize": _rows(folders.quantized / "history.jsonl"),
+        "train": read_history(folders.run / "train" / "history.jsonl"),
+        "quantize": read_history(folders.quantized / "history.jsonl"),
         "method": recipe.quantize.method,
         "versions": {name: version(name) for name in ("secondpass", "torch", "tokenizers")},
     }
-
-
-def _rows(path: Path) -> list[dict[str, float]]:
-    """A stage's learning curve."""
-    return [json.loads(row) for row in path.read_text().splitlines()]

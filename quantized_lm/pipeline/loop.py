@@ -91,13 +91,19 @@ def run_loop(
 
     Raises:
         DataError: the checkpoint is damaged or belongs to another recipe.
-        RecipeError: training diverged; the best weights and the last checkpoint stay.
+        RecipeError: the checkpoint is past the last step, or training diverged; then the best
+            weights and the last checkpoint stay.
     """
     plan.out.mkdir(parents=True, exist_ok=True)
     path = plan.out / "checkpoint.pt"
     progress = training.progress
     if path.exists():
         packer.resume(load_checkpoint(path, training, key=plan.key))
+        if progress.step > plan.steps:
+            raise RecipeError(
+                f"{plan.title}: steps is {plan.steps}, but {path} has made {progress.step}; need "
+                "at least as many, or a new folder (--run)"
+            )
     saved_at = time.monotonic()
     loss: float | None = None
     if plan.measures_first and plan.steps and not progress.history:
@@ -255,5 +261,5 @@ def _measure(
     )
     if dev_nll <= progress.best_nll:
         progress.best_step, progress.best_nll = progress.step, dev_nll
-        save_weights(plan.weights, training.model)
+        save_weights(plan.weights, training.model, key=plan.key)
     write_history(plan.out / "history.jsonl", progress)

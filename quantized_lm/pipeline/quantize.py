@@ -19,11 +19,11 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from torch.optim import AdamW
 
-from quantized_lm.errors import RecipeError
+from quantized_lm.errors import DataError, RecipeError
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
 from quantized_lm.pipeline.batches import IGNORED, Windows
-from quantized_lm.pipeline.checkpoint import Progress, Training, load_weights
+from quantized_lm.pipeline.checkpoint import Progress, Training, load_weights, read_history
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.loop import (
     CHECKPOINT_EVERY_S,
@@ -108,10 +108,18 @@ def load_teacher(recipe: Recipe, run: Path) -> FloatModel:
     """The float model of the train stage, frozen, in eval mode.
 
     Raises:
-        DataError: it was not trained yet.
+        DataError: it was not trained to its end yet, or by another recipe.
     """
+    corpus = open_corpus(recipe.corpus, run / "corpus")
+    weights = load_weights(run / "train" / "weights.pt", key=recipe_key(recipe, corpus.key))
+    step = read_history(run / "train" / "history.jsonl")[-1]["step"]
+    if step != recipe.train.steps:
+        raise DataError(
+            f"{run / 'train'} has made {step} updates of {recipe.train.steps}; run `secondpass "
+            f"train` to its end, or set steps of `train` to {step}"
+        )
     teacher = make_model(recipe)
-    teacher.load_state_dict(load_weights(run / "train" / "weights.pt"))
+    teacher.load_state_dict(weights)
     return teacher.requires_grad_(requires_grad=False).eval()
 
 
@@ -156,10 +164,10 @@ def load_student(recipe: Recipe, *, run: Path, out: Path) -> Student:
     """Read the packed tensors off the best weights of the quantize stage.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or of another recipe or teacher.
     """
     student = make_student(recipe, load_teacher(recipe, run))
-    student.load_state_dict(load_weights(out / "weights.pt"))
+    student.load_state_dict(load_weights(out / "weights.pt", key=_stage_key(recipe, run)))
     student.eval()
     packed = {
         name: quantizer.quantize(original.detach())
@@ -263,7 +271,8 @@ def _first_match(by_pattern: Mapping[str, Value], name: str) -> Value | None:
 
 def _stage_key(recipe: Recipe, run: Path) -> str:
     """Recipe and teacher: a student of another teacher is another run."""
+    key = recipe_key(recipe, open_corpus(recipe.corpus, run / "corpus").key)
     history = (run / "train" / "history.jsonl").read_text()
     # Where the first pattern that matches wins, their order counts.
     order = list(recipe.quantize.formats), list(recipe.quantize.overrides)
-    return content_key(recipe_key(recipe), recipe.quantize, *filter(None, order), history)
+    return content_key(key, recipe.quantize, *filter(None, order), history)

@@ -17,6 +17,7 @@ from quantized_lm.errors import RecipeError
 from quantized_lm.records import build
 from quantized_lm.tokenizer import TextRules
 
+LARGEST_VOCABULARY = 1 << 16
 # What a recipe that starts from a model has as that model's recipe, unless it says otherwise.
 _TAKEN = ("seed", "architecture")
 _TAKEN_OF_CORPUS = ("vocab_size", "text", "merge", "context", "continuous")
@@ -67,6 +68,16 @@ class CorpusRecipe:
                 raise RecipeError(f"corpus: give either {split} or {split}_lines")
         if bool(self.held_out) != bool(self.dev_lines or self.test_lines):
             raise RecipeError("corpus: held_out names the file that dev_lines and test_lines end")
+        if not 2 < self.vocab_size <= LARGEST_VOCABULARY:
+            raise RecipeError(
+                f"corpus: vocab_size is {self.vocab_size}; need 3 to {LARGEST_VOCABULARY}, as "
+                "tokens are stored in 16 bits"
+            )
+        if not (min(self.merge, self.context) >= 0 and self.merge + self.context < 1):
+            raise RecipeError(
+                f"corpus: merge is {self.merge}, context is {self.context}; need both at least 0 "
+                "and their sum below 1, or no document would end"
+            )
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class TrainRecipe:
     compile: bool = True
 
     def __post_init__(self) -> None:
+        _require_counts("train", self, ("window", "batch_windows", "eval_every"))
         ends = (0, *self.restarts, self.steps)
         if self.restarts and list(ends) != sorted(set(ends)):
             raise RecipeError(
@@ -139,6 +151,9 @@ class QuantizeRecipe:
     warmup_steps: int = 20
     eval_every: int = 100
 
+    def __post_init__(self) -> None:
+        _require_counts("quantize", self, ("batch_windows", "eval_every"))
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -160,6 +175,10 @@ class Recipe:
     license: str
     training_data: str
     start: str = ""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise RecipeError(f"seed is {self.seed}; need at least 0")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -228,6 +247,12 @@ def _completed(given: Any, *, where: str) -> Any:
         more = given.get(section, {})
         completed[section] = {**fields, **more} if isinstance(more, dict) else more
     return completed
+
+
+def _require_counts(section: str, fields: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(fields, name) < 1:
+            raise RecipeError(f"{section}: {name} is {getattr(fields, name)}; need at least 1")
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def search(
     zeros = {name: dict.fromkeys(row, 0.0) for name, row in sizes.packed.items()}
     allocate_costs(zeros, sizes, budget_bytes=plan.budget_bytes, metric="nas")  # refuses early
     weights = replace(recipe.quantize, formats={}, method="", settings={})
-    key = content_key(recipe_key(recipe), weights, asdict(plan), weights_hash(teacher))
+    key = content_key(recipe_key(recipe, corpus.key), weights, asdict(plan), weights_hash(teacher))
     path = out / "search.json"
     if path.exists() and (report := read_search(path)).key == key:
         return report

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantized_lm.errors import RecipeError
+from quantized_lm.errors import DataError, RecipeError
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
 from quantized_lm.pipeline.batches import IGNORED, Windows
@@ -146,6 +146,23 @@ def read_report(path: Path) -> SensitivityReport:
     """
     remedy = "; run `secondpass sensitivity` first"
     return read_record(SensitivityReport, path, what="sensitivities", remedy=remedy)
+
+
+def read_current(recipe: Recipe, metric: str, *, run: Path) -> SensitivityReport:
+    """What `secondpass sensitivity` left in a run's folder, of the weights that are there now.
+
+    Raises:
+        DataError: nothing is there, or it was measured of others; no teacher is trained.
+    """
+    path = run / "sensitivity" / f"{metric}.json"
+    report = read_report(path)
+    choices = next(iter(report.costs.values()), {})
+    batches = calibration_windows(recipe, run, report.windows)
+    if report.key != _key(recipe, load_teacher(recipe, run), batches, metric, list(choices)):
+        raise DataError(
+            f"{path} was measured of other weights or text; run `secondpass sensitivity` again"
+        )
+    return report
 
 
 def measure_joint(

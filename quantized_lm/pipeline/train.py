@@ -13,8 +13,8 @@ from quantized_lm.errors import RecipeError
 from quantized_lm.models import ARCHITECTURES
 from quantized_lm.models.float_model import FloatModel
 from quantized_lm.pipeline.batches import IGNORED, Grouping, WindowPacker
-from quantized_lm.pipeline.checkpoint import Progress, Training
-from quantized_lm.pipeline.corpus import Corpus, prepare_corpus
+from quantized_lm.pipeline.checkpoint import Progress, Training, require_continues
+from quantized_lm.pipeline.corpus import Corpus, corpus_key, prepare_corpus
 from quantized_lm.pipeline.loop import (
     CHECKPOINT_EVERY_S,
     LoopPlan,
@@ -35,11 +35,14 @@ def train(
     """Run the stage; returns the best weights. Calling again continues, or returns if done.
 
     Raises:
-        DataError: text missing, or `out` holds another recipe's checkpoint.
+        DataError: text missing, or `out` holds the checkpoint of another recipe or other text,
+            which is left as it is.
         RecipeError: the model's sizes are not those of its architecture, or of what it starts from.
         ArtifactError: what it starts from cannot be read.
     """
     start = start_weights(recipe)
+    key = recipe_key(recipe, corpus_key(recipe.corpus, data=data))
+    require_continues(out / "train" / "checkpoint.pt", key=key)
     corpus = prepare_corpus(recipe.corpus, data=data, out=out / "corpus")
     model = make_model(recipe)
     model.initialize(recipe.seed)
@@ -67,7 +70,7 @@ def train(
         clip_norm=plan.clip_norm,
         eval_every=plan.eval_every,
         out=out / "train",
-        key=recipe_key(recipe),
+        key=key,
         checkpoint_every_s=checkpoint_every_s,
         restarts=plan.restarts,
         measures_first=bool(start),
@@ -88,11 +91,19 @@ def make_model(recipe: Recipe) -> FloatModel:
     if recipe.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise RecipeError(f"architecture is {recipe.architecture!r}; need one of {known}")
+    for name, value in recipe.model.items():
+        if isinstance(value, int) and value < 1:
+            raise RecipeError(f"model: {name} is {value}; need at least 1")
     config_class, model_class = ARCHITECTURES[recipe.architecture]
     config = build(config_class, recipe.model, where=f"{recipe.name}: model", error=RecipeError)
     if config.vocab_size != recipe.corpus.vocab_size:
         raise RecipeError(
             f"model: vocab_size is {config.vocab_size}; need {recipe.corpus.vocab_size} as corpus"
+        )
+    if recipe.train.window > config.max_tokens:
+        raise RecipeError(
+            f"train: window is {recipe.train.window}; need at most the model's max_tokens, "
+            f"{config.max_tokens}"
         )
     return model_class(config)
 
@@ -107,19 +118,22 @@ def make_packer(recipe: Recipe, corpus: Corpus, *, seed: int) -> WindowPacker:
     )
 
 
-def recipe_key(recipe: Recipe) -> str:
+def recipe_key(recipe: Recipe, corpus: str) -> str:
     """Names what must not change between a checkpoint and its continuation.
 
     The number of steps may: more steps, a decay that starts later, or a restart at the end
     continue the same run.
+
+    Args:
+        corpus: key of the prepared text.
     """
-    free = {"steps": 0, "decay_share": 0.0, "restarts": (), "eval_every": 0, "compile": False}
+    free = {"steps": 0, "decay_share": 0.0, "restarts": (), "eval_every": 1, "compile": False}
     revision = start_revision(recipe)
     return content_key(
         recipe.seed,
         recipe.architecture,
         recipe.model,
-        recipe.corpus,
+        corpus,
         replace(recipe.train, **free),  # type: ignore[arg-type]
         *([revision] if revision else []),
     )

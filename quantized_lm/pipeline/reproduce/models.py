@@ -19,6 +19,7 @@ from quantized_lm.errors import DataError
 from quantized_lm.files import write_atomic
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.pipeline.allocate import read_allocation
+from quantized_lm.pipeline.checkpoint import read_history
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.export import RunFolders, export
 from quantized_lm.pipeline.quantize import load_teacher, quantize
@@ -205,7 +206,7 @@ class FloatStage(ModelStage):
 
     def history(self, folder_of: FolderOf) -> list[dict[str, float]]:
         """Its learning curve, as training wrote it."""
-        return _history(folder_of(self) / "train")
+        return read_history(folder_of(self) / "train" / "history.jsonl")
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +320,7 @@ class ArtifactStage(ModelStage):
 
     def training_seconds(self, folder_of: FolderOf) -> float:
         """Of the student alone."""
-        return _history(folder_of(self.student))[-1]["seconds"]
+        return read_history(folder_of(self.student) / "history.jsonl")[-1]["seconds"]
 
     def model_folder(self, folder_of: FolderOf) -> Path:
         """The artifact's."""
@@ -334,7 +335,3 @@ def _forget_compiled(recipe: Recipe) -> None:
     if recipe.train.compile:
         torch.compiler.reset()
         gc.collect()
-
-
-def _history(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]

@@ -153,11 +153,11 @@ class Results:
         return found
 
     def targets(self) -> list[TargetResult]:
-        """Every target for every architecture."""
+        """Every target for every architecture; those that the plan leaves out are open."""
         return [
             self._target(target, architecture)
             for target in self._plan.task.targets
-            for architecture in self._plan.benches
+            for architecture in self._plan.task.architectures
         ]
 
     def total_seconds(self) -> float:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,16 @@ from typer.testing import CliRunner
 
 from quantized_lm.cli import allocate, sensitivity
 from quantized_lm.pipeline.allocate import read_allocation
-from quantized_lm.pipeline.checkpoint import save_weights
 from quantized_lm.pipeline.corpus import prepare_corpus
-from quantized_lm.pipeline.recipe import load_recipe
+from quantized_lm.pipeline.recipe import load_recipe, recipe_with
 from quantized_lm.pipeline.sensitivity import CHOICES
 from quantized_lm.pipeline.train import make_model
+from tests.runs import leave_trained
 from tests.tiny import TINY_YAML, write_text
 
 from .conftest import Command
+
+Method = tuple[str, dict[str, Any]]  # of quantizing, and its settings
 
 
 @pytest.fixture
@@ -52,8 +55,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape), alpha=0.2)
-    (folder / "train").mkdir()
-    save_weights(folder / "train" / "weights.pt", model)
+    leave_trained(folder, settings, model)
     return path
 
 
@@ -148,3 +150,29 @@ def test_a_whole_recipe_is_written_with_what_was_found(
     again = run("allocate", recipe, *folder, *options, "--write", to)
     assert again.exit_code == 2
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "expected"),
+    [
+        (
+            ("rated", {"bits": 2.0, "tie": "tensor"}),
+            ("--bits", "6"),
+            ("learned", {"tie": "tensor"}),
+        ),
+        (("admm", {"rho": 1e-4}), ("--bits", "6"), ("admm", {"rho": 1e-4})),
+        (("admm", {"rho": 1e-4}), ("--coded-bits", "2"), ("rated", {})),
+        (("rated", {"price": 0.1, "bits": 3.0}), ("--coded-bits", "2"), ("rated", {"price": 0.1})),
+    ],
+)
+def test_what_is_written_trains_what_was_allocated(
+    run: Command, recipe: Path, tmp_path: Path, base: Method, options: Any, expected: Method
+) -> None:
+    folder = ("--run", recipe.parent)
+    run("sensitivity", recipe, *folder, "--windows", "4")
+    given, to = tmp_path / "given.yaml", tmp_path / "new.yaml"
+    given.write_bytes(recipe_with(recipe, {"method": base[0], "settings": base[1]}))
+    found = run("allocate", given, *folder, *options, "--write", to)
+    assert found.exit_code == 0, found.output
+    quantize = load_recipe(to).quantize
+    assert (quantize.method, quantize.settings) == expected

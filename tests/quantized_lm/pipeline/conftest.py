@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from quantized_lm.pipeline.checkpoint import save_weights
 from quantized_lm.pipeline.corpus import prepare_corpus
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.train import make_model
+from tests.runs import leave_trained
 from tests.tiny import tiny_recipe, write_text
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -42,9 +42,7 @@ def float_run(architecture: str, folder: Path) -> FloatRun:
     with torch.no_grad():
         for parameter in floats.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    (folder / "train").mkdir()
-    save_weights(folder / "train" / "weights.pt", floats)
-    (folder / "train" / "history.jsonl").write_text("{}\n")
+    leave_trained(folder, recipe, floats)
     return FloatRun(recipe, folder)
 
 

@@ -61,6 +61,26 @@ def test_running_text_is_scored_after_the_lines_before_it(tiny_run: TinyRun) -> 
         so_far += block
 
 
+@pytest.mark.parametrize("continuous", [False, True])
+def test_a_line_longer_than_the_model_comes_in_pieces(tiny_run: TinyRun, continuous: bool) -> None:
+    recipe = replace(
+        tiny_run.recipe,
+        model={**tiny_run.recipe.model, "max_tokens": 7},
+        corpus=replace(tiny_run.recipe.corpus, continuous=continuous),
+    )
+    corpus = open_corpus(tiny_run.recipe.corpus, tiny_run.out / "corpus")
+    so_far: list[int] = []
+    longest = 0
+    for part in held_out_text(recipe, corpus, "dev").passages:
+        own = [token for piece in part.lines for token in piece]
+        assert len(part.context) + len(own) <= 7
+        assert list(part.context) == so_far[len(so_far) - len(part.context) :]
+        longest = max(longest, *(len(piece) for piece in part.lines))
+        so_far += own
+    assert so_far == corpus.tokens("dev").tolist()
+    assert longest == 7
+
+
 def test_a_line_in_context_costs_what_one_path_says(tiny_run: TinyRun) -> None:
     teacher = load_teacher(tiny_run.recipe, tiny_run.out)
     lines = ((5, 6, 0), (7, 0), (8, 9, 10, 0))

@@ -26,6 +26,18 @@ def test_every_recipe_that_ships_reads(path: Path) -> None:
         ("{steps: 150,", "{steps: true,", "train: steps: got True; need int"),
         ("[tiny.txt.gz]", "[3]", "corpus: train: got 3; need str"),
         ("license: none", "license: {a: 1}", "license: got {'a': 1}; need str"),
+        ("seed: 3", "seed: -1", "seed is -1; need at least 0"),
+        (
+            "  vocab_size: 64",
+            "  vocab_size: 70007",
+            "vocab_size is 70007; need 3 to 65536, as tokens",
+        ),
+        (
+            "  dev_lines: 20",
+            "  merge: 0.6\n  context: 0.6\n  dev_lines: 20",
+            "merge is 0.6, context is",
+        ),
+        ("{steps: 150,", "{steps: 150, eval_every: 0,", "train: eval_every is 0; need at least 1"),
     ],
 )
 def test_a_slip_in_a_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

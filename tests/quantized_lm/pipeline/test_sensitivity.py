@@ -13,7 +13,6 @@ from quantized_lm.models.float_model import FloatModel
 from quantized_lm.models.layers import matrix_names
 from quantized_lm.pipeline import sensitivity
 from quantized_lm.pipeline.batches import IGNORED, Windows
-from quantized_lm.pipeline.checkpoint import save_weights
 from quantized_lm.pipeline.hessian import ProbePlan
 from quantized_lm.pipeline.quantize import load_teacher
 from quantized_lm.pipeline.sensitivity import (
@@ -28,6 +27,7 @@ from quantized_lm.pipeline.sizes import packed_size_bytes
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
 from quantized_lm.quant.tensor import QuantizedTensor
+from tests.runs import leave_trained
 
 from .conftest import FloatRun
 
@@ -140,7 +140,7 @@ def test_another_teacher_is_measured_anew(any_float_run: FloatRun, tmp_path: Pat
     first = measure(any_float_run, tmp_path)
     model = load_teacher(any_float_run.recipe, any_float_run.folder)
     model.get_parameter("embedding.weight").mul_(1.5)
-    save_weights(tmp_path / "run" / "train" / "weights.pt", model)
+    leave_trained(tmp_path / "run", any_float_run.recipe, model)
     second = measure(FloatRun(any_float_run.recipe, tmp_path / "run"), tmp_path)
     assert first.key != second.key
     assert first.costs != second.costs

@@ -126,13 +126,17 @@ def test_the_learning_curve_is_that_of_training(report: Report, tiny_table: Tiny
 
 
 def test_a_target_takes_the_best_on_dev_among_what_is_small_enough(report: Report) -> None:
-    by_target = {result.target.compression: result for result in report.targets}
+    by_target = {
+        result.target.compression: result
+        for result in report.targets
+        if result.architecture == "transformer"
+    }
     packed = [cell for cell in report.cells if cell.method]
     best = min(packed, key=lambda cell: cell.numbers.dev.nll if cell.numbers else math.inf)
     assert by_target[2.0].row == best.row
     assert by_target[2.0].passed
     assert (by_target[100.0].row, by_target[100.0].passed) == ("", None)
-    assert report.reached == (True, None)
+    assert report.reached == (None, None)  # the other architecture is not in the plan
 
 
 def test_allocations_and_sensitivities_are_those_of_the_stages(report: Report) -> None:

@@ -91,7 +91,7 @@ def test_a_second_run_makes_nothing(text: Path, tmp_path: Path, calls: list[str]
     ("changes", "expected"),
     [
         ({"train": {"matrix_lr": 0.03}}, {"train": 1, "quantize": 3, "measure_sensitivity": 1}),
-        ({"model": {"max_tokens": 40}}, {"train": 1, "quantize": 3, "measure_sensitivity": 1}),
+        ({"model": {"max_tokens": 56}}, {"train": 1, "quantize": 3, "measure_sensitivity": 1}),
         ({"corpus": {"merge": 0.1}}, {"train": 1, "quantize": 3, "measure_sensitivity": 1}),
         ({"methods": {"distilled": {"kl_weight": 0.5}}}, {"quantize": 2, "export": 2, "score": 4}),
         ({"methods": {"unused": {"steps": 1}}}, {"quantize": 0, "score": 0}),

@@ -261,9 +261,9 @@ def test_paths_that_differ_are_counted_in_words() -> None:
 def test_a_target_on_words_is_missed_where_they_get_worse(
     report: Report, table: TinyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert report.reached == (numbers_of(report, "qat-2bit").keeps_wer,)
+    assert report.targets[0].passed == numbers_of(report, "qat-2bit").keeps_wer
     monkeypatch.setattr(
         "quantized_lm.pipeline.reproduce.results.Numbers.keeps_wer", property(lambda _: False)
     )
     worse = make_report(table.plan, table.store, now=datetime.now(timezone.utc))
-    assert worse.reached == (False,)
+    assert worse.targets[0].passed is False
