@@ -25,6 +25,7 @@ from quantized_lm.cli.rescore_lattices import (
     is_lattices,
     rescore_lattices,
 )
+from quantized_lm.cli.spool import readable_twice
 from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError
@@ -42,7 +43,10 @@ _FORMATS = ", ".join(LATTICE_FORMATS)
 @command
 def run(  # noqa: PLR0913 - each is an option of the command
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="N-best lists in JSON lines, or lattices; .gz too.")
+        Path,
+        typer.Argument(
+            metavar="IN", help="N-best lists in JSON lines, or lattices; .gz too; or a pipe."
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Rescored lists; .gz packs them.")],
     *,
@@ -125,36 +129,37 @@ def run(  # noqa: PLR0913 - each is an option of the command
         lm_scale=lm_scale,
         numbers={name: value for name, value in given.items() if value is not None},
     )
-    if lattice_format is not None or is_lattices(source):
+    with readable_twice(source) as twice:
+        if lattice_format is not None or is_lattices(source):
+            if url is not None:
+                raise DataError("--url takes n-best lists; post lattices to /v1/rescore/lattice")
+            loaded, chosen = _model_and_weights(model, options, device)
+            lattices = LatticeSource(
+                twice,
+                format_by_name(lattice_format) if lattice_format is not None else None,
+                ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None),
+            )
+            limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
+            folder = RescoredFolder(lattice_out)
+            count = count_lattices(lattices)
+            _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
+            folder.write()
+            return
+        # All lines are checked before any is scored: a fault at the end costs no hour of work.
+        count = sum(1 for _ in read_utterances(twice, first_pass=first_pass))
+        records: Iterable[Json]
         if url is not None:
-            raise DataError("--url takes n-best lists; post lattices to /v1/rescore/lattice")
-        loaded, chosen = _model_and_weights(model, options, device)
-        lattices = LatticeSource(
-            source,
-            format_by_name(lattice_format) if lattice_format is not None else None,
-            ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None),
-        )
-        limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
-        folder = RescoredFolder(lattice_out)
-        count = count_lattices(lattices)
-        _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
-        folder.write()
-        return
-    # All lines are checked before any is scored: a fault at the end costs no hour of work.
-    count = sum(1 for _ in read_utterances(source, first_pass=first_pass))
-    records: Iterable[Json]
-    if url is not None:
-        if engine != LOCAL:
-            raise DataError(f"got --url and --engine {engine}; give one of them")
-        server = Server(url, wire_settings(options, model))
-        utterances = read_utterances(source, first_pass=first_pass)
-        records = chain.from_iterable(rescore_all(server, utterances))
-    else:
-        rescored = engine_by_name(engine, device)
-        folder_of_model = None if model is None else Path(model)
-        corpus = Corpus(source, first_pass, model=folder_of_model, workers=workers)
-        records = rescored(corpus, *_model_and_weights(model, options, device))
-    _write(target, records, count)
+            if engine != LOCAL:
+                raise DataError(f"got --url and --engine {engine}; give one of them")
+            server = Server(url, wire_settings(options, model))
+            utterances = read_utterances(twice, first_pass=first_pass)
+            records = chain.from_iterable(rescore_all(server, utterances))
+        else:
+            rescored = engine_by_name(engine, device)
+            folder_of_model = None if model is None else Path(model)
+            corpus = Corpus(twice, first_pass, model=folder_of_model, workers=workers)
+            records = rescored(corpus, *_model_and_weights(model, options, device))
+        _write(target, records, count)
 
 
 def _model_and_weights(
@@ -178,6 +183,8 @@ def _write(target: Path, records: Iterable[Json], count: int) -> None:
             changed += bool(record["changed"])
             degraded += bool(record["degraded"])
             bar.advance(task)
+        if done != count:
+            raise DataError(f"{target}: {done} results of {count} utterances; IN was changed")
     speed = done / (time.perf_counter() - began)
     note(f"{target}: {done} utterances, {changed} with a new best, {speed:.1f} utterances/s")
     if degraded:
