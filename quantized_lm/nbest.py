@@ -22,10 +22,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import BinaryIO, NoReturn, TextIO
 
 from quantized_lm.components import escape
 from quantized_lm.errors import DataError
+from quantized_lm.files import naming_file, open_atomic
 
 Json = Mapping[str, object]
 ORDER = "order"
@@ -122,30 +123,31 @@ def open_replace(path: Path) -> Iterator[TextIO]:
     """A text file, or its .gz, that takes the place of `path` only once all of it is written.
 
     The same lines give the same bytes. After an error the old file is as it was, and what was
-    written beside it is gone.
+    written beside it is gone. Links, devices and pipes: as `open_atomic`.
 
     Raises:
-        DataError: the folder is not there or may not be written.
+        DataError: the folder is not there or may not be written, or the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with naming_file(path), open_atomic(path, tag=f".{os.getpid()}") as raw:
+        if path.suffix == ".gz":
+            with (
+                gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
+                _as_text(packed) as handle,
+            ):
+                yield handle
+        else:
+            with _as_text(raw) as handle:
+                yield handle
+
+
+@contextmanager
+def _as_text(raw: BinaryIO | gzip.GzipFile) -> Iterator[TextIO]:
+    """UTF-8 into `raw`, which stays open."""
+    handle = io.TextIOWrapper(raw, encoding="utf-8")
     try:
-        raw = beside.open("wb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        with raw:
-            if path.suffix == ".gz":
-                with (
-                    gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
-                    io.TextIOWrapper(packed, encoding="utf-8") as handle,
-                ):
-                    yield handle
-            else:
-                with io.TextIOWrapper(raw, encoding="utf-8") as handle:
-                    yield handle
-        beside.replace(path)
+        yield handle
     finally:
-        beside.unlink(missing_ok=True)
+        handle.detach()
 
 
 def record_to_utterance(record: Json, where: str, *, first_pass: str) -> Utterance:

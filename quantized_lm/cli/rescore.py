@@ -29,6 +29,7 @@ from quantized_lm.cli.spool import readable_twice
 from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError
+from quantized_lm.files import require_file_name
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions, format_by_name
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.symbols import read_symbols
@@ -122,6 +123,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass rescore lats.ark out.jsonl --symbols words.txt --graph-scale 1 --n-best 100
     """
+    require_file_name(target)
     given = {"am_scale": am_scale, "graph_scale": graph_scale, "word_bonus": word_bonus}
     options = WeightOptions(
         file=weights,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,34 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         open_replace(tmp_path / "absent" / "out.jsonl"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_lines_go_through_links_and_into_pipes(tmp_path: Path, name: str) -> None:
+    whole, link, fifo = tmp_path / f"real.{name}", tmp_path / f"link.{name}", tmp_path / name
+    link.symlink_to(whole)
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (link, fifo):
+        with open_replace(path) as handle:
+            handle.write("gödel\n")
+    assert link.is_symlink()
+    assert os.read(reading, 999) == whole.read_bytes()
+    os.close(reading)
+    assert sorted(tmp_path.iterdir()) == sorted([whole, link, fifo])
+
+
+def test_a_disk_that_is_full_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(DataError, match="cannot be written.*No space"), open_replace(path) as lines:
+        lines.write("a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_real_list_can_be_read(shared_data: Path) -> None:
