@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from quantized_lm import list_scoring
+from quantized_lm.cli import rescore
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
 from quantized_lm.list_scoring import rescore_utterances
@@ -103,6 +107,31 @@ def test_unusable_weights_end_with_code_2(
     result = run("rescore", lists, lists.with_name("out.jsonl"), *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_a_folder_for_out_is_refused_before_any_work(run: Command, lists: Path) -> None:
+    for command, source in (("rescore", lists.with_name("absent")), ("tune", lists)):
+        result = run(command, source, lists.parent)
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {lists.parent}: is a folder; need the name of a file\n"
+
+
+def test_sigterm_leaves_nothing_behind(
+    run: Command, lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*_: object) -> Iterator[dict[str, object]]:
+        yield {"changed": False, "degraded": []}
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a failure would end all tests
+    try:
+        monkeypatch.setattr(rescore, "engine_by_name", lambda *_: terminated)
+        result = run("rescore", lists, lists.with_name("out.jsonl"))
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 130
+    assert list(lists.parent.iterdir()) == [lists]
 
 
 def test_presets_and_weights_files_rank_too(run: Command, lists: Path) -> None:
