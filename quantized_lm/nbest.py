@@ -217,7 +217,23 @@ def _parse(line: str, where: str) -> Json:
         refuse(where, "", f"no JSON ({error.msg} at column {error.colno}); need one object a line")
     if not isinstance(record, dict):
         refuse(where, "", f"is a JSON {type(record).__name__}; need an object")
+    if "\\u" in line:  # nothing else can make one
+        _require_unicode(record, where, "")
     return record
+
+
+def _require_unicode(value: object, where: str, pointer: str) -> None:
+    """Refuse half a surrogate, which UTF-8 cannot hold, in any text or name."""
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            refuse(where, pointer, f"is {value!a}, which has half a surrogate; need Unicode")
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            _require_unicode(item, where, f"{pointer}/{position}")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _require_unicode(name, where, pointer)
+            _require_unicode(item, where, f"{pointer}/{escape(name)}")
 
 
 def _from_service(record: Json, where: str) -> Utterance:

@@ -13,7 +13,7 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.cli.console import note
 from quantized_lm.cli.convert import write_folder
 from quantized_lm.combine import Weights
-from quantized_lm.errors import naming
+from quantized_lm.errors import DataError, naming
 from quantized_lm.lattice.files import lattice_files, names_lattice, read_lattices
 from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
 from quantized_lm.lattice.lattice import Lattice
@@ -161,9 +161,24 @@ def count_lattices(source: LatticeSource) -> int:
     """How many there are; all of them are read, so that a fault is found before the work.
 
     Raises:
-        DataError, LatticeError: as `LatticeSource.read`.
+        DataError, LatticeError: as `LatticeSource.read`; or a word or id is no Unicode.
     """
-    return sum(1 for _ in source.read())
+    count, symbols = 0, None
+    for _, lattice in source.read():
+        count += 1
+        _require_unicode(lattice.utterance, "utterance id")
+        if lattice.symbols is not None and lattice.symbols is not symbols:  # often one for all
+            symbols = lattice.symbols
+            for word in symbols.values():
+                _require_unicode(word, f"utterance {lattice.utterance!r}: word")
+    return count
+
+
+def _require_unicode(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{what} is {text!a}, which has half a surrogate; need Unicode") from None
 
 
 def _prepared(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:

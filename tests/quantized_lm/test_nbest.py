@@ -104,6 +104,12 @@ def hypotheses(**changes: object) -> dict[str, object]:
         ({"utt": "u", "hyps": [{"text": "a", "total": None}]}, "/hyps/0/total: is None"),
         ({"text": "a"}, "keys are text; need 'hypotheses' or 'hyps'"),
         ('{"id": "u", "hypotheses": [{"text": "a", "am_score": NaN}]}', "holds NaN"),
+        (
+            hypotheses(text="x\ud83d"),
+            r"/hypotheses/1/text: is 'x\\ud83d', which has half a surrogate",
+        ),
+        (hypotheses(extra={"\udc00": 1}), r"/hypotheses/1/extra: is '\\udc00', which has half"),
+        ({**hypotheses(), "context": {"text": ["a", "\ud83d"]}}, "/context/text/1: is"),
         ("[1]", "is a JSON list; need an object"),
         ("{", "no JSON"),
     ],
@@ -113,6 +119,12 @@ def test_a_bad_line_is_named_with_its_field(tmp_path: Path, line: object, messag
     with pytest.raises(DataError, match=message) as caught:
         list(read_utterances(path))
     assert str(caught.value).startswith(f"{path}:1: ")
+
+
+def test_both_halves_of_a_surrogate_pair_are_a_character(tmp_path: Path) -> None:
+    path = write(tmp_path / "lists.jsonl", hypotheses(text="\U0001f600"))
+    assert "\\ud83d\\ude00" in path.read_text()
+    assert next(read_utterances(path)).hypotheses[1].text == "\U0001f600"
 
 
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:

@@ -140,3 +140,15 @@ def test_a_bad_file_is_found_before_anything_is_scored(run: Command, folder: Pat
     assert result.exit_code == 2
     assert "d.slf" in result.stderr
     assert not target.exists()
+
+
+def test_half_a_surrogate_is_found_before_anything_is_scored(run: Command, folder: Path) -> None:
+    source, target = folder / "d.k2.json", folder.parent / "out.jsonl"
+    record = {"arcs": [[0, 1, 1, -1.0], [1, 2, -1, 0]], "symbols": {"1": "a\ud83d"}}
+    source.write_text(json.dumps(record))
+    result = run("rescore", folder, target)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: utterance 'd': word is 'a\\ud83d', which has half a surrogate; need Unicode"
+    )
+    assert not target.exists()
