@@ -13,7 +13,8 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.cli.console import note
 from quantized_lm.cli.convert import write_folder
 from quantized_lm.combine import Weights
-from quantized_lm.errors import DataError, naming
+from quantized_lm.components import escape
+from quantized_lm.errors import DataError, InputError, naming
 from quantized_lm.lattice.files import lattice_files, names_lattice, read_lattices
 from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
 from quantized_lm.lattice.lattice import Lattice
@@ -105,9 +106,9 @@ def rescore_lattices(
 
     Raises:
         DataError: a lattice cannot be rescored; the message names the utterance.
-        InputError: a weight is set that a lattice has no use for.
+        InputError: a weight is set that a lattice has no use for, or of another LM.
     """
-    counting, lm_scale = arc_weights(weights), weights.lm_scales[loaded.name]
+    counting, lm_scale = arc_weights(weights), _lm_scale(weights, loaded.name)
     lattices = source.read()
     while batch := list(islice(lattices, _BATCH_LATTICES)):
         requests = [LatticeRequest(one, counting, lm_scale, limits) for _, one in batch]
@@ -179,6 +180,17 @@ def _require_unicode(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise DataError(f"{what} is {text!a}, which has half a surrogate; need Unicode") from None
+
+
+def _lm_scale(weights: Weights, lm: str) -> float:
+    """Of the LM that is loaded; 0 where the weights do not name it."""
+    for name, scale in weights.lm_scales.items():
+        if name != lm and scale != 0.0:
+            raise InputError(
+                f"weight of LM {name!r} is {scale:g}; need 0, as only {lm!r} is loaded",
+                pointer=f"/lm_scales/{escape(name)}",
+            )
+    return weights.lm_scales.get(lm, 0.0)
 
 
 def _prepared(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:

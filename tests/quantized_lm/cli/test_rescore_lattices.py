@@ -133,6 +133,31 @@ def test_what_cannot_be_is_one_line(
     assert message in result.stderr
 
 
+def test_a_weights_file_without_this_lm_ranks_without_it(run: Command, folder: Path) -> None:
+    target, weights = folder.parent / "out.jsonl", folder.parent / "weights.json"
+    weights.write_text('{"weights": {"graph_scale": 0.5, "lm_scales": {"other": 0}}}')
+    result = run("rescore", folder, target, "--weights", weights)
+    assert result.exit_code == 0, result.output
+    for record in lines(target):
+        assert record["changed"] is False
+        hypotheses = record["hypotheses"]
+        assert isinstance(hypotheses, list)
+        for one in hypotheses:
+            parts = one["components"]
+            assert one["score"] == pytest.approx(parts["am"] + 0.5 * parts["graph"], abs=1e-6)
+
+
+def test_a_weights_file_that_counts_another_lm_is_refused(run: Command, folder: Path) -> None:
+    target, weights = folder.parent / "out.jsonl", folder.parent / "weights.json"
+    weights.write_text('{"weights": {"lm_scales": {"tiny": 9.5, "other": 5}}}')
+    result = run("rescore", folder, target, "--weights", weights)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: /lm_scales/other: weight of LM 'other' is 5; need 0, as only 'tiny' is loaded"
+    )
+    assert not target.exists()
+
+
 def test_a_bad_file_is_found_before_anything_is_scored(run: Command, folder: Path) -> None:
     (folder / "d.slf").write_text("N=2 L=1\nI=0\nI=1\nJ=0 S=0 E=7\n")
     target = folder.parent / "out.jsonl"
