@@ -143,7 +143,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
             )
             limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
             folder = RescoredFolder(lattice_out)
-            count = count_lattices(lattices)
+            count = count_lattices(lattices, folder)
             _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
             folder.write()
             return

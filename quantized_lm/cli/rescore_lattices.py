@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.cli.console import note
-from quantized_lm.cli.convert import write_folder
+from quantized_lm.cli.convert import file_names, write_folder
 from quantized_lm.combine import Weights
 from quantized_lm.components import escape
 from quantized_lm.errors import DataError, InputError, naming
@@ -69,6 +69,21 @@ class RescoredFolder:
     path: Path | None
     lattices: dict[str, tuple[LatticeFormat, list[Lattice]]] = field(default_factory=dict)
 
+    def require_names(self, utterances: Mapping[str, Sequence[str]]) -> None:
+        """Pass if the folder can be made and has a file for each id, by format.
+
+        Raises:
+            DataError: it cannot.
+        """
+        if self.path is None:
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise DataError(f"{self.path}: is a file; need a folder for rescored lattices")
+        if not self.path.parent.is_dir():
+            raise DataError(f"{self.path}: cannot be written ({self.path.parent} is no folder)")
+        for ids in utterances.values():
+            file_names(ids, self.path)
+
     def add(self, target: LatticeFormat, scores: LatticeScores) -> None:
         """Take one up."""
         if self.path is not None:
@@ -79,7 +94,7 @@ class RescoredFolder:
         """A file for each lattice, in the format that it came in.
 
         Raises:
-            DataError: the folder cannot be written, or an utterance id is no name of a file.
+            DataError: as `require_names`, or the disk is full.
         """
         if self.path is None:
             return
@@ -158,21 +173,24 @@ def lattice_record(
     }
 
 
-def count_lattices(source: LatticeSource) -> int:
+def count_lattices(source: LatticeSource, folder: RescoredFolder) -> int:
     """How many there are; all of them are read, so that a fault is found before the work.
 
     Raises:
-        DataError, LatticeError: as `LatticeSource.read`; or a word or id is no Unicode.
+        DataError, LatticeError: as `LatticeSource.read` and `RescoredFolder.require_names`; or a
+            word or id is no Unicode.
     """
-    count, symbols = 0, None
-    for _, lattice in source.read():
-        count += 1
+    ids: dict[str, list[str]] = {}
+    symbols = None
+    for one, lattice in source.read():
         _require_unicode(lattice.utterance, "utterance id")
+        ids.setdefault(one.name, []).append(lattice.utterance)
         if lattice.symbols is not None and lattice.symbols is not symbols:  # often one for all
             symbols = lattice.symbols
             for word in symbols.values():
                 _require_unicode(word, f"utterance {lattice.utterance!r}: word")
-    return count
+    folder.require_names(ids)
+    return sum(map(len, ids.values()))
 
 
 def _require_unicode(text: str, what: str) -> None:

@@ -108,6 +108,20 @@ def test_rescored_lattices_are_written_in_the_format_that_came_in(
         assert best.total == pytest.approx(hypotheses[0]["score"], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("lattices/notes.md", "is a file; need a folder"), ("none/out", "none is no folder")],
+)
+def test_a_folder_that_cannot_be_made_is_found_before_anything_is_scored(
+    run: Command, folder: Path, out: str, message: str
+) -> None:
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", folder, target, "--lattice-out", folder.parent / out)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not target.exists()
+
+
 def test_a_format_may_be_named(run: Command, folder: Path) -> None:
     source = folder.parent / "lat.1"
     write_lattices(source, read_lattices(folder / "a.slf"), target=format_by_name("htk"))
