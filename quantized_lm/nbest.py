@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ FIRST_PASS: Mapping[str, tuple[str | None, str | None]] = {
     ORDER: (None, None),
 }
 DEFAULT_FIRST_PASS = "am"  # noqa: S105 - a pass of a decoder
+# What reading lines of `open_read` may raise: no file, gzip that is cut or damaged, no UTF-8.
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
 _HYPOTHESIS_KEYS = ("text", "am_score", "graph_score", "lm_score", "extra")
 
 
@@ -101,7 +104,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Json]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{path}:{number}", _parse(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path}: cannot be read after line {number} ({error}); need JSON lines, plain or .gz"
         ) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from quantized_lm.errors import DataError
-from quantized_lm.nbest import Hypothesis, Utterance, open_replace, read_utterances
+from quantized_lm.nbest import Hypothesis, Utterance, open_replace, read_records, read_utterances
 
 SERVICE = {
     "id": "u1",
@@ -130,13 +130,15 @@ def test_both_halves_of_a_surrogate_pair_are_a_character(tmp_path: Path) -> None
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read after line 0"):
         list(read_utterances(tmp_path / "absent.jsonl"))
-    whole = gzip.compress(b"".join(b'{"id": "%d"}\n' % i for i in range(9999)))
-    cut = tmp_path / "cut.jsonl.gz"
-    cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError):
-        list(read_utterances(cut))
+    whole = gzip.compress(b"".join(b'{"utt": "%d"}\n' % i for i in range(9999)))
+    packed = tmp_path / "lists.jsonl.gz"
+    for damaged in (whole[: len(whole) // 2], whole[:10] + b"\xff" * 64, b"plain"):
+        packed.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read after line"):
+            for _ in read_records(packed):
+                pass
     with pytest.raises(DataError, match="first pass is 'lm'; need one of am, total"):
-        list(read_utterances(cut, first_pass="lm"))
+        list(read_utterances(packed, first_pass="lm"))
 
 
 def fail_half_way(path: Path) -> None:
