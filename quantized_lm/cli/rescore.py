@@ -38,6 +38,7 @@ from quantized_lm.ops import AUTO
 
 Json = dict[str, object]
 _LIMITS = SearchLimits()
+_LISTS = (".jsonl", ".json")
 _FORMATS = ", ".join(LATTICE_FORMATS)
 
 
@@ -148,7 +149,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
             folder.write()
             return
         # All lines are checked before any is scored: a fault at the end costs no hour of work.
-        count = sum(1 for _ in read_utterances(twice, first_pass=first_pass))
+        count = _count_lists(twice, first_pass)
         records: Iterable[Json]
         if url is not None:
             if engine != LOCAL:
@@ -162,6 +163,16 @@ def run(  # noqa: PLR0913 - each is an option of the command
             corpus = Corpus(twice, first_pass, model=folder_of_model, workers=workers)
             records = rescored(corpus, *_model_and_weights(model, options, device))
         _write(target, records, count)
+
+
+def _count_lists(source: Path, first_pass: str) -> int:
+    try:
+        return sum(1 for _ in read_utterances(source, first_pass=first_pass))
+    except DataError as error:
+        if source.name.lower().removesuffix(".gz").endswith(_LISTS):
+            raise
+        # Kaldi's archives are often called lat.1.gz, which says nothing.
+        raise DataError(f"{error}; lattices need --format, one of {_FORMATS}") from None
 
 
 def _model_and_weights(

@@ -126,6 +126,10 @@ def test_a_format_may_be_named(run: Command, folder: Path) -> None:
     source = folder.parent / "lat.1"
     write_lattices(source, read_lattices(folder / "a.slf"), target=format_by_name("htk"))
     target = folder.parent / "out.jsonl"
+    result = run("rescore", source, target)
+    assert result.exit_code == 2
+    assert "lat.1:1: no JSON" in result.stderr
+    assert "; lattices need --format, one of k2-json, k2-safe" in result.stderr
     assert run("rescore", source, target, "--format", "htk").exit_code == 0
     assert [one["id"] for one in lines(target)] == ["a"]
 
