@@ -37,8 +37,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     source: Annotated[
         Path, typer.Argument(metavar="IN", help="Lattice, archive, or folder of them; or .gz.")
     ],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Lattice, archive or folder; .gz packs a file.")
+    out: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="Lattice, archive or folder/; .gz packs a file."),
     ],
     *,
     source_format: Annotated[
@@ -63,10 +64,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """Convert lattices of k2, Kaldi, HTK and OpenFst into each other, every score bit that fits.
 
     What the format of OUT cannot hold is named on standard error. OUT appears once it is complete.
+    With a slash at its end, or where it is one already, it is a folder with a file per lattice.
 
     secondpass convert lattice.slf.gz lattice.k2.json
 
-    secondpass convert lats.ark lattices --to htk --symbols words.txt
+    secondpass convert lats.ark lattices/ --to htk --symbols words.txt
 
     secondpass convert htk_folder lats.ark --symbols-out words.txt
     """
@@ -75,9 +77,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
         words_on=words_on,
         max_arcs=max_arcs,
     )
+    target = Path(out)
     to = format_by_name(target_format) if target_format is not None else format_of_path(target)
     lattices = with_one_table(_read(source, source_format, options))
-    if _is_folder(source, target, to, len(lattices)):
+    if out.endswith("/") or _is_folder(source, target, to, len(lattices)):
         write_folder(target, lattices, to)
     else:
         write_lattices(target, lattices, target=to)

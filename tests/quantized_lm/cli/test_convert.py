@@ -81,6 +81,13 @@ def test_an_existing_folder_gets_a_file_for_each_lattice(run: Command, folder: P
     assert sorted(path.name for path in target.iterdir()) == ["a.lat.txt", "b.lat.txt"]
 
 
+def test_a_slash_at_the_end_means_a_folder(run: Command, folder: Path) -> None:
+    for target in ("one", "one.slf"):
+        result = run("convert", folder / "a.slf", f"{folder.parent / target}/", "--to", "htk")
+        assert result.exit_code == 0, result.output
+        assert [path.name for path in (folder.parent / target).iterdir()] == ["a.slf"]
+
+
 def test_a_bad_lattice_in_a_folder_is_one_line_and_writes_nothing(
     run: Command, folder: Path
 ) -> None:
