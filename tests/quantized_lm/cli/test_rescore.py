@@ -163,3 +163,36 @@ def test_an_engine_has_to_be_known_installed_and_alone(run: Command, lists: Path
         assert result.exit_code == 2
         assert "need the extra secondpass[ray]" in result.stderr
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-best", "1"], "--n-best needs lattices, and IN is none by its name: give --format"),
+        (["--lattice-out", "out"], "--lattice-out needs lattices"),
+        (["--symbols", "absent"], "--symbols needs lattices"),
+        (["--order", "1"], "--order needs lattices"),
+        (["--seeds", "1"], "--seeds needs lattices"),
+        (["--workers", "2"], "--workers needs --engine ray"),
+        (["--url", "http://127.0.0.1:1", "--device", "cpu"], "--device needs a model on this"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    run: Command, lists: Path, options: list[str], message: str
+) -> None:
+    result = run("rescore", lists, lists.with_name("out.jsonl"), *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_first_pass_needs_a_line_whose_fields_it_can_choose(run: Command, lists: Path) -> None:
+    source, target = lists.with_name("service.jsonl"), lists.with_name("out.jsonl")
+    line = '{"id": "u", "hypotheses": [{"text": "the cat", "am_score": -1}]}\n'
+    source.write_text(line)
+    result = run("rescore", source, target, "--first-pass", "total")
+    assert result.exit_code == 2
+    assert f"chooses among fields of utt/ref/hyps lines, and {source} has none" in result.stderr
+    assert run("rescore", source, target, "--first-pass", "order").exit_code == 0
+    source.write_text(line + lists.read_text())
+    assert run("rescore", source, target, "--first-pass", "am+lm").exit_code == 0

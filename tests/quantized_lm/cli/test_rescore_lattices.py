@@ -138,6 +138,9 @@ def test_a_format_may_be_named(run: Command, folder: Path) -> None:
     ("options", "message"),
     [
         (["--url", "http://127.0.0.1:1"], "post lattices to /v1/rescore/lattice"),
+        (["--first-pass", "order"], "--first-pass needs n-best lists, and IN is lattices"),
+        (["--engine", "ray"], "--engine needs n-best lists"),
+        (["--workers", "5"], "--workers needs n-best lists"),
         (["--order", "1"], "order is 1; need 2 or more"),
         (["--format", "mp3"], "lattice format is 'mp3'"),
         (["--preset", "nemo:alpha=0.5,beta=0.25"], "/char_bonus: char_bonus is 0.25"),

@@ -47,11 +47,11 @@ def test_lattices_too(run: Command, tmp_path: Path) -> None:
     assert '"text": "the cat"' in target.read_text()
 
 
-def test_a_fault_is_named_by_the_pipe(run: Command, tmp_path: Path) -> None:
-    with pipe_with(b"\n[1]\n") as pipe:
-        result = run("rescore", pipe, tmp_path / "out.jsonl")
+def test_a_fault_is_named_by_the_pipe(run: Command, lists: Path) -> None:
+    with pipe_with(lists.read_bytes() + b"\n[1]\n") as pipe:
+        result = run("rescore", pipe, lists.with_name("out.jsonl"))
     assert result.exit_code == 2
-    assert result.stderr == f"error: {pipe}:2: is a JSON list; need an object\n"
+    assert result.stderr == f"error: {pipe}:8: is a JSON list; need an object\n"
 
 
 def test_a_pipe_for_which_there_is_no_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
