@@ -185,7 +185,15 @@ def number_field(value: object, where: str, pointer: str) -> float:
     """A finite number (a boolean is none)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         refuse(where, pointer, f"is {value!r}; need a number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):  # JSON's 1e999
+        refuse(
+            where, pointer, "is not finite as a float64; need a number between -1.7e308 and 1.7e308"
+        )
+    return number
 
 
 def list_field(record: Json, key: str, where: str, *, pointer: str = "") -> list[Json]:
@@ -218,6 +226,8 @@ def _parse(line: str, where: str) -> Json:
         record = json.loads(line, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         refuse(where, "", f"no JSON ({error.msg} at column {error.colno}); need one object a line")
+    except ValueError as error:  # a whole number of more digits than Python reads
+        refuse(where, "", f"no JSON ({error}); need one object a line")
     if not isinstance(record, dict):
         refuse(where, "", f"is a JSON {type(record).__name__}; need an object")
     if "\\u" in line:  # nothing else can make one

@@ -110,6 +110,12 @@ def hypotheses(**changes: object) -> dict[str, object]:
         ),
         (hypotheses(extra={"\udc00": 1}), r"/hypotheses/1/extra: is '\\udc00', which has half"),
         ({**hypotheses(), "context": {"text": ["a", "\ud83d"]}}, "/context/text/1: is"),
+        (
+            '{"id": "u", "hypotheses": [{"text": "a", "am_score": -1e999}]}',
+            "/hypotheses/0/am_score: is not finite as a float64; need a number between",
+        ),
+        (hypotheses(extra={"ctc": 10**400}), "/hypotheses/1/extra/ctc: is not finite as a float64"),
+        ('{"id": ' + "1" * 5000 + "}", "no JSON .Exceeds the limit"),
         ("[1]", "is a JSON list; need an object"),
         ("{", "no JSON"),
     ],
