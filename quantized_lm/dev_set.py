@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.combine import Weights, combine
-from quantized_lm.components import Components
+from quantized_lm.components import Components, escape
 from quantized_lm.errors import DataError, naming
-from quantized_lm.scored import ScoredUtterance, components_of
+from quantized_lm.scored import ScoredHypothesis, ScoredUtterance, components_of
 from quantized_lm.tuning import TuningResult, TuningSet, count_errors
 from quantized_lm.wer import error_counts
 
@@ -36,9 +36,11 @@ def tuning_set(utterances: Sequence[ScoredUtterance]) -> TuningSet:
     """All lists as one set; it has the scores that every hypothesis has.
 
     Raises:
-        DataError: an utterance has no reference, or there is none.
+        DataError: an utterance has no reference, or there is none; or some hypotheses have an am,
+            graph or LM score and others lack it. (An extra score that some lack is left out.)
         NonFiniteError: a score is infinite.
     """
+    _require_all_or_none(utterances)
     columns = [_columns(components_of(utterance.hypotheses)) for utterance in utterances]
     names = [name for name in (columns[0] if columns else ()) if all(name in c for c in columns)]
     errors = [
@@ -92,7 +94,8 @@ def start_values(names: Sequence[str], given: Weights | None = None) -> dict[str
         given: weights to start from instead of the usual ones.
 
     Raises:
-        DataError: a total would not be linear in the weights given, or there is no score.
+        DataError: a total would not be linear in the weights given, they count a score that the
+            set does not have, or there is no score.
     """
     if given is not None:
         if given.length_norm != "none" or given.mode != "log-linear":
@@ -100,6 +103,12 @@ def start_values(names: Sequence[str], given: Weights | None = None) -> dict[str
                 f"start has length_norm {given.length_norm!r} and mode {given.mode!r}; the search "
                 "needs a total that is linear in the weights: 'none' and 'log-linear'"
             )
+        for source in given.sources:
+            if source.name and source.name not in names:
+                raise DataError(
+                    f"start has weight {source.weight:g} of {source.name}, which not all "
+                    f"hypotheses have; need weight 0, or scores among {', '.join(names)}"
+                )
         return values_of(given, names)
     values = values_of(Weights(graph_scale=1.0), names)
     values.update({name: 0.5 for name in names if name.startswith("lm[")})
@@ -176,6 +185,27 @@ def select_speakers(
         for utterance, speaker in zip(utterances, speakers, strict=True)
         if speaker in chosen
     ]
+
+
+def _require_all_or_none(utterances: Sequence[ScoredUtterance]) -> None:
+    """Refuse a set that would lose a score because one hypothesis lacks it."""
+    known = {field for one in utterances for own in one.hypotheses for field in _fields_of(own)}
+    for utterance in utterances:
+        for position, hypothesis in enumerate(utterance.hypotheses):
+            missing = sorted(known - _fields_of(hypothesis))
+            if missing:
+                place = f"/hypotheses/{utterance.order.index(position)}/components/{missing[0]}"
+                raise DataError(
+                    f"utterance {utterance.id!r}: {place}: is missing, and other hypotheses have "
+                    "it; need it of all or of none"
+                )
+
+
+def _fields_of(hypothesis: ScoredHypothesis) -> set[str]:
+    """The scores of the decoder and of LMs that are there, as they lie in `components`."""
+    own = {"am": hypothesis.am, "graph": hypothesis.graph}
+    given = {name for name, score in own.items() if score is not None}
+    return given | {f"lm/{escape(name)}" for name in hypothesis.lm}
 
 
 def _scale_setter(names: Sequence[str]) -> str:

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from quantized_lm.errors import DataError
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write beside, flush to disk, then rename: either the old file or the whole new one.
+@contextmanager
+def open_atomic(path: Path, *, tag: str = "") -> Iterator[BinaryIO]:
+    """Written beside, flushed to disk, then renamed: either the old file or the whole new one.
 
-    After an error what was written beside it is gone.
+    After an error what was written beside it is gone. A symbolic link stays, and what it points to
+    is replaced. A device or pipe cannot be replaced: it is written to directly.
+
+    Args:
+        tag: of the name beside, where several processes may write the same file.
+
+    Raises:
+        OSError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    if path.exists() and not path.is_file():
+        with path.open("wb") as handle:
+            yield handle
+        return
+    real = Path(os.path.realpath(path))
+    beside = real.with_name(f".{real.name}{tag}.partial")
     try:
         with beside.open("wb") as handle:
-            handle.write(content)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        beside.replace(path)
+        beside.replace(real)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """All of a file, as `open_atomic` writes it."""
+    with open_atomic(path) as handle:
+        handle.write(content)
 
 
 def write_named(path: Path, content: bytes) -> None:
@@ -30,7 +52,30 @@ def write_named(path: Path, content: bytes) -> None:
     Raises:
         DataError: the folder is not there or may not be written, or the disk is full.
     """
-    try:
+    with naming_file(path):
         write_atomic(path, content)
+
+
+@contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Say which file a fault of writing is about.
+
+    Raises:
+        DataError: instead of an `OSError`.
+    """
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def require_file_name(path: Path) -> None:
+    """Pass if a file can have this name, so that a fault is known before the work for it.
+
+    Raises:
+        DataError: it is a folder, or in none.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; need the name of a file")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: cannot be written ({path.parent} is no folder)")

@@ -18,14 +18,16 @@ import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import BinaryIO, NoReturn, TextIO
 
 from quantized_lm.components import escape
 from quantized_lm.errors import DataError
+from quantized_lm.files import naming_file, open_atomic
 
 Json = Mapping[str, object]
 ORDER = "order"
@@ -36,6 +38,8 @@ FIRST_PASS: Mapping[str, tuple[str | None, str | None]] = {
     ORDER: (None, None),
 }
 DEFAULT_FIRST_PASS = "am"  # noqa: S105 - a pass of a decoder
+# What reading lines of `open_read` may raise: no file, gzip that is cut or damaged, no UTF-8.
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)
 _HYPOTHESIS_KEYS = ("text", "am_score", "graph_score", "lm_score", "extra")
 
 
@@ -100,7 +104,7 @@ def read_records(path: Path) -> Iterator[tuple[str, Json]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{path}:{number}", _parse(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{path}: cannot be read after line {number} ({error}); need JSON lines, plain or .gz"
         ) from None
@@ -122,30 +126,31 @@ def open_replace(path: Path) -> Iterator[TextIO]:
     """A text file, or its .gz, that takes the place of `path` only once all of it is written.
 
     The same lines give the same bytes. After an error the old file is as it was, and what was
-    written beside it is gone.
+    written beside it is gone. Links, devices and pipes: as `open_atomic`.
 
     Raises:
-        DataError: the folder is not there or may not be written.
+        DataError: the folder is not there or may not be written, or the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with naming_file(path), open_atomic(path, tag=f".{os.getpid()}") as raw:
+        if path.suffix == ".gz":
+            with (
+                gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
+                _as_text(packed) as handle,
+            ):
+                yield handle
+        else:
+            with _as_text(raw) as handle:
+                yield handle
+
+
+@contextmanager
+def _as_text(raw: BinaryIO | gzip.GzipFile) -> Iterator[TextIO]:
+    """UTF-8 into `raw`, which stays open."""
+    handle = io.TextIOWrapper(raw, encoding="utf-8")
     try:
-        raw = beside.open("wb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        with raw:
-            if path.suffix == ".gz":
-                with (
-                    gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as packed,
-                    io.TextIOWrapper(packed, encoding="utf-8") as handle,
-                ):
-                    yield handle
-            else:
-                with io.TextIOWrapper(raw, encoding="utf-8") as handle:
-                    yield handle
-        beside.replace(path)
+        yield handle
     finally:
-        beside.unlink(missing_ok=True)
+        handle.detach()
 
 
 def record_to_utterance(record: Json, where: str, *, first_pass: str) -> Utterance:
@@ -180,7 +185,15 @@ def number_field(value: object, where: str, pointer: str) -> float:
     """A finite number (a boolean is none)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         refuse(where, pointer, f"is {value!r}; need a number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        number = math.inf
+    if not math.isfinite(number):  # JSON's 1e999
+        refuse(
+            where, pointer, "is not finite as a float64; need a number between -1.7e308 and 1.7e308"
+        )
+    return number
 
 
 def list_field(record: Json, key: str, where: str, *, pointer: str = "") -> list[Json]:
@@ -213,9 +226,27 @@ def _parse(line: str, where: str) -> Json:
         record = json.loads(line, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         refuse(where, "", f"no JSON ({error.msg} at column {error.colno}); need one object a line")
+    except ValueError as error:  # a whole number of more digits than Python reads
+        refuse(where, "", f"no JSON ({error}); need one object a line")
     if not isinstance(record, dict):
         refuse(where, "", f"is a JSON {type(record).__name__}; need an object")
+    if "\\u" in line:  # nothing else can make one
+        _require_unicode(record, where, "")
     return record
+
+
+def _require_unicode(value: object, where: str, pointer: str) -> None:
+    """Refuse half a surrogate, which UTF-8 cannot hold, in any text or name."""
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            refuse(where, pointer, f"is {value!a}, which has half a surrogate; need Unicode")
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            _require_unicode(item, where, f"{pointer}/{position}")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _require_unicode(name, where, pointer)
+            _require_unicode(item, where, f"{pointer}/{escape(name)}")
 
 
 def _from_service(record: Json, where: str) -> Utterance:

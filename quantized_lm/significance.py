@@ -31,12 +31,25 @@ class Mapsswe:
         mean: mean over the segments of errors of the first system less those of the second.
         z: mean over its standard error; 0 where all differences are equal.
         p: two-sided probability of a |z| at least this large if the systems were equal.
+        has_variance: whether the differences are not all equal. If they are there is no test, and
+            z and p are 0 and 1, as sc_stats has them.
     """
 
     segments: int
     mean: float
     z: float
     p: float
+    has_variance: bool
+
+    @property
+    def remark(self) -> str:
+        """What the numbers do not say, on one line: that p is no outcome of a test; or ""."""
+        if self.has_variance or self.mean == 0.0:
+            return ""
+        return (
+            f"no test: all segments ({self.segments}) differ by {self.mean:+g} errors, so their "
+            "variance is zero, and p 1 says nothing"
+        )
 
 
 @dataclass(frozen=True)
@@ -76,11 +89,12 @@ def mapsswe(references: Sequence[str], first: Sequence[str], second: Sequence[st
         np.float64,
     )
     if differences.size == 0:
-        return Mapsswe(segments=0, mean=0.0, z=0.0, p=1.0)
+        return Mapsswe(segments=0, mean=0.0, z=0.0, p=1.0, has_variance=False)
     mean = float(differences.mean())
     deviation = float(differences.std(ddof=1)) if differences.size > 1 else 0.0
     z = mean / (deviation / math.sqrt(differences.size)) if deviation > 0.0 else 0.0
-    return Mapsswe(differences.size, mean, z, math.erfc(abs(z) / math.sqrt(2.0)))
+    p = math.erfc(abs(z) / math.sqrt(2.0))
+    return Mapsswe(differences.size, mean, z, p, has_variance=deviation > 0.0)
 
 
 def segment_differences(reference: str, first: str, second: str) -> list[int]:

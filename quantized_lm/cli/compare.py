@@ -136,7 +136,8 @@ def _verdict(spoken: Sequence[Spoken], comparison: Comparison, one: SystemResult
     references = [utterance.reference for utterance in spoken]
     lattice = comparison.systems[-1]
     test = mapsswe(references, one.answers, lattice.answers)
-    return f"lattice against {_name(one)}: MAPSSWE z {test.z:.2f}, p {test.p:.3g}"
+    remark = f" ({test.remark})" if test.remark else ""
+    return f"lattice against {_name(one)}: MAPSSWE z {test.z:.2f}, p {test.p:.3g}{remark}"
 
 
 def _record(comparison: Comparison, model: str, backend: str) -> dict[str, object]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import ParamSpec
 
 import typer
@@ -32,6 +35,19 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(FAILED) from None
 
     return guarded
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM raises `KeyboardInterrupt`, so that what a command has begun is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def out() -> Console:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
@@ -37,8 +37,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     source: Annotated[
         Path, typer.Argument(metavar="IN", help="Lattice, archive, or folder of them; or .gz.")
     ],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Lattice, archive or folder; .gz packs a file.")
+    out: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="Lattice, archive or folder/; .gz packs a file."),
     ],
     *,
     source_format: Annotated[
@@ -63,10 +64,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """Convert lattices of k2, Kaldi, HTK and OpenFst into each other, every score bit that fits.
 
     What the format of OUT cannot hold is named on standard error. OUT appears once it is complete.
+    With a slash at its end, or where it is one already, it is a folder with a file per lattice.
 
     secondpass convert lattice.slf.gz lattice.k2.json
 
-    secondpass convert lats.ark lattices --to htk --symbols words.txt
+    secondpass convert lats.ark lattices/ --to htk --symbols words.txt
 
     secondpass convert htk_folder lats.ark --symbols-out words.txt
     """
@@ -75,9 +77,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
         words_on=words_on,
         max_arcs=max_arcs,
     )
+    target = Path(out)
     to = format_by_name(target_format) if target_format is not None else format_of_path(target)
     lattices = with_one_table(_read(source, source_format, options))
-    if _is_folder(source, target, to, len(lattices)):
+    if out.endswith("/") or _is_folder(source, target, to, len(lattices)):
         write_folder(target, lattices, to)
     else:
         write_lattices(target, lattices, target=to)
@@ -109,22 +112,19 @@ def _is_folder(source: Path, target: Path, to: LatticeFormat, count: int) -> boo
 
 
 def write_folder(target: Path, lattices: Sequence[Lattice], to: LatticeFormat) -> None:
-    """A file for each lattice, named by its utterance; all of them or none."""
-    names = [lattice.utterance for lattice in lattices]
-    for name in names:
-        if not name or name.startswith(".") or set(name) & set("/\\\0"):
-            raise DataError(f"utterance id is {name!r}, which cannot be the name of a file")
-    if len(set(names)) < len(names):
-        again = next(name for at, name in enumerate(names) if name in names[:at])
-        raise DataError(f"utterance id {again!r} is there twice, and names a file of {target}")
+    """A file for each lattice, named by its utterance; all of them or none.
+
+    Raises:
+        DataError: the folder cannot be written, or as `file_names`.
+    """
+    names = file_names([lattice.utterance for lattice in lattices], target)
     beside = target.with_name(f".{target.name}.partial")
     try:
         beside.mkdir()
         with progress("lattices") as bar:
-            for lattice in bar.track(lattices, description="write"):
-                write_lattices(
-                    beside / f"{lattice.utterance}{to.suffixes[0]}", [lattice], target=to
-                )
+            pairs = zip(names, lattices, strict=True)
+            for name, lattice in bar.track(pairs, total=len(names), description="write"):
+                write_lattices(beside / f"{name}{to.suffixes[0]}", [lattice], target=to)
         target.mkdir(exist_ok=True)
         for path in beside.iterdir():
             path.replace(target / path.name)
@@ -132,6 +132,26 @@ def write_folder(target: Path, lattices: Sequence[Lattice], to: LatticeFormat) -
         raise DataError(f"{target}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def file_names(utterances: Sequence[str], folder: Path) -> list[str]:
+    """What the files of utterances are called: as their ids.
+
+    An id that is a path, as HTK's usual /data/plp/u1.plp, gives its last part without the suffix.
+
+    Raises:
+        DataError: one cannot be the name of a file, or two are the same.
+    """
+    ids: dict[str, str] = {}
+    for utterance in utterances:
+        name = PurePosixPath(utterance).stem if "/" in utterance else utterance
+        if not name or name.startswith(".") or set(name) & set("\\\0"):
+            raise DataError(f"utterance id is {utterance!r}, which cannot be the name of a file")
+        if name in ids:
+            both = "is there twice" if ids[name] == utterance else f"and {ids[name]!r} are one name"
+            raise DataError(f"utterance id {utterance!r} {both}, and names a file of {folder}")
+        ids[name] = utterance
+    return list(ids)
 
 
 def _write_symbols(path: Path, lattices: Sequence[Lattice]) -> None:

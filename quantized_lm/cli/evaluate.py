@@ -257,3 +257,6 @@ def _print(reports: Mapping[str, SetReport], baseline: str) -> None:
     console = out()
     console.print(words)
     console.print(tests)
+    for name, report in reports.items():
+        if report.mapsswe.remark:
+            console.print(f"{name}: MAPSSWE: {report.mapsswe.remark}", soft_wrap=True)

@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from quantized_lm.cli import COMMANDS
-from quantized_lm.cli.console import FAILED
+from quantized_lm.cli.console import FAILED, terminated_as_interrupted
 from quantized_lm.ops import TORCH_REMEDY
 
 
@@ -31,9 +31,11 @@ class LazyCommand(TyperCommand):
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
-        """The context of the command itself."""
+        """The context of the command itself, in which SIGTERM ends it as an interrupt does."""
         assert self.name is not None
-        return _imported(self.name).make_context(info_name, args, parent, **extra)
+        context = _imported(self.name).make_context(info_name, args, parent, **extra)
+        context.with_resource(terminated_as_interrupted())
+        return context
 
 
 def _imported(name: str) -> Any:

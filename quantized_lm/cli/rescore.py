@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -25,24 +25,39 @@ from quantized_lm.cli.rescore_lattices import (
     is_lattices,
     rescore_lattices,
 )
+from quantized_lm.cli.spool import readable_twice
 from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError
+from quantized_lm.files import require_file_name
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions, format_by_name
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.symbols import read_symbols
-from quantized_lm.nbest import DEFAULT_FIRST_PASS, open_replace, read_utterances
+from quantized_lm.nbest import (
+    DEFAULT_FIRST_PASS,
+    ORDER,
+    open_replace,
+    read_records,
+    read_utterances,
+)
 from quantized_lm.ops import AUTO
 
 Json = dict[str, object]
 _LIMITS = SearchLimits()
+_LISTS = (".jsonl", ".json")
+_OF_LISTS = ("first_pass", "engine", "workers")
+_OF_LATTICES = ("symbols", "n_best", "order", "seeds", "lattice_out")
 _FORMATS = ", ".join(LATTICE_FORMATS)
 
 
 @command
 def run(  # noqa: PLR0913 - each is an option of the command
+    context: typer.Context,
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="N-best lists in JSON lines, or lattices; .gz too.")
+        Path,
+        typer.Argument(
+            metavar="IN", help="N-best lists in JSON lines, or lattices; .gz too; or a pipe."
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Rescored lists; .gz packs them.")],
     *,
@@ -118,6 +133,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass rescore lats.ark out.jsonl --symbols words.txt --graph-scale 1 --n-best 100
     """
+    require_file_name(target)
     given = {"am_scale": am_scale, "graph_scale": graph_scale, "word_bonus": word_bonus}
     options = WeightOptions(
         file=weights,
@@ -125,36 +141,78 @@ def run(  # noqa: PLR0913 - each is an option of the command
         lm_scale=lm_scale,
         numbers={name: value for name, value in given.items() if value is not None},
     )
-    if lattice_format is not None or is_lattices(source):
+    is_of_lattices = lattice_format is not None or is_lattices(source)
+    if is_of_lattices and url is not None:
+        raise DataError("--url takes n-best lists; post lattices to /v1/rescore/lattice")
+    _refuse_unused(context, _unused(is_of_lattices=is_of_lattices, engine=engine, url=url))
+    with readable_twice(source) as twice:
+        if is_of_lattices:
+            loaded, chosen = _model_and_weights(model, options, device)
+            lattices = LatticeSource(
+                twice,
+                format_by_name(lattice_format) if lattice_format is not None else None,
+                ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None),
+            )
+            limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
+            folder = RescoredFolder(lattice_out)
+            count = count_lattices(lattices, folder)
+            _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
+            folder.write()
+            return
+        # All lines are checked before any is scored: a fault at the end costs no hour of work.
+        count = _count_lists(twice, first_pass)
+        records: Iterable[Json]
         if url is not None:
-            raise DataError("--url takes n-best lists; post lattices to /v1/rescore/lattice")
-        loaded, chosen = _model_and_weights(model, options, device)
-        lattices = LatticeSource(
-            source,
-            format_by_name(lattice_format) if lattice_format is not None else None,
-            ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None),
-        )
-        limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
-        folder = RescoredFolder(lattice_out)
-        count = count_lattices(lattices)
-        _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
-        folder.write()
-        return
-    # All lines are checked before any is scored: a fault at the end costs no hour of work.
-    count = sum(1 for _ in read_utterances(source, first_pass=first_pass))
-    records: Iterable[Json]
+            if engine != LOCAL:
+                raise DataError(f"got --url and --engine {engine}; give one of them")
+            server = Server(url, wire_settings(options, model))
+            utterances = read_utterances(twice, first_pass=first_pass)
+            records = chain.from_iterable(rescore_all(server, utterances))
+        else:
+            rescored = engine_by_name(engine, device)
+            folder_of_model = None if model is None else Path(model)
+            corpus = Corpus(twice, first_pass, model=folder_of_model, workers=workers)
+            records = rescored(corpus, *_model_and_weights(model, options, device))
+        _write(target, records, count)
+
+
+def _unused(*, is_of_lattices: bool, engine: str, url: str | None) -> dict[str, str]:
+    """The options that would do nothing, and what each of them needs."""
+    if is_of_lattices:
+        return dict.fromkeys(_OF_LISTS, "n-best lists, and IN is lattices")
+    lattices = "lattices, and IN is none by its name: give --format too"
+    unused = dict.fromkeys(_OF_LATTICES, lattices)
+    if engine == LOCAL:
+        unused["workers"] = "--engine ray"
     if url is not None:
-        if engine != LOCAL:
-            raise DataError(f"got --url and --engine {engine}; give one of them")
-        server = Server(url, wire_settings(options, model))
-        utterances = read_utterances(source, first_pass=first_pass)
-        records = chain.from_iterable(rescore_all(server, utterances))
-    else:
-        rescored = engine_by_name(engine, device)
-        folder_of_model = None if model is None else Path(model)
-        corpus = Corpus(source, first_pass, model=folder_of_model, workers=workers)
-        records = rescored(corpus, *_model_and_weights(model, options, device))
-    _write(target, records, count)
+        unused["device"] = "a model on this machine, and the one of --url is not"
+    return unused
+
+
+def _refuse_unused(context: typer.Context, unused: Mapping[str, str]) -> None:
+    for name, needed in unused.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise DataError(f"--{name.replace('_', '-')} needs {needed}")
+
+
+def _count_lists(source: Path, first_pass: str) -> int:
+    count = 0
+    try:
+        for _ in read_utterances(source, first_pass=first_pass):
+            count += 1
+    except DataError as error:
+        if count or source.name.lower().removesuffix(".gz").endswith(_LISTS):
+            raise
+        # Kaldi's archives are often called lat.1.gz, which says nothing.
+        raise DataError(f"{error}; lattices need --format, one of {_FORMATS}") from None
+    chooses = first_pass not in (DEFAULT_FIRST_PASS, ORDER)
+    if count and chooses and all("hypotheses" in record for _, record in read_records(source)):
+        raise DataError(
+            f"--first-pass {first_pass} chooses among fields of utt/ref/hyps lines, and {source} "
+            "has none; leave it out: am_score and graph_score are the first pass"
+        )
+    return count
 
 
 def _model_and_weights(
@@ -178,6 +236,8 @@ def _write(target: Path, records: Iterable[Json], count: int) -> None:
             changed += bool(record["changed"])
             degraded += bool(record["degraded"])
             bar.advance(task)
+        if done != count:
+            raise DataError(f"{target}: {done} results of {count} utterances; IN was changed")
     speed = done / (time.perf_counter() - began)
     note(f"{target}: {done} utterances, {changed} with a new best, {speed:.1f} utterances/s")
     if degraded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,9 +11,10 @@ import numpy as np
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.cli.console import note
-from quantized_lm.cli.convert import write_folder
+from quantized_lm.cli.convert import file_names, write_folder
 from quantized_lm.combine import Weights
-from quantized_lm.errors import naming
+from quantized_lm.components import escape
+from quantized_lm.errors import DataError, InputError, naming
 from quantized_lm.lattice.files import lattice_files, names_lattice, read_lattices
 from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
 from quantized_lm.lattice.lattice import Lattice
@@ -68,6 +69,21 @@ class RescoredFolder:
     path: Path | None
     lattices: dict[str, tuple[LatticeFormat, list[Lattice]]] = field(default_factory=dict)
 
+    def require_names(self, utterances: Mapping[str, Sequence[str]]) -> None:
+        """Pass if the folder can be made and has a file for each id, by format.
+
+        Raises:
+            DataError: it cannot.
+        """
+        if self.path is None:
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise DataError(f"{self.path}: is a file; need a folder for rescored lattices")
+        if not self.path.parent.is_dir():
+            raise DataError(f"{self.path}: cannot be written ({self.path.parent} is no folder)")
+        for ids in utterances.values():
+            file_names(ids, self.path)
+
     def add(self, target: LatticeFormat, scores: LatticeScores) -> None:
         """Take one up."""
         if self.path is not None:
@@ -78,7 +94,7 @@ class RescoredFolder:
         """A file for each lattice, in the format that it came in.
 
         Raises:
-            DataError: the folder cannot be written, or an utterance id is no name of a file.
+            DataError: as `require_names`, or the disk is full.
         """
         if self.path is None:
             return
@@ -105,9 +121,9 @@ def rescore_lattices(
 
     Raises:
         DataError: a lattice cannot be rescored; the message names the utterance.
-        InputError: a weight is set that a lattice has no use for.
+        InputError: a weight is set that a lattice has no use for, or of another LM.
     """
-    counting, lm_scale = arc_weights(weights), weights.lm_scales[loaded.name]
+    counting, lm_scale = arc_weights(weights), _lm_scale(weights, loaded.name)
     lattices = source.read()
     while batch := list(islice(lattices, _BATCH_LATTICES)):
         requests = [LatticeRequest(one, counting, lm_scale, limits) for _, one in batch]
@@ -157,13 +173,42 @@ def lattice_record(
     }
 
 
-def count_lattices(source: LatticeSource) -> int:
+def count_lattices(source: LatticeSource, folder: RescoredFolder) -> int:
     """How many there are; all of them are read, so that a fault is found before the work.
 
     Raises:
-        DataError, LatticeError: as `LatticeSource.read`.
+        DataError, LatticeError: as `LatticeSource.read` and `RescoredFolder.require_names`; or a
+            word or id is no Unicode.
     """
-    return sum(1 for _ in source.read())
+    ids: dict[str, list[str]] = {}
+    symbols = None
+    for one, lattice in source.read():
+        _require_unicode(lattice.utterance, "utterance id")
+        ids.setdefault(one.name, []).append(lattice.utterance)
+        if lattice.symbols is not None and lattice.symbols is not symbols:  # often one for all
+            symbols = lattice.symbols
+            for word in symbols.values():
+                _require_unicode(word, f"utterance {lattice.utterance!r}: word")
+    folder.require_names(ids)
+    return sum(map(len, ids.values()))
+
+
+def _require_unicode(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{what} is {text!a}, which has half a surrogate; need Unicode") from None
+
+
+def _lm_scale(weights: Weights, lm: str) -> float:
+    """Of the LM that is loaded; 0 where the weights do not name it."""
+    for name, scale in weights.lm_scales.items():
+        if name != lm and scale != 0.0:
+            raise InputError(
+                f"weight of LM {name!r} is {scale:g}; need 0, as only {lm!r} is loaded",
+                pointer=f"/lm_scales/{escape(name)}",
+            )
+    return weights.lm_scales.get(lm, 0.0)
 
 
 def _prepared(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:

@@ -21,6 +21,7 @@ from quantized_lm.dev_set import (
     start_values,
     tuning_set,
 )
+from quantized_lm.files import require_file_name
 from quantized_lm.scored import read_scored
 from quantized_lm.tuning import TuningResult, TuningSet, count_errors, tune
 from quantized_lm.weights_file import read_weights, write_weights
@@ -65,6 +66,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass tune dev.jsonl weights.json --free "lm[en-small]"
     """
+    require_file_name(target)
     began = time.perf_counter()
     data = tuning_set(select_speakers(list(read_scored(source)), speakers, speaker_of))
     initial = start_values(data.names, read_weights(start) if start is not None else None)

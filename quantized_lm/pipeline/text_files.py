@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def read_lines(path: Path) -> Iterator[str]:
         raise DataError(
             f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert it"
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: cannot be read after line {number} ({error}); check --data"
         ) from None

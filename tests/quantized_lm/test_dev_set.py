@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from quantized_lm.combine import Weights
-from quantized_lm.dev_set import select_speakers, tuning_set, values_of, weights_of
+from quantized_lm.dev_set import select_speakers, start_values, tuning_set, values_of, weights_of
 from quantized_lm.errors import DataError
 from quantized_lm.scored import ScoredHypothesis, ScoredUtterance
 
@@ -27,13 +29,51 @@ def test_a_set_has_the_scores_that_every_hypothesis_has() -> None:
     assert data.errors.tolist() == [0, 1, 2]
     assert data.starts.tolist() == [0, 2]
     assert data.words == 4
-    partly = ScoredUtterance("3-1", (hypothesis("a", ctc=None, am=None),), (0,), "a")
+    partly = ScoredUtterance("3-1", (hypothesis("a", ctc=None),), (0,), "a")
     assert tuning_set([utterance("1-1", "a"), partly]).names == (
+        "am",
         "lm[en]",
         "words",
         "tokens",
         "chars",
     )
+
+
+@pytest.mark.parametrize(
+    ("lacking", "field"),
+    [
+        (hypothesis("b", am=None), "am"),
+        (replace(hypothesis("b"), lm={}), "lm/en"),
+        (replace(hypothesis("b"), lm={"a/b": -1.0, "en": -1.0}), None),
+    ],
+)
+def test_a_score_that_one_hypothesis_lacks_is_named(
+    lacking: ScoredHypothesis, field: str | None
+) -> None:
+    # In the file the last of the decoder's order comes first.
+    partly = ScoredUtterance("3-1", (hypothesis("a"), lacking), (1, 0), "a")
+    place = "'1-1': /hypotheses/0/components/lm/a~1b" if field is None else f"'3-1': .*/0/.*{field}"
+    with pytest.raises(DataError, match=f"utterance {place}: is missing.*need it of all or of"):
+        tuning_set([utterance("1-1", "a"), partly])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Weights(graph_scale=2.0), "weight 2 of graph"),
+        (Weights(lm_scales={"en": 1.0, "de": 0.5}), r"weight 0.5 of lm\[de\]"),
+        (Weights(extra={"x": -1.0}), r"weight -1 of extra\[x\]"),
+    ],
+)
+def test_a_start_that_counts_what_is_not_there_is_refused(given: Weights, message: str) -> None:
+    names = tuning_set([utterance("1-1", "a")]).names
+    with pytest.raises(DataError, match=f"start has {message}, which not all hypotheses have"):
+        start_values(names, given)
+
+
+def test_a_start_may_name_what_is_not_there_with_weight_0() -> None:
+    given = Weights(lm_scales={"en": 1.0, "de": 0.0}, bias=1.0)
+    assert start_values(("am", "lm[en]"), given) == {"am": 1.0, "lm[en]": 1.0}
 
 
 def test_sets_without_references_are_refused() -> None:

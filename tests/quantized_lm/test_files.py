@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from quantized_lm.errors import DataError
-from quantized_lm.files import write_atomic, write_named
+from quantized_lm.files import require_file_name, write_atomic, write_named
 
 
 def full_disk(_: int) -> None:
@@ -33,3 +33,41 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"):
         write_named(tmp_path / "file" / "below", b"")
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "file", tmp_path / "link"
+    link.symlink_to(target)
+    for content in (b"new", b"newer"):  # first there is no file yet
+        write_named(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert sorted(tmp_path.rglob("*")) == [link, target.parent, target]
+
+
+def test_a_device_or_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    path = Path(f"/dev/fd/{write}")
+    write_named(path, b"whole")
+    os.close(write)
+    assert os.read(read, 9) == b"whole"
+    os.close(read)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    read = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    write_named(fifo, b"whole")
+    assert os.read(read, 9) == b"whole"
+    os.close(read)
+    assert fifo.is_fifo()
+    assert list(tmp_path.iterdir()) == [fifo]
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be written \(Is a directory\)"):
+        write_named(tmp_path, b"")
+    with pytest.raises(DataError, match="is a folder; need the name of a file"):
+        require_file_name(tmp_path)
+    with pytest.raises(DataError, match="absent is no folder"):
+        require_file_name(tmp_path / "absent" / "file")
+    require_file_name(tmp_path / "file")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 
 from quantized_lm.errors import DataError
-from quantized_lm.nbest import Hypothesis, Utterance, open_replace, read_utterances
+from quantized_lm.nbest import Hypothesis, Utterance, open_replace, read_records, read_utterances
 
 SERVICE = {
     "id": "u1",
@@ -103,6 +104,18 @@ def hypotheses(**changes: object) -> dict[str, object]:
         ({"utt": "u", "hyps": [{"text": "a", "total": None}]}, "/hyps/0/total: is None"),
         ({"text": "a"}, "keys are text; need 'hypotheses' or 'hyps'"),
         ('{"id": "u", "hypotheses": [{"text": "a", "am_score": NaN}]}', "holds NaN"),
+        (
+            hypotheses(text="x\ud83d"),
+            r"/hypotheses/1/text: is 'x\\ud83d', which has half a surrogate",
+        ),
+        (hypotheses(extra={"\udc00": 1}), r"/hypotheses/1/extra: is '\\udc00', which has half"),
+        ({**hypotheses(), "context": {"text": ["a", "\ud83d"]}}, "/context/text/1: is"),
+        (
+            '{"id": "u", "hypotheses": [{"text": "a", "am_score": -1e999}]}',
+            "/hypotheses/0/am_score: is not finite as a float64; need a number between",
+        ),
+        (hypotheses(extra={"ctc": 10**400}), "/hypotheses/1/extra/ctc: is not finite as a float64"),
+        ('{"id": ' + "1" * 5000 + "}", "no JSON .Exceeds the limit"),
         ("[1]", "is a JSON list; need an object"),
         ("{", "no JSON"),
     ],
@@ -114,16 +127,24 @@ def test_a_bad_line_is_named_with_its_field(tmp_path: Path, line: object, messag
     assert str(caught.value).startswith(f"{path}:1: ")
 
 
+def test_both_halves_of_a_surrogate_pair_are_a_character(tmp_path: Path) -> None:
+    path = write(tmp_path / "lists.jsonl", hypotheses(text="\U0001f600"))
+    assert "\\ud83d\\ude00" in path.read_text()
+    assert next(read_utterances(path)).hypotheses[1].text == "\U0001f600"
+
+
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read after line 0"):
         list(read_utterances(tmp_path / "absent.jsonl"))
-    whole = gzip.compress(b"".join(b'{"id": "%d"}\n' % i for i in range(9999)))
-    cut = tmp_path / "cut.jsonl.gz"
-    cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError):
-        list(read_utterances(cut))
+    whole = gzip.compress(b"".join(b'{"utt": "%d"}\n' % i for i in range(9999)))
+    packed = tmp_path / "lists.jsonl.gz"
+    for damaged in (whole[: len(whole) // 2], whole[:10] + b"\xff" * 64, b"plain"):
+        packed.write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read after line"):
+            for _ in read_records(packed):
+                pass
     with pytest.raises(DataError, match="first pass is 'lm'; need one of am, total"):
-        list(read_utterances(cut, first_pass="lm"))
+        list(read_utterances(packed, first_pass="lm"))
 
 
 def fail_half_way(path: Path) -> None:
@@ -156,6 +177,34 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         open_replace(tmp_path / "absent" / "out.jsonl"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])
+def test_lines_go_through_links_and_into_pipes(tmp_path: Path, name: str) -> None:
+    whole, link, fifo = tmp_path / f"real.{name}", tmp_path / f"link.{name}", tmp_path / name
+    link.symlink_to(whole)
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (link, fifo):
+        with open_replace(path) as handle:
+            handle.write("gödel\n")
+    assert link.is_symlink()
+    assert os.read(reading, 999) == whole.read_bytes()
+    os.close(reading)
+    assert sorted(tmp_path.iterdir()) == sorted([whole, link, fifo])
+
+
+def test_a_disk_that_is_full_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    path = tmp_path / "out.jsonl"
+    with pytest.raises(DataError, match="cannot be written.*No space"), open_replace(path) as lines:
+        lines.write("a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_real_list_can_be_read(shared_data: Path) -> None:

@@ -51,6 +51,18 @@ def test_z_is_the_mean_over_its_standard_error() -> None:
     assert test.p == pytest.approx(0.3173105, abs=1e-6)
 
 
+def test_without_variance_there_is_no_test_and_the_remark_says_so() -> None:
+    better = mapsswe(["a b c"] * 3, ["x b c"] * 3, ["a b c"] * 3)
+    assert (better.segments, better.mean, better.p, better.has_variance) == (3, 1.0, 1.0, False)
+    assert better.remark == (
+        "no test: all segments (3) differ by +1 errors, so their variance is zero, and p 1 says "
+        "nothing"
+    )
+    assert mapsswe(["a b c"], ["a b c"], ["x b c"]).remark.startswith("no test: all segments (1)")
+    assert mapsswe(["a b c"] * 2, ["x b c"] * 2, ["x b c"] * 2).remark == ""  # equal: p 1 is true
+    assert mapsswe(["a b c"] * 2, ["x b c"] * 2, ["a b c", "x b c"]).remark == ""
+
+
 def test_answers_of_another_number_are_refused() -> None:
     with pytest.raises(ShapeError, match="2 references, 1 and 2"):
         mapsswe(["a", "b"], ["a"], ["a", "b"])

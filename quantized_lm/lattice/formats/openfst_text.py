@@ -29,12 +29,12 @@ _INFINITY = "Infinity"
 def read(data: bytes, options: ReadOptions) -> list[Lattice]:
     """One lattice; all of a weight becomes the acoustic score. Words are output labels.
 
-    Four columns are an input and an output label, unless the last is no whole number: then they
-    are a label and a weight. Input labels that differ from the words become the attribute
-    "labels", if they are ids.
+    Four columns are a label and a weight if some line has three or a weight that is no whole
+    number, and an input and an output label if some of the last are words or all are as the input.
+    Input labels that differ from the words become the attribute "labels", if they are ids.
 
     Raises:
-        LatticeError: it is malformed.
+        LatticeError: it is malformed, or four columns of whole numbers could be either.
     """
     try:
         lines = data.decode("utf-8").split("\n")
@@ -99,10 +99,22 @@ def drops(lattices: Sequence[Lattice]) -> list[str]:
 
 
 def _has_output(arcs: Table) -> bool:
-    longest = max(map(len, arcs.rows), default=3)
-    if longest != 4:
-        return longest > 4
-    return not any(_is_weight(row[3]) for row in arcs.rows if len(row) == 4)
+    """Whether there are two labels before the weight."""
+    sizes = {len(row) for row in arcs.rows}
+    if max(sizes, default=3) != 4:
+        return max(sizes, default=3) > 4
+    last = [row[3] for row in arcs.rows if len(row) == 4]
+    if 3 in sizes or any(map(_is_weight, last)):
+        return False
+    inputs = arcs.column(2)
+    if not are_ids(last) or last == inputs:
+        return True
+    at = next(i for i, (own, other) in enumerate(zip(last, inputs, strict=True)) if own != other)
+    raise arcs.places.error(
+        at,
+        f"has {last[at]!r} in column 4, and no line tells whether that is an output label or a "
+        f"weight; need a weight as {last[at]}.0, or 0 in a column 5",
+    )
 
 
 def _is_weight(text: str) -> bool:

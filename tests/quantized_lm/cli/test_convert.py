@@ -81,6 +81,13 @@ def test_an_existing_folder_gets_a_file_for_each_lattice(run: Command, folder: P
     assert sorted(path.name for path in target.iterdir()) == ["a.lat.txt", "b.lat.txt"]
 
 
+def test_a_slash_at_the_end_means_a_folder(run: Command, folder: Path) -> None:
+    for target in ("one", "one.slf"):
+        result = run("convert", folder / "a.slf", f"{folder.parent / target}/", "--to", "htk")
+        assert result.exit_code == 0, result.output
+        assert [path.name for path in (folder.parent / target).iterdir()] == ["a.slf"]
+
+
 def test_a_bad_lattice_in_a_folder_is_one_line_and_writes_nothing(
     run: Command, folder: Path
 ) -> None:
@@ -96,14 +103,40 @@ def test_a_bad_lattice_in_a_folder_is_one_line_and_writes_nothing(
     assert sorted(folder.parent.iterdir()) == before
 
 
-def test_ids_that_cannot_name_files_are_refused(run: Command, folder: Path) -> None:
-    for names, message in ((("x/y", "b"), "cannot be the name of a file"), (("b", "b"), "twice")):
-        for old, name in zip(("a", "b"), names, strict=True):
-            (folder / f"{old}.slf").write_text(SLF.format(name=name, word="hello"))
-        result = run("convert", folder, folder.parent / "out", "--to", "k2-json")
+def test_ids_that_are_paths_name_files_by_their_last_part(run: Command, folder: Path) -> None:
+    for name in ("a", "b"):
+        slf = SLF.format(name=f"/data/plp/{name}.1.plp", word="hello")
+        (folder / f"{name}.slf").write_text(slf)
+    target = folder.parent / "out"
+    assert run("convert", folder, target, "--to", "htk").exit_code == 0
+    assert sorted(path.name for path in target.iterdir()) == ["a.1.slf", "b.1.slf"]
+    assert read_lattices(target / "a.1.slf")[0].utterance == "/data/plp/a.1.plp"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("x\\\\y", "b"), "'x\\\\y', which cannot be the name of a file"),
+        (("/data/..", "b"), "'/data/..', which cannot be"),
+        (("b", "b"), "'b' is there twice"),
+        (("x/b.plp", "b"), "'b' and 'x/b.plp' are one name"),
+    ],
+)
+def test_ids_that_cannot_name_files_are_refused(
+    run: Command, folder: Path, names: tuple[str, str], message: str
+) -> None:
+    for old, name in zip(("a", "b"), names, strict=True):
+        (folder / f"{old}.slf").write_text(SLF.format(name=name, word="hello"))
+    out, lists = folder.parent / "out", folder.parent / "lists.jsonl"
+    for command in (
+        ("convert", folder, out, "--to", "k2-json"),
+        ("rescore", folder, lists, "--lattice-out", out),  # and that before the work
+    ):
+        result = run(*command)
         assert result.exit_code == 2
         assert message in result.stderr
-    assert not (folder.parent / "out").exists()
+        assert not out.exists()
+        assert not lists.exists()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,17 @@ def test_weights_rank_anew(run: Command, scored: Path) -> None:
     assert systems["rescored"]["errors"] == 12  # the worst am_score of each list
 
 
+def test_a_test_without_variance_is_said_to_be_none(run: Command, scored: Path) -> None:
+    weights = scored.with_name("weights.json")
+    weights.write_text('{"weights": {"am_scale": -1}}')
+    result = run("evaluate", scored, "--weights", weights)  # each list by one error worse
+    assert f"{scored}: MAPSSWE: no test: all segments (6) differ by -1 errors" in result.stdout
+    test = last(result.stdout)["sets"][str(scored)]["mapsswe"]
+    assert (test["mean"], test["p"], test["has_variance"]) == (-1.0, 1.0, False)
+    same = run("evaluate", scored, "--against", scored)
+    assert "no test" not in same.stdout
+
+
 def test_several_sets_have_a_row_each_and_one_for_all(run: Command, scored: Path) -> None:
     other = scored.with_name("other.jsonl.gz")
     other.write_bytes(scored.read_bytes())

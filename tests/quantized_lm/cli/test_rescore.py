@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from quantized_lm import list_scoring
+from quantized_lm.cli import rescore
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
 from quantized_lm.list_scoring import rescore_utterances
@@ -105,6 +109,31 @@ def test_unusable_weights_end_with_code_2(
     assert message in result.stderr
 
 
+def test_a_folder_for_out_is_refused_before_any_work(run: Command, lists: Path) -> None:
+    for command, source in (("rescore", lists.with_name("absent")), ("tune", lists)):
+        result = run(command, source, lists.parent)
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {lists.parent}: is a folder; need the name of a file\n"
+
+
+def test_sigterm_leaves_nothing_behind(
+    run: Command, lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*_: object) -> Iterator[dict[str, object]]:
+        yield {"changed": False, "degraded": []}
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a failure would end all tests
+    try:
+        monkeypatch.setattr(rescore, "engine_by_name", lambda *_: terminated)
+        result = run("rescore", lists, lists.with_name("out.jsonl"))
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == 130
+    assert list(lists.parent.iterdir()) == [lists]
+
+
 def test_presets_and_weights_files_rank_too(run: Command, lists: Path) -> None:
     target = lists.with_name("out.jsonl")
     result = run("rescore", lists, target, "--preset", "nemo:alpha=0.5,beta=0.25")
@@ -134,3 +163,36 @@ def test_an_engine_has_to_be_known_installed_and_alone(run: Command, lists: Path
         assert result.exit_code == 2
         assert "need the extra secondpass[ray]" in result.stderr
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-best", "1"], "--n-best needs lattices, and IN is none by its name: give --format"),
+        (["--lattice-out", "out"], "--lattice-out needs lattices"),
+        (["--symbols", "absent"], "--symbols needs lattices"),
+        (["--order", "1"], "--order needs lattices"),
+        (["--seeds", "1"], "--seeds needs lattices"),
+        (["--workers", "2"], "--workers needs --engine ray"),
+        (["--url", "http://127.0.0.1:1", "--device", "cpu"], "--device needs a model on this"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    run: Command, lists: Path, options: list[str], message: str
+) -> None:
+    result = run("rescore", lists, lists.with_name("out.jsonl"), *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_first_pass_needs_a_line_whose_fields_it_can_choose(run: Command, lists: Path) -> None:
+    source, target = lists.with_name("service.jsonl"), lists.with_name("out.jsonl")
+    line = '{"id": "u", "hypotheses": [{"text": "the cat", "am_score": -1}]}\n'
+    source.write_text(line)
+    result = run("rescore", source, target, "--first-pass", "total")
+    assert result.exit_code == 2
+    assert f"chooses among fields of utt/ref/hyps lines, and {source} has none" in result.stderr
+    assert run("rescore", source, target, "--first-pass", "order").exit_code == 0
+    source.write_text(line + lists.read_text())
+    assert run("rescore", source, target, "--first-pass", "am+lm").exit_code == 0

@@ -108,10 +108,28 @@ def test_rescored_lattices_are_written_in_the_format_that_came_in(
         assert best.total == pytest.approx(hypotheses[0]["score"], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("lattices/notes.md", "is a file; need a folder"), ("none/out", "none is no folder")],
+)
+def test_a_folder_that_cannot_be_made_is_found_before_anything_is_scored(
+    run: Command, folder: Path, out: str, message: str
+) -> None:
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", folder, target, "--lattice-out", folder.parent / out)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not target.exists()
+
+
 def test_a_format_may_be_named(run: Command, folder: Path) -> None:
     source = folder.parent / "lat.1"
     write_lattices(source, read_lattices(folder / "a.slf"), target=format_by_name("htk"))
     target = folder.parent / "out.jsonl"
+    result = run("rescore", source, target)
+    assert result.exit_code == 2
+    assert "lat.1:1: no JSON" in result.stderr
+    assert "; lattices need --format, one of k2-json, k2-safe" in result.stderr
     assert run("rescore", source, target, "--format", "htk").exit_code == 0
     assert [one["id"] for one in lines(target)] == ["a"]
 
@@ -120,6 +138,9 @@ def test_a_format_may_be_named(run: Command, folder: Path) -> None:
     ("options", "message"),
     [
         (["--url", "http://127.0.0.1:1"], "post lattices to /v1/rescore/lattice"),
+        (["--first-pass", "order"], "--first-pass needs n-best lists, and IN is lattices"),
+        (["--engine", "ray"], "--engine needs n-best lists"),
+        (["--workers", "5"], "--workers needs n-best lists"),
         (["--order", "1"], "order is 1; need 2 or more"),
         (["--format", "mp3"], "lattice format is 'mp3'"),
         (["--preset", "nemo:alpha=0.5,beta=0.25"], "/char_bonus: char_bonus is 0.25"),
@@ -133,10 +154,47 @@ def test_what_cannot_be_is_one_line(
     assert message in result.stderr
 
 
+def test_a_weights_file_without_this_lm_ranks_without_it(run: Command, folder: Path) -> None:
+    target, weights = folder.parent / "out.jsonl", folder.parent / "weights.json"
+    weights.write_text('{"weights": {"graph_scale": 0.5, "lm_scales": {"other": 0}}}')
+    result = run("rescore", folder, target, "--weights", weights)
+    assert result.exit_code == 0, result.output
+    for record in lines(target):
+        assert record["changed"] is False
+        hypotheses = record["hypotheses"]
+        assert isinstance(hypotheses, list)
+        for one in hypotheses:
+            parts = one["components"]
+            assert one["score"] == pytest.approx(parts["am"] + 0.5 * parts["graph"], abs=1e-6)
+
+
+def test_a_weights_file_that_counts_another_lm_is_refused(run: Command, folder: Path) -> None:
+    target, weights = folder.parent / "out.jsonl", folder.parent / "weights.json"
+    weights.write_text('{"weights": {"lm_scales": {"tiny": 9.5, "other": 5}}}')
+    result = run("rescore", folder, target, "--weights", weights)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: /lm_scales/other: weight of LM 'other' is 5; need 0, as only 'tiny' is loaded"
+    )
+    assert not target.exists()
+
+
 def test_a_bad_file_is_found_before_anything_is_scored(run: Command, folder: Path) -> None:
     (folder / "d.slf").write_text("N=2 L=1\nI=0\nI=1\nJ=0 S=0 E=7\n")
     target = folder.parent / "out.jsonl"
     result = run("rescore", folder, target)
     assert result.exit_code == 2
     assert "d.slf" in result.stderr
+    assert not target.exists()
+
+
+def test_half_a_surrogate_is_found_before_anything_is_scored(run: Command, folder: Path) -> None:
+    source, target = folder / "d.k2.json", folder.parent / "out.jsonl"
+    record = {"arcs": [[0, 1, 1, -1.0], [1, 2, -1, 0]], "symbols": {"1": "a\ud83d"}}
+    source.write_text(json.dumps(record))
+    result = run("rescore", folder, target)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: utterance 'd': word is 'a\\ud83d', which has half a surrogate; need Unicode"
+    )
     assert not target.exists()

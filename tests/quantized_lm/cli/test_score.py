@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -66,3 +67,14 @@ def test_unusable_input_ends_with_code_2(run: Command, tmp_path: Path) -> None:
     assert "cannot be read" in run("score", "--file", tmp_path / "absent").stderr
     long = run("score", "the " * 200)
     assert (long.exit_code, "takes at most" in long.stderr) == (2, True)
+
+
+def test_a_damaged_file_is_one_line_and_code_2(run: Command, tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt.gz"
+    whole = gzip.compress("".join(f"the cat {number}\n" for number in range(9999)).encode())
+    for damaged in (whole[: len(whole) // 2], whole[:10] + b"\xff" * 64, b"plain"):
+        path.write_bytes(damaged)
+        result = run("score", "--file", path)
+        assert result.exit_code == 2
+        assert f"{path}: cannot be read" in result.stderr
+        assert len(result.stderr.splitlines()) == 1

@@ -236,9 +236,21 @@ def test_openfst_text_is_acceptor_or_transducer_by_its_columns() -> None:
 
     assert words("0 1 5 0.5\n1\n") == [5]
     assert words("0 1 5\n1 0.5\n") == [5]
-    assert words("0 1 5 6\n1\n") == [6]
+    assert words("0 1 5\n1 2 6 4\n2\n") == [5, 6]
+    assert words("0 1 5 5\n1 2 6 6\n2\n") == [5, 6]
+    assert words("0 1 5 one\n1 2 5 2\n2\n") == [1, 2]
     assert words("0 1 5 6 2\n1\n") == [6]
     assert words("0 1 5 6 2\n1 2 5 7\n2\n") == [6, 7]
+
+
+def test_openfst_columns_that_may_be_either_are_refused() -> None:
+    text = "0 1 5 5\n1 2 6 4\n2\n"
+    with pytest.raises(LatticeError, match=r"line 2: arc 1 has '4' in column 4.*as 4\.0, or 0 in"):
+        OPENFST.read(text.encode(), NO_OPTIONS)
+    (acceptor,) = OPENFST.read(text.replace("6 4", "6 4.0").encode(), NO_OPTIONS)
+    assert acceptor.am.tolist() == [-5.0, -4.0]
+    (transducer,) = OPENFST.read(text.replace("6 4", "6 4 0").encode(), NO_OPTIONS)
+    assert transducer.words.values.tolist() == [5, 4]
 
 
 def test_openfst_weights_are_costs_and_input_labels_are_carried() -> None:

@@ -125,9 +125,11 @@ def test_empty_lines_and_unheld_files_are_no_trouble(tmp_path: Path) -> None:
 def test_missing_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tiny\.txt\.gz.*--data"):
         train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
-    (tmp_path / "tiny.txt.gz").write_bytes(b"\x1f\x8bnot gzip")
-    with pytest.raises(DataError, match="cannot be read after line|not UTF-8"):
-        train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
+    damaged = gzip.compress(b"the cat")[:10] + b"\xff" * 64
+    for content in (b"\x1f\x8bnot gzip", damaged):
+        (tmp_path / "tiny.txt.gz").write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read after line|not UTF-8"):
+            train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
     write_text(tmp_path, lines=90)
     with pytest.raises(DataError, match="90 lines are too few"):
         train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
