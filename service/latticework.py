@@ -212,7 +212,8 @@ def _within(source: LatticeSource, error: InputError) -> InputError:
     """The error with its pointer into the request; text and bytes have no places to point to."""
     if source.pointer is None:
         return error
-    if error.pointer == "/symbols" and not isinstance(source.content, dict):
+    record = source.content if isinstance(source.content, dict) else {}
+    if error.pointer == "/symbols" and "symbols" not in record:
         return relocated(error, source.pointer)
     within = source.pointer + source.content_pointer
     if isinstance(source.content, dict):

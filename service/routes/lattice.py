@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
@@ -22,6 +21,7 @@ from service.lattice_schemas import LatticeQuery, LatticeRequest, LatticeRespons
 from service.latticework import AskedLattices, LatticeSource, source_of, unpacked
 from service.middleware import CLIENT_GONE, IDENTITY, JSON, encoding_of, media_type_of
 from service.openapi import ENGINE_PROBLEMS
+from service.routes.bodies import validated
 from service.routes.exchange import (
     arrival_of,
     core_of,
@@ -34,7 +34,8 @@ from service.schemas import LmRequest
 PATH = "/v1/rescore/lattice"
 LISTS = ("silence", "context")  # query parameters that may come several times
 NULLS = ("null", "none")
-Model = TypeVar("Model", bound=BaseModel)
+REQUEST = TypeAdapter(LatticeRequest)
+QUERY = TypeAdapter(LatticeQuery)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -125,7 +126,7 @@ def _asked(request: Request, content: bytes, max_bytes: int) -> AskedLattices:
 
     Raises:
         RequestValidationError: it does not fit the schema.
-        InputError: it has a query where the body says all.
+        InputError: it has a query where the body says all, or more faults than can be told.
         LatticeError: it is packed, and damaged or too large.
     """
     media_type = media_type_of(request.headers)
@@ -135,10 +136,10 @@ def _asked(request: Request, content: bytes, max_bytes: int) -> AskedLattices:
             raise InputError(
                 f"{name} is in the query; need it in the body, as that is JSON", pointer=f"/{name}"
             )
-        sent = _validated(LatticeRequest, _json(content), "body")
+        sent = validated(REQUEST, _json(content), "body")
         sources = [source_of(position, one) for position, one in enumerate(sent.lattices)]
         return AskedLattices(sent, sent.options, sources)
-    query = _validated(LatticeQuery, _fields(request.query_params), "query", strict=False)
+    query = validated(QUERY, _fields(request.query_params), "query", strict=False)
     source = LatticeSource(
         content,
         format_of_media_type(media_type),
@@ -165,16 +166,3 @@ def _json(content: bytes) -> object:
         return from_json(content)
     except ValueError as error:
         raise HTTPException(400, f"the body is no JSON: {error}") from None
-
-
-def _validated(
-    model: type[Model], value: object, place: str, *, strict: bool | None = None
-) -> Model:
-    try:
-        return model.model_validate(value, strict=strict)
-    except ValidationError as error:
-        faults: list[Mapping[str, Any]] = [
-            {**fault, "loc": (place, *fault["loc"])}
-            for fault in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise RequestValidationError(faults) from None

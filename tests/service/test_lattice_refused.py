@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 
 import pytest
 
@@ -109,6 +110,24 @@ async def test_the_route_has_a_body_limit_of_its_own() -> None:
     check_problem(large, 413, "body_too_large")
     assert "more than 1000 bytes" in check_problem(expanding, 422, "invalid_lattice")["detail"]
     check_problem(other, 413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    "symbols", [[0] * 100_000, {"x": "a"}, {"1": 0}, 7], ids=["list", "key", "word", "number"]
+)
+async def test_symbols_are_read_to_their_first_fault(symbols: object) -> None:
+    record = {"arcs": [[0, 1, 1, 0.0], [1, 2, -1, 0.0]]}
+    async with running() as (client, _):
+        tracemalloc.start()
+        response = await post(client, {"lattice": record, "symbols": symbols})
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        own = await post(client, {"lattice": record | {"symbols": symbols}})
+    problem = check_problem(response, 422, "invalid_lattice")
+    assert problem["errors"][0]["pointer"] == "/lattices/0/symbols"
+    assert peak_bytes < 8 << 20  # 100 MB if each were told
+    own_problem = check_problem(own, 422, "invalid_lattice")
+    assert own_problem["errors"][0]["pointer"] == "/lattices/0/lattice/symbols"
 
 
 async def test_a_score_beyond_the_limit_points_at_its_arc() -> None:
