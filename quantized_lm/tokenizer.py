@@ -168,11 +168,20 @@ class Tokenizer:
         return Encoding(tuple(ids), tuple(starts), tuple(words), tuple(oov))
 
     def context_ids(self, texts: Sequence[str], *, room: int) -> list[int]:
-        """The newest tokens of earlier texts that fit, each text ended by the boundary symbol."""
-        ids: list[int] = []
-        for text in texts:
-            ids.extend((*self.encode(text).ids, BOUNDARY_ID))
-        return ids[max(0, len(ids) - room) :]
+        """The newest tokens of earlier texts that fit, each text ended by the boundary symbol.
+
+        Older words are not encoded: a conversation may be thousands of times as long as the room.
+        """
+        newest: list[int] = []  # backwards
+        for text in reversed(texts):
+            if len(newest) >= room:
+                break
+            newest.append(BOUNDARY_ID)
+            for word in reversed(self.rules.words(text)):
+                if len(newest) >= room:
+                    break
+                newest.extend(reversed(self.encode_word(word)))
+        return newest[: max(room, 0)][::-1]
 
     def encode_all(self, texts: Sequence[str]) -> EncodedTexts:
         """Tokens of many texts at once: those of `encode`, without an object for each word."""

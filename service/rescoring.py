@@ -70,8 +70,11 @@ class Rescorer:
         deadline_s = self._deadlines.at_s(arrival, asked_ms, "/options/deadline_ms")
         rules = self._rules(request)
         num_chars = sum([len(h.text) for one in request.utterances for h in one.hypotheses])
+        context_chars = sum([len(text) for one in request.utterances for text in one.context.text])
         with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
-            prepared = await run_step(num_chars, prepare_lists, request.utterances, rules)
+            prepared = await run_step(
+                num_chars + context_chars, prepare_lists, request.utterances, rules
+            )
             refuse_if_alone(prepared)
             watch.lap("tokenize")
             jobs = _jobs(prepared, rules, deadline_s)

@@ -53,7 +53,8 @@ class TextScorer:
         (model,) = self._registry.choose(request.model)
         with self._metrics.inflight.labels(model.name).track_inprogress():
             num_chars = sum(map(len, request.texts))
-            tree = await run_step(num_chars, self._prepare, request, model)
+            context_chars = sum(map(len, request.context.text))
+            tree = await run_step(num_chars + context_chars, self._prepare, request, model)
             watch.lap("tokenize")
             job = Job(model, tree, tree.cost_tokens, deadline_s)
             (done,) = await self._engine.scored([job])

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from quantized_lm import pruning
 from quantized_lm.scoring import ScoreRequest, TextScore, score_lists
+from quantized_lm.tokenizer import Tokenizer
 from service.errors import ERRORS
 from service.listwork import INLINE_CHARS, run_step
 from service.schemas import RescoreResponse, ScoreResponse
@@ -93,6 +94,24 @@ async def test_only_the_work_of_a_long_request_leaves_the_event_loop() -> None:
     here = threading.get_ident()
     assert await run_step(INLINE_CHARS, threading.get_ident) == here
     assert await run_step(INLINE_CHARS + 1, threading.get_ident) != here
+
+
+async def test_a_long_context_leaves_the_event_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def context_ids(*_: object, room: int) -> list[int]:  # noqa: ARG001 - it is called by name
+        threads.append(threading.get_ident())
+        return []
+
+    monkeypatch.setattr(Tokenizer, "context_ids", context_ids)
+    context = {"context": {"text": ["the cat " * 1000] * 4}}
+    async with running() as (client, _):
+        for body in (request(utterance("a cat") | context), request(utterance("a cat"))):
+            assert (await client.post("/v1/rescore", json=body)).status_code == 200
+        for body in ({"texts": ["a cat"]} | context, {"texts": ["a cat"]}):
+            assert (await client.post("/v1/score", json=body)).status_code == 200
+    here = threading.get_ident()
+    assert [thread == here for thread in threads] == [False, True, False, True]
 
 
 async def test_a_long_request_is_answered_like_a_short_one() -> None:
