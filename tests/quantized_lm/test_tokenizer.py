@@ -39,9 +39,17 @@ def test_context_is_the_end_of_all_its_tokens(
 
 
 def test_context_that_does_not_fit_is_not_encoded(tokenizer: Tokenizer) -> None:
-    tokenizer.encode_word.cache_clear()
+    tokenizer._memo.cache_clear()
     tokenizer.context_ids([f"old{number} " * 100 for number in range(1000)], room=8)
-    assert tokenizer.encode_word.cache_info().misses == 1
+    assert tokenizer._memo.cache_info().misses == 1
+
+
+def test_what_is_longer_than_a_word_is_not_remembered(tokenizer: Tokenizer) -> None:
+    tokenizer._memo.cache_clear()
+    words = ["a" * 64, "a" * 65, "a" * 16_000]
+    check_encode_all(tokenizer, words)
+    assert [len(tokenizer.encode(word).ids) for word in words] == [65, 66, 16_001]
+    assert tokenizer._memo.cache_info().currsize == 1
 
 
 def check_encode_all(tokenizer: Tokenizer, texts: list[str]) -> None:
