@@ -139,6 +139,19 @@ async def test_a_score_beyond_the_limit_points_at_its_arc() -> None:
     assert "no path" in problem["detail"]
 
 
+async def test_an_infinite_score_that_a_scale_turns_around_fails_its_lattice_alone() -> None:
+    entry = {"text": SLF, "format": "htk"}
+    impossible = {"text": SLF.replace("a=-2.5", "a=-inf"), "format": "htk"}
+    body = {"lattices": [entry, impossible], "weights": {"am_scale": -1.0}}
+    async with running() as (client, _):
+        alone = await post(client, impossible, weights={"am_scale": -1.0})
+        both = await client.post(PATH, json=body)
+    check_problem(alone, 422, "invalid_lattice")
+    good, bad = both.json()["results"]
+    assert good["hypotheses"]
+    assert "-inf" in bad["error"]["detail"]
+
+
 async def test_a_query_beside_json_is_refused_and_not_ignored() -> None:
     async with running() as (client, _):
         response = await client.post(f"{PATH}?n_best=2", json={"lattices": []})
