@@ -8,9 +8,10 @@ patience is not the client's wish.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quantized_lm.errors import InputError
+from service.lost_work import LostWork
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 DEADLINE = "deadline"  # why an answer is degraded
@@ -19,15 +20,17 @@ OVERLOADED = "overloaded"
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a request's time is counted from.
+    """What a request's time is counted from, and what is counted of its work.
 
     Attributes:
         received_s: when its first byte came, on the engine's clock.
         timeout_ms: what its header grants; None without one.
+        lost: what the engine does for it in vain.
     """
 
     received_s: float
     timeout_ms: float | None = None
+    lost: LostWork = field(default_factory=LostWork, compare=False)
 
 
 @dataclass(frozen=True)

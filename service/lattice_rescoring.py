@@ -25,6 +25,7 @@ from service.latticework import (
     LatticeRules,
     prepare_lattices,
 )
+from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import effective_weights
@@ -81,7 +82,7 @@ class LatticeRescorer:
             refuse_if_alone([one.prepared for one in checked])
             watch.lap("tokenize")
             jobs = self._jobs(checked, rules, deadline_s)
-            scores = await self._scores(jobs, rules.options, watch)
+            scores = await self._scores(jobs, rules.options, watch, arrival.lost)
             results = await asyncio.to_thread(
                 reply_lattices, checked, scores, model.name, rules.options
             )
@@ -128,10 +129,14 @@ class LatticeRescorer:
         return self._deadlines.at_s(arrival, asked.options.deadline_ms, pointer)
 
     async def _scores(
-        self, jobs: Sequence[Job[LatticeScores]], options: LatticeOptions, watch: Stopwatch
+        self,
+        jobs: Sequence[Job[LatticeScores]],
+        options: LatticeOptions,
+        watch: Stopwatch,
+        lost: LostWork,
     ) -> list[LatticeScores]:
         """What the engine finds in time; without it, the lattices' own order."""
-        completed, cut = await done_in_time(self._engine, jobs, options.on_overload)
+        completed, cut = await done_in_time(self._engine, jobs, options.on_overload, lost)
         watch.lap_engine(completed)
         return [
             done.result if done else await asyncio.to_thread(cut_short, job.work, cut)

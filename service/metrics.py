@@ -130,7 +130,7 @@ class Metrics:
         self.tokens = self._counter(
             "rescore_tokens",
             "Token log-probabilities: asked for, computed, shared with another text, known from an "
-            "earlier request, skipped.",
+            "earlier request, skipped; computed for work that was then given up, or failed.",
             ("model", "kind"),
         )
         self.sharing = self._histogram(

@@ -25,6 +25,7 @@ from service.listwork import (
     rank_lists,
     run_step,
 )
+from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.registry import Registry, joint_label, joint_name, joint_revision
 from service.replies import effective_weights, gives_posterior, reply_lists, total_usage
@@ -78,7 +79,7 @@ class Rescorer:
             refuse_if_alone(prepared)
             watch.lap("tokenize")
             jobs = _jobs(prepared, rules, deadline_s)
-            found = await self._results(jobs, request.options, watch)
+            found = await self._results(jobs, request.options, watch, arrival.lost)
             ranked = await run_step(num_chars, rank_lists, prepared, found, rules)
             refuse_if_alone(ranked)
             results = await run_step(num_chars, reply_lists, request, ranked, rules.models)
@@ -96,10 +97,14 @@ class Rescorer:
         }
 
     async def _results(
-        self, jobs: Sequence[Job[ListScores]], options: Options, watch: Stopwatch
+        self,
+        jobs: Sequence[Job[ListScores]],
+        options: Options,
+        watch: Stopwatch,
+        lost: LostWork,
     ) -> EngineResults:
         """What the engine finds in time; an error instead where that is wished for."""
-        completed, reason = await done_in_time(self._engine, jobs, options.on_overload)
+        completed, reason = await done_in_time(self._engine, jobs, options.on_overload, lost)
         watch.lap_engine(completed)
         scores = [done.result if done else None for done in completed]
         is_late = reason == DEADLINE and any(of_list is None for of_list in scores)
@@ -136,16 +141,19 @@ class Rescorer:
 
 
 async def done_in_time(
-    engine: Scheduler, jobs: Sequence[Job[Result]], on_overload: str
+    engine: Scheduler, jobs: Sequence[Job[Result]], on_overload: str, lost: LostWork
 ) -> tuple[list[Completed[Result] | None], str]:
     """What the engine does by the deadline, None for the rest, and why there may be a rest.
+
+    Args:
+        lost: as in `Scheduler.scored`.
 
     Raises:
         OverloadedError: it takes none of it, and `on_overload` is "error".
         Exception: as `Scheduler.scored`.
     """
     try:
-        return await engine.scored(jobs), DEADLINE
+        return await engine.scored(jobs, lost), DEADLINE
     except OverloadedError:
         if on_overload == "error":
             raise

@@ -57,7 +57,7 @@ class TextScorer:
             tree = await run_step(num_chars + context_chars, self._prepare, request, model)
             watch.lap("tokenize")
             job = Job(model, tree, tree.cost_tokens, deadline_s)
-            (done,) = await self._engine.scored([job])
+            (done,) = await self._engine.scored([job], arrival.lost)
             if done is None:
                 raise DeadlineExceededError("the deadline passed before the texts were scored")
             watch.lap_engine([done])
