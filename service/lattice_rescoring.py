@@ -78,8 +78,8 @@ class LatticeRescorer:
         weights = self._weights.of(asked.choice, [model])
         rules = self._rules(asked, model, weights)
         with self._metrics.inflight.labels(model.name).track_inprogress():
-            checked = await asyncio.to_thread(prepare_lattices, asked.sources, rules)
-            refuse_if_alone([one.prepared for one in checked])
+            checked = await self._checked(asked, rules)
+            refuse_if_alone([one.prepared for one in checked], self._metrics, model.name)
             watch.lap("tokenize")
             jobs = self._jobs(checked, rules, deadline_s)
             scores = await self._scores(jobs, rules.options, watch, arrival.lost)
@@ -99,6 +99,14 @@ class LatticeRescorer:
             "timing": watch.finish(self._metrics),
             "usage": usage,
         }
+
+    async def _checked(self, asked: AskedLattices, rules: LatticeRules) -> list[CheckedLattice]:
+        """Every lattice, ready for the engine; a body that is none fails as a lattice does."""
+        try:
+            return await asyncio.to_thread(prepare_lattices, asked.sources, rules)
+        except InputError:
+            self._metrics.utterances.labels(rules.model.name, "failed").inc()
+            raise
 
     def _model(self, asked: AskedLattices) -> LoadedModel:
         models = self._registry.choose(asked.choice.model, asked.choice.lms)

@@ -72,19 +72,20 @@ class Rescorer:
         rules = self._rules(request)
         num_chars = sum([len(h.text) for one in request.utterances for h in one.hypotheses])
         context_chars = sum([len(text) for one in request.utterances for text in one.context.text])
-        with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
+        label = joint_label(rules.models)
+        with self._metrics.inflight.labels(label).track_inprogress():
             prepared = await run_step(
                 num_chars + context_chars, prepare_lists, request.utterances, rules
             )
-            refuse_if_alone(prepared)
+            refuse_if_alone(prepared, self._metrics, label)
             watch.lap("tokenize")
             jobs = _jobs(prepared, rules, deadline_s)
             found = await self._results(jobs, request.options, watch, arrival.lost)
             ranked = await run_step(num_chars, rank_lists, prepared, found, rules)
-            refuse_if_alone(ranked)
+            refuse_if_alone(ranked, self._metrics, label)
             results = await run_step(num_chars, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
-        self._count(ranked, rules)
+        self._count(ranked, label)
         return {
             "id": request_id,
             "model": joint_name(rules.models),
@@ -123,10 +124,7 @@ class Rescorer:
             budget_tokens=self._engine.budget_tokens,
         )
 
-    def _count(
-        self, ranked: Sequence[RankedList | UnrankedList | InputError], rules: ListRules
-    ) -> None:
-        label = joint_label(rules.models)
+    def _count(self, ranked: Sequence[RankedList | UnrankedList | InputError], label: str) -> None:
         for one in ranked:
             if isinstance(one, InputError):
                 self._metrics.utterances.labels(label, "failed").inc()
@@ -152,17 +150,23 @@ async def done_in_time(
         OverloadedError: it takes none of it, and `on_overload` is "error".
         Exception: as `Scheduler.scored`.
     """
+    falls_back = on_overload != "error"
     try:
-        return await engine.scored(jobs, lost), DEADLINE
+        return await engine.scored(jobs, lost, falls_back=falls_back), DEADLINE
     except OverloadedError:
-        if on_overload == "error":
+        if not falls_back:
             raise
         return [None] * len(jobs), OVERLOADED
 
 
-def refuse_if_alone(lists: Sequence[object]) -> None:
-    """Raise the error of the only utterance; among several an error stays where it is."""
+def refuse_if_alone(lists: Sequence[object], metrics: Metrics, label: str) -> None:
+    """Raise the error of the only utterance; among several an error stays where it is.
+
+    Args:
+        metrics: where it is counted as failed. label: of its model.
+    """
     if len(lists) == 1 and isinstance(lists[0], InputError):
+        metrics.utterances.labels(label, "failed").inc()
         raise lists[0]
 
 

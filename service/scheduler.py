@@ -141,7 +141,11 @@ class Scheduler:
         return [ticket.future for ticket in self._submitted(jobs)]
 
     async def scored(
-        self, jobs: Sequence[Job[Result]], lost: LostWork | None = None
+        self,
+        jobs: Sequence[Job[Result]],
+        lost: LostWork | None = None,
+        *,
+        falls_back: bool = False,
     ) -> list[Completed[Result] | None]:
         """Queue the jobs of one request, and wait for all of them until their deadline.
 
@@ -149,6 +153,7 @@ class Scheduler:
 
         Args:
             lost: told what was done for jobs without a result, however this ends.
+            falls_back: whether the request is answered though it is refused for overload.
 
         Raises:
             DrainingError, NotReadyError, OverloadedError: as `submit`.
@@ -157,7 +162,7 @@ class Scheduler:
         if not jobs:
             return []
         try:
-            tickets = self._submitted(jobs)
+            tickets = self._submitted(jobs, falls_back=falls_back)
         except DeadlineExceededError:
             return [None] * len(jobs)
         try:
@@ -197,7 +202,9 @@ class Scheduler:
         self._set_load()
         return True
 
-    def _submitted(self, jobs: Sequence[Job[Result]]) -> list[Ticket[Result]]:
+    def _submitted(
+        self, jobs: Sequence[Job[Result]], *, falls_back: bool = False
+    ) -> list[Ticket[Result]]:
         if (largest := max(job.cost_tokens for job in jobs)) > self.budget_tokens:
             raise ValueError(
                 f"a job of {largest} tokens was let through to a budget of "
@@ -210,7 +217,9 @@ class Scheduler:
                 if not self.has_died:
                     count_refused(self._metrics, [job.model.name for job in jobs], "draining")
                 raise self._refusal("the engine takes no more work; send it to another server")
-            self._admission.require_room(jobs, self._queue, self._load, now_s)
+            self._admission.require_room(
+                jobs, self._queue, self._load, now_s, falls_back=falls_back
+            )
             tickets = [Ticket(job, next(self._numbers), now_s, request) for job in jobs]
             self._queue.add(tickets)
             self._changed.notify()

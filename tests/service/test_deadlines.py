@@ -224,6 +224,9 @@ async def test_who_asks_for_it_gets_the_first_pass_where_others_are_refused() ->
             "/v1/rescore", json=request(options={**options, "on_deadline": "error"})
         )
         found = await client.post(LATTICE, json={"lattices": [entry], "options": options})
+        shed = {"model": "tiny", "reason": "queue_full"}
+        assert count(app, "rescore_shed_total", **shed) == 0.0  # both are answered
+        assert count(app, "rescore_utterances_total", model="tiny", outcome="degraded") == 2.0
         model.gate.set()
         await waiting
     for response in (listed, found):

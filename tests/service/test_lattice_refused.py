@@ -70,6 +70,15 @@ async def test_a_body_that_is_no_lattice_is_refused(
     assert status != 415 or "text/x-htk-slf" in problem["detail"]
 
 
+async def test_a_lattice_that_fails_alone_is_counted() -> None:
+    async with running() as (client, app):
+        as_body = await client.post(PATH, content="x", headers={"Content-Type": "text/x-htk-slf"})
+        in_json = await post(client, {"text": "x", "format": "htk"})
+        value = app.state.core.metrics.registry.get_sample_value
+        failed = value("rescore_utterances_total", {"model": "tiny", "outcome": "failed"})
+    assert (as_body.status_code, in_json.status_code, failed) == (422, 422, 2.0)
+
+
 async def test_an_encoding_but_gzip_is_415() -> None:
     headers = {"Content-Type": "text/x-htk-slf", "Content-Encoding": "br"}
     async with running() as (client, _):

@@ -96,6 +96,17 @@ async def test_only_the_work_of_a_long_request_leaves_the_event_loop() -> None:
     assert await run_step(INLINE_CHARS + 1, threading.get_ident) != here
 
 
+async def test_an_utterance_that_fails_is_counted_whether_or_not_it_is_alone() -> None:
+    good, bad = utterance("a cat"), utterance("the cat sat " * 40)
+    async with running() as (client, app):
+        value = app.state.core.metrics.registry.get_sample_value
+        for lists, status, failed in (([bad], 422, 1.0), ([bad, good], 200, 2.0)):
+            reply = await client.post("/v1/rescore", json=request(*lists))
+            assert reply.status_code == status
+            labels = {"model": "tiny", "outcome": "failed"}
+            assert value("rescore_utterances_total", labels) == failed
+
+
 async def test_a_long_context_leaves_the_event_loop_too(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
