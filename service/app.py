@@ -65,6 +65,7 @@ def create_app(
             start_core, settings, metrics, draining, load or _loader(settings)
         )
         app.state.core = core
+        lag.is_idle = lambda: core.engine.is_idle
         watching = asyncio.create_task(lag.watch())
         try:
             yield

@@ -88,7 +88,7 @@ class Envelope:
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
-        scope["state"]["received_s"] = started_s - 2 * self._lag.seconds
+        scope["state"]["received_s"] = started_s - 2 * self._lag.of_request_s()
         span = self._span(scope, headers)
         REQUEST.set(RequestIds(request_id, self._trace_id(span)))
         status = 500
