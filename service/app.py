@@ -73,6 +73,7 @@ def create_app(
             watching.cancel()
             draining.set()
             await asyncio.to_thread(core.engine.stop, settings.shutdown_s)
+            core.threads.stop()
             if spans is not None:
                 await asyncio.to_thread(spans.shutdown)
 

@@ -61,6 +61,14 @@ class Deadlines:
         allowed_ms = min(*named_ms, self.max_ms) if named_ms else self.default_ms
         return arrival.received_s + allowed_ms / 1000.0
 
+    def latest_s(self, arrival: Arrival, *, may_ask: bool) -> float:
+        """When a request is late whatever its body says, on the engine's clock.
+
+        Args:
+            may_ask: whether its body may say something, which is not known before it is read.
+        """
+        return self.at_s(arrival, self.max_ms if may_ask else None, "")
+
 
 def parse_timeout_ms(text: str) -> float:
     """The value of the header.

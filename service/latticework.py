@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,21 @@ class AskedLattices:
     choice: LmRequest
     options: LatticeOptions
     sources: Sequence[LatticeSource]
+
+
+@dataclass(frozen=True)
+class UnreadLattices:
+    """A body as it came.
+
+    Attributes:
+        read: what says what it asks for; for a thread.
+        size_bytes: its size.
+        may_ask: whether it may ask for a deadline of its own.
+    """
+
+    read: Callable[[], AskedLattices]
+    size_bytes: int
+    may_ask: bool
 
 
 @dataclass(frozen=True)

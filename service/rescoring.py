@@ -21,6 +21,7 @@ from service.listwork import (
     ListRules,
     RankedList,
     UnrankedList,
+    place_of,
     prepare_lists,
     rank_lists,
     run_step,
@@ -33,6 +34,7 @@ from service.scheduler import Scheduler
 from service.schemas import Options, RescoreRequest, RescoreResponse
 from service.timing import Stopwatch
 from service.weighting import KnownWeights
+from service.workers import Threads
 
 Result = TypeVar("Result")
 
@@ -46,12 +48,14 @@ class Rescorer:
         engine: Scheduler,
         metrics: Metrics,
         deadlines: Deadlines,
+        threads: Threads,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
         self._deadlines = deadlines
+        self._workers = threads.lists
         self._clock = clock
         self._weights = KnownWeights()
 
@@ -63,7 +67,8 @@ class Rescorer:
         Raises:
             ModelNotFoundError: it names a model that is not loaded.
             InputError: the weights are unusable, or the only utterance is, or the deadline.
-            OverloadedError, DeadlineExceededError: it is late, and its options say so.
+            OverloadedError, DeadlineExceededError: it is late, and its options say so; or there is
+                no place for long lists.
             DrainingError, NotReadyError: the engine takes no work.
         """
         watch = Stopwatch(self._clock)
@@ -72,18 +77,21 @@ class Rescorer:
         rules = self._rules(request)
         num_chars = sum([len(h.text) for one in request.utterances for h in one.hypotheses])
         context_chars = sum([len(text) for one in request.utterances for text in one.context.text])
-        label = joint_label(rules.models)
+        label, workers = joint_label(rules.models), self._workers
         with self._metrics.inflight.labels(label).track_inprogress():
-            prepared = await run_step(
-                num_chars + context_chars, prepare_lists, request.utterances, rules
-            )
+            read_chars = num_chars + context_chars
+            falls_back = request.options.on_overload != "error"
+            with place_of(workers, read_chars, falls_back=falls_back):
+                prepared = await run_step(
+                    workers, read_chars, prepare_lists, request.utterances, rules
+                )
             refuse_if_alone(prepared, self._metrics, label)
             watch.lap("tokenize")
             jobs = _jobs(prepared, rules, deadline_s)
             found = await self._results(jobs, request.options, watch, arrival.lost)
-            ranked = await run_step(num_chars, rank_lists, prepared, found, rules)
+            ranked = await run_step(workers, num_chars, rank_lists, prepared, found, rules)
             refuse_if_alone(ranked, self._metrics, label)
-            results = await run_step(num_chars, reply_lists, request, ranked, rules.models)
+            results = await run_step(workers, num_chars, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
         self._count(ranked, label)
         return {

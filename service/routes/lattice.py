@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -15,10 +14,17 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
 from quantized_lm.errors import InputError, LatticeError
+from quantized_lm.lattice.files import GZIP
 from quantized_lm.lattice.formats import LATTICE_FORMATS, format_of_media_type
 from service.errors import UnsupportedMediaTypeError
 from service.lattice_schemas import LatticeQuery, LatticeRequest, LatticeResponse
-from service.latticework import AskedLattices, LatticeSource, source_of, unpacked
+from service.latticework import (
+    AskedLattices,
+    LatticeSource,
+    UnreadLattices,
+    source_of,
+    unpacked,
+)
 from service.middleware import CLIENT_GONE, IDENTITY, JSON, encoding_of, media_type_of
 from service.openapi import ENGINE_PROBLEMS
 from service.routes.bodies import validated
@@ -33,6 +39,7 @@ from service.schemas import LmRequest
 
 PATH = "/v1/rescore/lattice"
 LISTS = ("silence", "context")  # query parameters that may come several times
+DEADLINE_FIELD = "deadline_ms"
 NULLS = ("null", "none")
 REQUEST = TypeAdapter(LatticeRequest)
 QUERY = TypeAdapter(LatticeQuery)
@@ -50,12 +57,9 @@ class LatticeRoute(APIRoute):
             arrival = arrival_of(request)
             _require_readable(request)
             content = await request.body()
-            started_s = time.perf_counter()
-            limit = core.settings.max_lattice_body_bytes
-            asked = await asyncio.to_thread(_asked, request, content, limit)
-            core.metrics.observe_stage("parse", time.perf_counter() - started_s)
+            unread = _unread(request, content, core.settings.max_lattice_body_bytes)
             reply = await unless_gone(
-                request, core.lattice_rescorer.rescore(asked, request_id_of(request), arrival)
+                request, core.lattice_rescorer.rescore(unread, request_id_of(request), arrival)
             )
             return Response(status_code=CLIENT_GONE) if reply is None else respond(request, reply)
 
@@ -119,6 +123,16 @@ def _require_readable(request: Request) -> None:
         raise UnsupportedMediaTypeError(
             f"Content-Encoding is {encoding!r}; need {IDENTITY} or gzip"
         )
+
+
+def _unread(request: Request, content: bytes, max_bytes: int) -> UnreadLattices:
+    may_ask = (
+        content.startswith(GZIP)
+        or DEADLINE_FIELD.encode() in content
+        or DEADLINE_FIELD in request.query_params
+    )
+    read = functools.partial(_asked, request, content, max_bytes)
+    return UnreadLattices(read, len(content), may_ask)
 
 
 def _asked(request: Request, content: bytes, max_bytes: int) -> AskedLattices:
