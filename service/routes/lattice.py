@@ -169,7 +169,8 @@ def _fields(query: QueryParams) -> dict[str, Any]:
     """Parameters by name; one that is there twice is a list, which only a list may be."""
     fields: dict[str, Any] = {}
     for name in query:
-        values = [None if value in NULLS else value for value in query.getlist(name)]
+        nulls = () if name in LISTS else NULLS  # lists are of words, and "none" is one
+        values = [None if value in nulls else value for value in query.getlist(name)]
         fields[name] = values if name in LISTS or len(values) > 1 else values[0]
     return fields
 

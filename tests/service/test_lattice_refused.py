@@ -97,6 +97,19 @@ async def test_query_parameters_are_checked(query: str, pointer: str) -> None:
     assert check_problem(response, 422, "invalid_field")["errors"][0]["pointer"] == pointer
 
 
+@pytest.mark.parametrize("word", ["none", "null"])
+async def test_none_is_a_word_in_lists_and_no_value_elsewhere(word: str) -> None:
+    headers = {"Content-Type": "text/x-htk-slf"}
+    async with running() as (client, _):
+        query = {"context": word, "silence": word, "beam": word, "order": word}
+        said = await client.post(PATH, params=query, content=SLF, headers=headers)
+        other = {**query, "context": f"{word} {word} a cat"}
+        differs = await client.post(PATH, params=other, content=SLF, headers=headers)
+    assert (said.status_code, differs.status_code) == (200, 200)
+    first, second = (one.json()["results"][0]["hypotheses"][0] for one in (said, differs))
+    assert first["components"]["lm"] != second["components"]["lm"]
+
+
 async def test_arcs_above_the_limit_are_413() -> None:
     async with running(max_lattice_arcs=3) as (client, _):
         response = await post(client, {"text": SLF, "format": "htk"})
