@@ -28,7 +28,7 @@ UNK = "<unk>"
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u00b4`]")
 _PUNCTUATION = re.compile(r"[^\w\s']|_")
 _MEMO_WORDS = 1 << 16
-_MEMO_CHARS = 64  # of a chunk; a longer one is no word, and would fill memory under its own name
+_MEMO_CHARS = 64  # a longer word or chunk is none, and would fill memory under its own name
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Tokenizer:
     def __init__(self, vocabulary: VocabularyTokenizer, rules: TextRules) -> None:
         self.vocabulary = vocabulary
         self.rules = rules
-        self.encode_word = functools.lru_cache(maxsize=_MEMO_WORDS)(self._encode_word)
+        self._memo = functools.lru_cache(maxsize=_MEMO_WORDS)(self._encode_word)
         self._encoder = _tokens.Encoder(_MEMO_WORDS, _MEMO_CHARS, UNK_ID, BOUNDARY_ID)
         self._piece = functools.lru_cache(maxsize=_MEMO_WORDS)(vocabulary.id_to_token)
 
@@ -167,12 +167,25 @@ class Tokenizer:
                 oov.append(word)
         return Encoding(tuple(ids), tuple(starts), tuple(words), tuple(oov))
 
+    def encode_word(self, word: str) -> tuple[int, ...]:
+        """Tokens of one normalized word: at least one, if only the unknown one."""
+        return self._memo(word) if len(word) <= _MEMO_CHARS else self._encode_word(word)
+
     def context_ids(self, texts: Sequence[str], *, room: int) -> list[int]:
-        """The newest tokens of earlier texts that fit, each text ended by the boundary symbol."""
-        ids: list[int] = []
-        for text in texts:
-            ids.extend((*self.encode(text).ids, BOUNDARY_ID))
-        return ids[max(0, len(ids) - room) :]
+        """The newest tokens of earlier texts that fit, each text ended by the boundary symbol.
+
+        Older words are not encoded: a conversation may be thousands of times as long as the room.
+        """
+        newest: list[int] = []  # backwards
+        for text in reversed(texts):
+            if len(newest) >= room:
+                break
+            newest.append(BOUNDARY_ID)
+            for word in reversed(self.rules.words(text)):
+                if len(newest) >= room:
+                    break
+                newest.extend(reversed(self.encode_word(word)))
+        return newest[: max(room, 0)][::-1]
 
     def encode_all(self, texts: Sequence[str]) -> EncodedTexts:
         """Tokens of many texts at once: those of `encode`, without an object for each word."""

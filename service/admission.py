@@ -52,12 +52,16 @@ class EngineLoad:
 
 @dataclass(frozen=True)
 class _Ask:
-    """What a request asks of the engine, as far as it is known: models, when, nodes, seconds."""
+    """What a request asks of the engine, as far as it is known: models, when, nodes, seconds.
+
+    `falls_back` says that it is answered all the same, so that refusing it counts as no refusal.
+    """
 
     names: Sequence[str]
     deadline_s: float
     num_tokens: int = 0
     service_s: float = 0.0
+    falls_back: bool = False
 
 
 @dataclass
@@ -84,7 +88,13 @@ class Admission:
         self._lag_s = 0.0
 
     def require_room(
-        self, jobs: Sequence[Job[Any]], queue: JobQueue, load: EngineLoad, now_s: float
+        self,
+        jobs: Sequence[Job[Any]],
+        queue: JobQueue,
+        load: EngineLoad,
+        now_s: float,
+        *,
+        falls_back: bool = False,
     ) -> None:
         """Pass if a request may queue; one that comes to an idle engine always may.
 
@@ -92,6 +102,7 @@ class Admission:
             jobs: all of the request, with one deadline.
             queue: what waits. load: what is under way.
             now_s: the time on the clock of the deadlines.
+            falls_back: whether it is answered though it is refused; then nothing is counted.
 
         Raises:
             OverloadedError: too much waits.
@@ -107,6 +118,7 @@ class Admission:
             deadline_s,
             sum(job.cost_tokens for job in jobs),
             self._service_s(jobs),
+            falls_back,
         )
         self._require_space(ask, queue, load, now_s)
         if ask.service_s + self._lag_s > deadline_s - now_s:
@@ -165,7 +177,7 @@ class Admission:
         if CAUTION * wait_s > in_hand_s:
             takes_s = CAUTION * wait_s + left_s - in_hand_s
             found = f"the answer may take {takes_s:.3g} s; {left_s:.3g} s are left"
-            raise self._refused(ask.names, "predicted_late", found, drain_s)
+            raise self._refused(ask, "predicted_late", found, drain_s)
 
     def _require_space(self, ask: _Ask, queue: JobQueue, load: EngineLoad, now_s: float) -> None:
         num_tokens = queue.num_tokens + ask.num_tokens
@@ -176,7 +188,7 @@ class Admission:
             found = f"{num_tokens} tree nodes would wait; at most {limits.max_tokens} may"
         else:
             return
-        raise self._refused(ask.names, "queue_full", found, self.wait_s(queue, load, now_s))
+        raise self._refused(ask, "queue_full", found, self.wait_s(queue, load, now_s))
 
     def _service_s(self, jobs: Iterable[Job[Any]]) -> float:
         works: dict[str, _Work] = {}
@@ -192,10 +204,9 @@ class Admission:
             for name, work in works.items()
         )
 
-    def _refused(
-        self, names: Sequence[str], reason: str, found: str, drain_s: float
-    ) -> OverloadedError:
-        count_refused(self._metrics, names, reason)
+    def _refused(self, ask: _Ask, reason: str, found: str, drain_s: float) -> OverloadedError:
+        if not ask.falls_back:
+            count_refused(self._metrics, ask.names, reason)
         retry_after_s = min(max(math.ceil(drain_s), 1), LONGEST_RETRY_S)
         return OverloadedError(
             f"{found}; send it again in {retry_after_s} s, or to another server",

@@ -65,6 +65,7 @@ def create_app(
             start_core, settings, metrics, draining, load or _loader(settings)
         )
         app.state.core = core
+        lag.is_idle = lambda: core.engine.is_idle
         watching = asyncio.create_task(lag.watch())
         try:
             yield
@@ -72,6 +73,7 @@ def create_app(
             watching.cancel()
             draining.set()
             await asyncio.to_thread(core.engine.stop, settings.shutdown_s)
+            core.threads.stop()
             if spans is not None:
                 await asyncio.to_thread(spans.shutdown)
 

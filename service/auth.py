@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -158,9 +159,8 @@ class Guard:
             response = await handle(Request(scope), error)
             await response(scope, receive, send)
         finally:
-            usage = scope["state"].get("usage")
-            if caller is not None and usage is not None:
-                caller.take_tree_nodes(usage["tree_nodes"])
+            if caller is not None:
+                caller.take_tree_nodes(_tree_nodes(scope["state"]))
 
     def _admitted(self, scope: Scope) -> Caller | None:
         """Whose request this is; None if nobody needs to know.
@@ -208,6 +208,16 @@ def required_scope(path: str) -> KeyScope | None:
     if path.startswith(ADMIN_PATHS):
         return "admin"
     return "score" if path.startswith(SCORED_PATHS) else None
+
+
+def _tree_nodes(state: Mapping[str, Any]) -> int:
+    """What the engine did for a request: for its answer, and in vain."""
+    nodes = 0
+    if "usage" in state:
+        nodes += state["usage"]["tree_nodes"]
+    if "arrival" in state:
+        nodes += state["arrival"].lost.tree_nodes
+    return nodes
 
 
 def _bucket(per_s: float | None, clock: Callable[[], float]) -> TokenBucket | None:

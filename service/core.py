@@ -17,6 +17,7 @@ from service.rescoring import Rescorer
 from service.scheduler import Scheduler
 from service.settings import Settings
 from service.text_scoring import TextScorer
+from service.workers import Threads, WorkerLimits, start_threads
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Core:
         rescorer: `/v1/rescore`.
         lattice_rescorer: `/v1/rescore/lattice`.
         text_scorer: `/v1/score`.
+        threads: for steps that would keep the event loop.
         draining: set once shutdown has begun.
     """
 
@@ -45,6 +47,7 @@ class Core:
     rescorer: Rescorer
     lattice_rescorer: LatticeRescorer
     text_scorer: TextScorer
+    threads: Threads
     draining: threading.Event
 
     def require_alive(self) -> None:
@@ -88,6 +91,12 @@ def start_core(
         metrics=metrics,
         caches=PrefixCaches(settings.prefix_cache_bytes, metrics),
     )
+    most = settings.max_queued_requests
+    threads = start_threads(
+        WorkerLimits(most, settings.max_body_bytes),
+        WorkerLimits(most, settings.max_lattice_body_bytes),
+        metrics,
+    )
     deadlines = Deadlines(settings.default_deadline_ms, settings.max_deadline_ms)
     core = Core(
         settings=settings,
@@ -96,9 +105,10 @@ def start_core(
         control=ModelControl(registry, load, settings, metrics),
         deadlines=deadlines,
         engine=engine,
-        rescorer=Rescorer(registry, engine, metrics, deadlines),
-        lattice_rescorer=LatticeRescorer(registry, engine, metrics, settings, deadlines),
-        text_scorer=TextScorer(registry, engine, metrics, deadlines),
+        rescorer=Rescorer(registry, engine, metrics, deadlines, threads),
+        lattice_rescorer=LatticeRescorer(registry, engine, metrics, settings, threads),
+        text_scorer=TextScorer(registry, engine, metrics, deadlines, threads),
+        threads=threads,
         draining=draining,
     )
     engine.start()

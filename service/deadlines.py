@@ -8,9 +8,10 @@ patience is not the client's wish.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quantized_lm.errors import InputError
+from service.lost_work import LostWork
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 DEADLINE = "deadline"  # why an answer is degraded
@@ -19,15 +20,17 @@ OVERLOADED = "overloaded"
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a request's time is counted from.
+    """What a request's time is counted from, and what is counted of its work.
 
     Attributes:
         received_s: when its first byte came, on the engine's clock.
         timeout_ms: what its header grants; None without one.
+        lost: what the engine does for it in vain.
     """
 
     received_s: float
     timeout_ms: float | None = None
+    lost: LostWork = field(default_factory=LostWork, compare=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Deadlines:
         named_ms = [ms for ms in (asked_ms, arrival.timeout_ms) if ms is not None]
         allowed_ms = min(*named_ms, self.max_ms) if named_ms else self.default_ms
         return arrival.received_s + allowed_ms / 1000.0
+
+    def latest_s(self, arrival: Arrival, *, may_ask: bool) -> float:
+        """When a request is late whatever its body says, on the engine's clock.
+
+        Args:
+            may_ask: whether its body may say something, which is not known before it is read.
+        """
+        return self.at_s(arrival, self.max_ms if may_ask else None, "")
 
 
 def parse_timeout_ms(text: str) -> float:

@@ -80,6 +80,7 @@ class Ticket(Generic[Result]):
         queued_s: when it came.
         request: what it came with.
         future: the waiter's.
+        num_nodes: run through the network for it so far; only the engine changes it.
         key: its place in the order of work.
     """
 
@@ -88,11 +89,20 @@ class Ticket(Generic[Result]):
     queued_s: float
     request: QueuedRequest
     future: Future[Completed[Result] | None] = field(default_factory=Future)
+    num_nodes: int = 0
     key: tuple[float, float] = field(init=False)
     _answering: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         self.key = (self.job.deadline_s, self.number)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it is answered, and with a result."""
+        future = self.future
+        if not future.done() or future.cancelled() or future.exception():
+            return False
+        return future.result() is not None
 
     def complete(self, completed: Completed[Result]) -> None:
         """Answer with a result, unless it is answered or nobody waits."""

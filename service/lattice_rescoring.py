@@ -5,7 +5,7 @@ A lattice that cannot be rescored fails alone. If it is the only one, the reques
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -23,8 +23,10 @@ from service.latticework import (
     AskedLattices,
     CheckedLattice,
     LatticeRules,
+    UnreadLattices,
     prepare_lattices,
 )
+from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import effective_weights
@@ -33,13 +35,14 @@ from service.scheduler import Scheduler
 from service.settings import Settings
 from service.timing import Stopwatch
 from service.weighting import KnownWeights
+from service.workers import Threads
 
 
 class LatticeRescorer:
     """Finds the best sequences of lattices. Runs no model itself: the engine does.
 
     All work on a lattice but the engine's is a thread's: reading one takes longer than the event
-    loop may be kept.
+    loop may be kept. The threads are its own, so that lists never wait for lattices.
     """
 
     def __init__(
@@ -48,41 +51,48 @@ class LatticeRescorer:
         engine: Scheduler,
         metrics: Metrics,
         settings: Settings,
-        deadlines: Deadlines,
+        threads: Threads,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
         self._settings = settings
-        self._deadlines = deadlines
+        self._deadlines = Deadlines(settings.default_deadline_ms, settings.max_deadline_ms)
+        self._threads = threads
         self._clock = clock
         self._weights = KnownWeights()
 
     async def rescore(
-        self, asked: AskedLattices, request_id: str, arrival: Arrival
+        self, unread: UnreadLattices, request_id: str, arrival: Arrival
     ) -> LatticeResponse:
         """Rescore every lattice of a request; at its deadline, with the best that is known.
 
         Raises:
+            RequestValidationError: the body does not fit the schema.
             ModelNotFoundError: it names a model that is not loaded.
             InputError: the weights are unusable, several LMs are named, or the only lattice is
                 unusable, or the deadline is too late.
-            OverloadedError: it would be late, and its options say so.
+            OverloadedError: it would be late, and its options say so; or too much is being read.
+            DeadlineExceededError: it could not be read in time.
             DrainingError, NotReadyError: the engine takes no work.
         """
-        watch = Stopwatch(self._clock)
-        deadline_s = self._deadline_s(asked, arrival)
-        model = self._model(asked)
-        weights = self._weights.of(asked.choice, [model])
-        rules = self._rules(asked, model, weights)
-        with self._metrics.inflight.labels(model.name).track_inprogress():
-            checked = await asyncio.to_thread(prepare_lattices, asked.sources, rules)
-            refuse_if_alone([one.prepared for one in checked])
+        with contextlib.ExitStack() as working:
+            with self._threads.lattices.place(unread.size_bytes):
+                asked = await self._asked(unread, arrival)
+                watch = Stopwatch(self._clock)
+                deadline_s = self._deadline_s(asked, arrival)
+                model = self._model(asked)
+                weights = self._weights.of(asked.choice, [model])
+                rules = self._rules(asked, model, weights)
+                inflight = self._metrics.inflight.labels(model.name)
+                working.enter_context(inflight.track_inprogress())
+                checked = await self._checked(asked, rules, deadline_s)
+            refuse_if_alone([one.prepared for one in checked], self._metrics, model.name)
             watch.lap("tokenize")
             jobs = self._jobs(checked, rules, deadline_s)
-            scores = await self._scores(jobs, rules.options, watch)
-            results = await asyncio.to_thread(
+            scores = await self._scores(jobs, rules.options, watch, arrival.lost)
+            results = await self._threads.replies.run(
                 reply_lattices, checked, scores, model.name, rules.options
             )
             usage = lattice_usage(scores)
@@ -98,6 +108,24 @@ class LatticeRescorer:
             "timing": watch.finish(self._metrics),
             "usage": usage,
         }
+
+    async def _asked(self, unread: UnreadLattices, arrival: Arrival) -> AskedLattices:
+        started_s = self._clock()
+        latest_s = self._deadlines.latest_s(arrival, may_ask=unread.may_ask)
+        asked = await self._threads.lattices.run_by(latest_s, unread.read)
+        self._metrics.observe_stage("parse", self._clock() - started_s)
+        return asked
+
+    async def _checked(
+        self, asked: AskedLattices, rules: LatticeRules, deadline_s: float
+    ) -> list[CheckedLattice]:
+        """Every lattice, ready for the engine; a body that is none fails as a lattice does."""
+        lattices = self._threads.lattices
+        try:
+            return await lattices.run_by(deadline_s, prepare_lattices, asked.sources, rules)
+        except InputError:
+            self._metrics.utterances.labels(rules.model.name, "failed").inc()
+            raise
 
     def _model(self, asked: AskedLattices) -> LoadedModel:
         models = self._registry.choose(asked.choice.model, asked.choice.lms)
@@ -128,13 +156,17 @@ class LatticeRescorer:
         return self._deadlines.at_s(arrival, asked.options.deadline_ms, pointer)
 
     async def _scores(
-        self, jobs: Sequence[Job[LatticeScores]], options: LatticeOptions, watch: Stopwatch
+        self,
+        jobs: Sequence[Job[LatticeScores]],
+        options: LatticeOptions,
+        watch: Stopwatch,
+        lost: LostWork,
     ) -> list[LatticeScores]:
         """What the engine finds in time; without it, the lattices' own order."""
-        completed, cut = await done_in_time(self._engine, jobs, options.on_overload)
+        completed, cut = await done_in_time(self._engine, jobs, options.on_overload, lost)
         watch.lap_engine(completed)
         return [
-            done.result if done else await asyncio.to_thread(cut_short, job.work, cut)
+            done.result if done else await self._threads.replies.run(cut_short, job.work, cut)
             for job, done in zip(jobs, completed, strict=True)
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 from typing_extensions import NotRequired
 
 from service.schemas import (
@@ -37,6 +37,19 @@ TextFormat = Literal["k2-text", "kaldi-text", "htk", "openfst-text"]
 BinaryFormat = Literal["k2-safetensors", "k2-pt", "kaldi-binary"]
 Id = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 CONTENT = ("lattice", "text", "base64")
+# Checked where it is read, which ends at the first fault: a table may have millions of entries.
+Symbols = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"additionalProperties": {"type": "string"}, "type": "object"},
+                {"items": {"type": "string"}, "type": "array"},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 
 
 class LatticeInput(Wire):
@@ -49,7 +62,7 @@ class LatticeInput(Wire):
     text: str | None = Field(default=None, description="A lattice in the text format `format`.")
     base64: str | None = Field(default=None, description="The same in a binary one.")
     format: Literal[TextFormat, BinaryFormat, "k2-json"] | None = None
-    symbols: dict[str, str] | list[str] | None = Field(
+    symbols: Symbols = Field(
         default=None, description="Words by id, where the lattice has ids alone."
     )
     context: Context = Field(default_factory=Context)

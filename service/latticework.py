@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,21 @@ class AskedLattices:
     choice: LmRequest
     options: LatticeOptions
     sources: Sequence[LatticeSource]
+
+
+@dataclass(frozen=True)
+class UnreadLattices:
+    """A body as it came.
+
+    Attributes:
+        read: what says what it asks for; for a thread.
+        size_bytes: its size.
+        may_ask: whether it may ask for a deadline of its own.
+    """
+
+    read: Callable[[], AskedLattices]
+    size_bytes: int
+    may_ask: bool
 
 
 @dataclass(frozen=True)
@@ -212,7 +227,8 @@ def _within(source: LatticeSource, error: InputError) -> InputError:
     """The error with its pointer into the request; text and bytes have no places to point to."""
     if source.pointer is None:
         return error
-    if error.pointer == "/symbols" and not isinstance(source.content, dict):
+    record = source.content if isinstance(source.content, dict) else {}
+    if error.pointer == "/symbols" and "symbols" not in record:
         return relocated(error, source.pointer)
     within = source.pointer + source.content_pointer
     if isinstance(source.content, dict):

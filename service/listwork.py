@@ -1,13 +1,13 @@
 """One n-best list before and after the engine: checked and tokenized, then ranked.
 
-Knows neither HTTP nor the queue, nor which thread it runs on.
+Knows neither HTTP nor the queue, and but for `run_step` not which thread it runs on.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -23,6 +23,7 @@ from quantized_lm.pruning import TotalOf
 from quantized_lm.tokenizer import EncodedTexts
 from service.errors import OverBudgetError, relocated
 from service.schemas import Utterance
+from service.workers import Workers
 
 Args = ParamSpec("Args")
 Done = TypeVar("Done")
@@ -98,7 +99,11 @@ class UnrankedList:
 
 
 async def run_step(
-    num_chars: int, step: Callable[Args, Done], *args: Args.args, **kwargs: Args.kwargs
+    workers: Workers,
+    num_chars: int,
+    step: Callable[Args, Done],
+    *args: Args.args,
+    **kwargs: Args.kwargs,
 ) -> Done:
     """Run a step of a request here if the texts it is about are short, else on a thread.
 
@@ -108,7 +113,21 @@ async def run_step(
     """
     if num_chars <= INLINE_CHARS:
         return step(*args, **kwargs)
-    return await asyncio.to_thread(step, *args, **kwargs)
+    return await workers.run(step, *args, **kwargs)
+
+
+def place_of(
+    workers: Workers, num_chars: int, *, falls_back: bool = False
+) -> AbstractContextManager[None]:
+    """The place on the threads of a request with so much text; a short one needs none.
+
+    Args:
+        falls_back: whether it is answered also where there is none.
+
+    Raises:
+        OverloadedError: as `Workers.place`, where the place is taken.
+    """
+    return nullcontext() if falls_back or num_chars <= INLINE_CHARS else workers.place(num_chars)
 
 
 def prepare_lists(

@@ -70,7 +70,7 @@ class Metrics:
     def count_lattice(self, model: str, scores: LatticeScores) -> None:
         """Count one lattice, and the budgets that ended its search."""
         usage = scores.usage
-        self.utterances.labels(model, "ranked").inc()
+        self.utterances.labels(model, "ranked" if scores.is_scored else "degraded").inc()
         self.lattice_arcs.labels(model).observe(usage.arcs)
         self.lattice_lm_steps.labels(model).observe(usage.lm_steps)
         self.hypotheses.labels(model).inc(usage.sequences)
@@ -130,7 +130,7 @@ class Metrics:
         self.tokens = self._counter(
             "rescore_tokens",
             "Token log-probabilities: asked for, computed, shared with another text, known from an "
-            "earlier request, skipped.",
+            "earlier request, skipped; computed for work that was then given up, or failed.",
             ("model", "kind"),
         )
         self.sharing = self._histogram(

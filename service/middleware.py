@@ -88,7 +88,7 @@ class Envelope:
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
-        scope["state"]["received_s"] = started_s - 2 * self._lag.seconds
+        scope["state"]["received_s"] = started_s - 2 * self._lag.of_request_s()
         span = self._span(scope, headers)
         REQUEST.set(RequestIds(request_id, self._trace_id(span)))
         status = 500
@@ -162,12 +162,7 @@ def _request_id(given: str) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
-def is_plain_json(headers: Headers) -> bool:
-    """Whether the headers say that the body is plain JSON."""
-    return media_type_of(headers) == JSON and encoding_of(headers) == IDENTITY
-
-
-async def require_json(request: Request) -> None:
+def require_json(request: Request) -> None:
     """Refuse a body that is not plain JSON before it is looked at.
 
     Raises:

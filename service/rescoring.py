@@ -21,10 +21,12 @@ from service.listwork import (
     ListRules,
     RankedList,
     UnrankedList,
+    place_of,
     prepare_lists,
     rank_lists,
     run_step,
 )
+from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.registry import Registry, joint_label, joint_name, joint_revision
 from service.replies import effective_weights, gives_posterior, reply_lists, total_usage
@@ -32,6 +34,7 @@ from service.scheduler import Scheduler
 from service.schemas import Options, RescoreRequest, RescoreResponse
 from service.timing import Stopwatch
 from service.weighting import KnownWeights
+from service.workers import Threads
 
 Result = TypeVar("Result")
 
@@ -45,12 +48,14 @@ class Rescorer:
         engine: Scheduler,
         metrics: Metrics,
         deadlines: Deadlines,
+        threads: Threads,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
         self._deadlines = deadlines
+        self._workers = threads.lists
         self._clock = clock
         self._weights = KnownWeights()
 
@@ -62,7 +67,8 @@ class Rescorer:
         Raises:
             ModelNotFoundError: it names a model that is not loaded.
             InputError: the weights are unusable, or the only utterance is, or the deadline.
-            OverloadedError, DeadlineExceededError: it is late, and its options say so.
+            OverloadedError, DeadlineExceededError: it is late, and its options say so; or there is
+                no place for long lists.
             DrainingError, NotReadyError: the engine takes no work.
         """
         watch = Stopwatch(self._clock)
@@ -70,17 +76,24 @@ class Rescorer:
         deadline_s = self._deadlines.at_s(arrival, asked_ms, "/options/deadline_ms")
         rules = self._rules(request)
         num_chars = sum([len(h.text) for one in request.utterances for h in one.hypotheses])
-        with self._metrics.inflight.labels(joint_label(rules.models)).track_inprogress():
-            prepared = await run_step(num_chars, prepare_lists, request.utterances, rules)
-            refuse_if_alone(prepared)
+        context_chars = sum([len(text) for one in request.utterances for text in one.context.text])
+        label, workers = joint_label(rules.models), self._workers
+        with self._metrics.inflight.labels(label).track_inprogress():
+            read_chars = num_chars + context_chars
+            falls_back = request.options.on_overload != "error"
+            with place_of(workers, read_chars, falls_back=falls_back):
+                prepared = await run_step(
+                    workers, read_chars, prepare_lists, request.utterances, rules
+                )
+            refuse_if_alone(prepared, self._metrics, label)
             watch.lap("tokenize")
             jobs = _jobs(prepared, rules, deadline_s)
-            found = await self._results(jobs, request.options, watch)
-            ranked = await run_step(num_chars, rank_lists, prepared, found, rules)
-            refuse_if_alone(ranked)
-            results = await run_step(num_chars, reply_lists, request, ranked, rules.models)
+            found = await self._results(jobs, request.options, watch, arrival.lost)
+            ranked = await run_step(workers, num_chars, rank_lists, prepared, found, rules)
+            refuse_if_alone(ranked, self._metrics, label)
+            results = await run_step(workers, num_chars, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
-        self._count(ranked, rules)
+        self._count(ranked, label)
         return {
             "id": request_id,
             "model": joint_name(rules.models),
@@ -93,10 +106,14 @@ class Rescorer:
         }
 
     async def _results(
-        self, jobs: Sequence[Job[ListScores]], options: Options, watch: Stopwatch
+        self,
+        jobs: Sequence[Job[ListScores]],
+        options: Options,
+        watch: Stopwatch,
+        lost: LostWork,
     ) -> EngineResults:
         """What the engine finds in time; an error instead where that is wished for."""
-        completed, reason = await done_in_time(self._engine, jobs, options.on_overload)
+        completed, reason = await done_in_time(self._engine, jobs, options.on_overload, lost)
         watch.lap_engine(completed)
         scores = [done.result if done else None for done in completed]
         is_late = reason == DEADLINE and any(of_list is None for of_list in scores)
@@ -115,10 +132,7 @@ class Rescorer:
             budget_tokens=self._engine.budget_tokens,
         )
 
-    def _count(
-        self, ranked: Sequence[RankedList | UnrankedList | InputError], rules: ListRules
-    ) -> None:
-        label = joint_label(rules.models)
+    def _count(self, ranked: Sequence[RankedList | UnrankedList | InputError], label: str) -> None:
         for one in ranked:
             if isinstance(one, InputError):
                 self._metrics.utterances.labels(label, "failed").inc()
@@ -133,25 +147,34 @@ class Rescorer:
 
 
 async def done_in_time(
-    engine: Scheduler, jobs: Sequence[Job[Result]], on_overload: str
+    engine: Scheduler, jobs: Sequence[Job[Result]], on_overload: str, lost: LostWork
 ) -> tuple[list[Completed[Result] | None], str]:
     """What the engine does by the deadline, None for the rest, and why there may be a rest.
+
+    Args:
+        lost: as in `Scheduler.scored`.
 
     Raises:
         OverloadedError: it takes none of it, and `on_overload` is "error".
         Exception: as `Scheduler.scored`.
     """
+    falls_back = on_overload != "error"
     try:
-        return await engine.scored(jobs), DEADLINE
+        return await engine.scored(jobs, lost, falls_back=falls_back), DEADLINE
     except OverloadedError:
-        if on_overload == "error":
+        if not falls_back:
             raise
         return [None] * len(jobs), OVERLOADED
 
 
-def refuse_if_alone(lists: Sequence[object]) -> None:
-    """Raise the error of the only utterance; among several an error stays where it is."""
+def refuse_if_alone(lists: Sequence[object], metrics: Metrics, label: str) -> None:
+    """Raise the error of the only utterance; among several an error stays where it is.
+
+    Args:
+        metrics: where it is counted as failed. label: of its model.
+    """
     if len(lists) == 1 and isinstance(lists[0], InputError):
+        metrics.utterances.labels(label, "failed").inc()
         raise lists[0]
 
 

@@ -23,6 +23,7 @@ from service.costs import Costs
 from service.errors import DeadlineExceededError, DrainingError, NotReadyError
 from service.job_queue import JobQueue
 from service.jobs import Completed, Job, QueuedRequest, Started, Ticket
+from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.pass_plan import Pass, Planner, find_late
 from service.prefix_caches import PrefixCaches
@@ -139,10 +140,20 @@ class Scheduler:
         """
         return [ticket.future for ticket in self._submitted(jobs)]
 
-    async def scored(self, jobs: Sequence[Job[Result]]) -> list[Completed[Result] | None]:
+    async def scored(
+        self,
+        jobs: Sequence[Job[Result]],
+        lost: LostWork | None = None,
+        *,
+        falls_back: bool = False,
+    ) -> list[Completed[Result] | None]:
         """Queue the jobs of one request, and wait for all of them until their deadline.
 
         None stands for a job that was not done by then; what the engine is at does not matter.
+
+        Args:
+            lost: told what was done for jobs without a result, however this ends.
+            falls_back: whether the request is answered though it is refused for overload.
 
         Raises:
             DrainingError, NotReadyError, OverloadedError: as `submit`.
@@ -151,7 +162,7 @@ class Scheduler:
         if not jobs:
             return []
         try:
-            tickets = self._submitted(jobs)
+            tickets = self._submitted(jobs, falls_back=falls_back)
         except DeadlineExceededError:
             return [None] * len(jobs)
         try:
@@ -164,6 +175,7 @@ class Scheduler:
             return results
         finally:
             self._leave(tickets)
+            self._count_lost(tickets, lost or LostWork())
 
     def step(self) -> bool:
         """One forward pass and what belongs to it; False if there was nothing to do."""
@@ -181,7 +193,7 @@ class Scheduler:
         entries = [entry for entry in (*plan.resumed, *begun) if not entry.piece.is_over]
         if entries:
             num_nodes = sum(entry.piece.num_nodes for entry in entries)
-            self._measure(plan, len(entries), num_nodes)
+            self._measure(plan, entries, num_nodes)
             has_passed = self._forward(plan, entries)
             self._settle(self._clock())
             if has_passed:
@@ -190,7 +202,9 @@ class Scheduler:
         self._set_load()
         return True
 
-    def _submitted(self, jobs: Sequence[Job[Result]]) -> list[Ticket[Result]]:
+    def _submitted(
+        self, jobs: Sequence[Job[Result]], *, falls_back: bool = False
+    ) -> list[Ticket[Result]]:
         if (largest := max(job.cost_tokens for job in jobs)) > self.budget_tokens:
             raise ValueError(
                 f"a job of {largest} tokens was let through to a budget of "
@@ -203,7 +217,9 @@ class Scheduler:
                 if not self.has_died:
                     count_refused(self._metrics, [job.model.name for job in jobs], "draining")
                 raise self._refusal("the engine takes no more work; send it to another server")
-            self._admission.require_room(jobs, self._queue, self._load, now_s)
+            self._admission.require_room(
+                jobs, self._queue, self._load, now_s, falls_back=falls_back
+            )
             tickets = [Ticket(job, next(self._numbers), now_s, request) for job in jobs]
             self._queue.add(tickets)
             self._changed.notify()
@@ -215,6 +231,13 @@ class Scheduler:
         if left:
             with self._changed:
                 self._queue.remove(left)
+
+    def _count_lost(self, tickets: Sequence[Ticket[Any]], lost: LostWork) -> None:
+        for ticket in tickets:
+            if ticket.num_nodes and not ticket.has_result:
+                lost.tree_nodes += ticket.num_nodes
+                name = ticket.job.model.name
+                self._metrics.tokens.labels(name, "lost").inc(ticket.num_nodes)
 
     def _work(self) -> None:
         try:
@@ -257,10 +280,12 @@ class Scheduler:
             return Started(ticket, piece, now_s, self._planner.number)
         return None
 
-    def _measure(self, plan: Pass, num_pieces: int, num_nodes: int) -> None:
+    def _measure(self, plan: Pass, entries: Sequence[Started[Any]], num_nodes: int) -> None:
         name = plan.model.name
-        self._metrics.batch_sequences.labels(name).observe(num_pieces)
+        self._metrics.batch_sequences.labels(name).observe(len(entries))
         self._metrics.batch_tokens.labels(name).observe(num_nodes)
+        for entry in entries:
+            entry.ticket.num_nodes += entry.piece.num_nodes
 
     def _forward(self, plan: Pass, entries: Sequence[Started[Any]]) -> bool:
         """One pass of these, and whether it went well. One that fails, fails all that is in it."""

@@ -11,13 +11,14 @@ from quantized_lm.errors import InputError
 from service.deadlines import Arrival, Deadlines
 from service.errors import DeadlineExceededError
 from service.jobs import Job
-from service.listwork import prepare_texts, run_step
+from service.listwork import place_of, prepare_texts, run_step
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import scored_texts, total_usage
 from service.scheduler import Scheduler
 from service.schemas import ScoreRequest, ScoreResponse
 from service.timing import Stopwatch
+from service.workers import Threads
 
 
 class TextScorer:
@@ -29,12 +30,14 @@ class TextScorer:
         engine: Scheduler,
         metrics: Metrics,
         deadlines: Deadlines,
+        threads: Threads,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
         self._deadlines = deadlines
+        self._workers = threads.lists
         self._clock = clock
 
     async def score(
@@ -50,18 +53,21 @@ class TextScorer:
         """
         watch = Stopwatch(self._clock)
         deadline_s = self._deadlines.at_s(arrival, request.deadline_ms, "/deadline_ms")
+        workers = self._workers
         (model,) = self._registry.choose(request.model)
         with self._metrics.inflight.labels(model.name).track_inprogress():
             num_chars = sum(map(len, request.texts))
-            tree = await run_step(num_chars, self._prepare, request, model)
+            read_chars = num_chars + sum(map(len, request.context.text))
+            with place_of(workers, read_chars):
+                tree = await run_step(workers, read_chars, self._prepare, request, model)
             watch.lap("tokenize")
             job = Job(model, tree, tree.cost_tokens, deadline_s)
-            (done,) = await self._engine.scored([job])
+            (done,) = await self._engine.scored([job], arrival.lost)
             if done is None:
                 raise DeadlineExceededError("the deadline passed before the texts were scored")
             watch.lap_engine([done])
             scores = done.result
-            results = await run_step(num_chars, scored_texts, request, scores, model)
+            results = await run_step(workers, num_chars, scored_texts, request, scores, model)
             watch.lap("combine")
         self._metrics.count_scores(model.name, scores)
         return {

@@ -14,7 +14,7 @@ from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_p
 from quantized_lm.lattice.lattice import Lattice
 
 MAX_BYTES = 1 << 30
-_GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _GZIP_WINDOW = 31  # zlib's word for a gzip header
 
@@ -107,7 +107,7 @@ def unpacked(content: bytes, *, limit: int, name: str) -> bytes:
     Raises:
         DataError: as `unpack`.
     """
-    return unpack(content, limit=limit, name=name) if content.startswith(_GZIP) else content
+    return unpack(content, limit=limit, name=name) if content.startswith(GZIP) else content
 
 
 def unpack(content: bytes, *, limit: int = MAX_BYTES, name: str = "the lattice") -> bytes:

@@ -81,7 +81,8 @@ def speak(
         silence: further symbols that are no words.
 
     Raises:
-        LatticeError: the lattice has ids of words and no symbol table.
+        LatticeError: the lattice has ids of words and no symbol table, or a score of -infinity
+            that a scale below 0 would make the best of all.
     """
     numbers, words = _numbered(lattice, silence)
     encodings = [tokenizer.encode(word) for word in words]
@@ -92,7 +93,7 @@ def speak(
         ]
     )
     chained = _chained(lattice, numbers)
-    own = weighed(lattice.am, weights.am_scale) + weighed(lattice.graph, weights.graph_scale)
+    own = _own_scores(lattice, weights)
     return SpokenLattice(
         chained.src,
         chained.dst,
@@ -119,6 +120,21 @@ class _Chained:
 def weighed(scores: Floats, scale: float) -> Floats:
     """Scores times a scale. Scale 0 removes a term, so that 0 times infinity is 0."""
     return scale * scores if scale else np.zeros(len(scores))
+
+
+def _own_scores(lattice: Lattice, weights: ArcWeights) -> Floats:
+    """(A,) each arc's score without bonuses, nats; -infinity or finite."""
+    with np.errstate(invalid="ignore"):  # infinities of both signs, refused below
+        own = weighed(lattice.am, weights.am_scale) + weighed(lattice.graph, weights.graph_scale)
+    bad = ~(own < np.inf)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise LatticeError(
+            f"arc {at} has am score {lattice.am[at]} and graph score {lattice.graph[at]}, which a "
+            "scale below 0 turns around; need finite scores, or scales of 0 or more",
+            pointer=f"/arcs/{at}",
+        )
+    return own
 
 
 def _numbered(lattice: Lattice, silence: Collection[str]) -> tuple[Ints, list[str]]:

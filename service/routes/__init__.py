@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from service.routes import admin, docs, lattice, limits, models, page, probes, rescore, score
 
-# Where a POST of plain JSON need not go the framework's way (`direct.py`).
+# Where a POST does not go the framework's way (`direct.py`).
 DIRECT_ROUTERS: tuple[APIRouter, ...] = (rescore.router, score.router)
 # The main port has these always, and those of the operator if there is no admin port.
 ROUTERS: tuple[APIRouter, ...] = (

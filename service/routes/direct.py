@@ -1,7 +1,7 @@
-"""The short way of the requests that come most: plain JSON that is right, to a route that scores.
+"""The short way of the requests that come most: what is posted to score lists or texts.
 
 The framework's routing, dependencies and exit stacks cost such a request more than all that the
-event loop does for it otherwise. Whatever is not as expected goes the framework's way.
+event loop does for it otherwise. The framework has the rest: other methods, and the document.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, get_type_hints
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.middleware import CLIENT_GONE, inner_path, is_plain_json
+from service.middleware import CLIENT_GONE, inner_path, require_json
+from service.routes.bodies import read_json, require_few, validated
 from service.routes.exchange import arrival_of, core_of, unless_gone
 
 METHOD = "POST"
@@ -24,6 +25,9 @@ METHOD = "POST"
 class DirectRoute:
     """A route whose function takes `body` and `request` and makes the response itself.
 
+    pydantic reads the body straight from its bytes. What it refuses is read again by Python, which
+    takes more (UTF-16, NaN): pointers to faults are made from what that one read.
+
     Args:
         route: what the framework knows of it; requests are counted as its own.
     """
@@ -31,15 +35,19 @@ class DirectRoute:
     def __init__(self, route: APIRoute) -> None:
         self.route = route
         self._function: Callable[..., Any] = route.endpoint
-        self._read = TypeAdapter(get_type_hints(route.endpoint)["body"]).validate_json
+        self._schema: TypeAdapter[Any] = TypeAdapter(get_type_hints(route.endpoint)["body"])
 
-    async def answer(self, request: Request, content: bytes) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Answer one request, unless its client is gone.
 
         Raises:
-            ValidationError: the body is not what the function takes.
+            UnsupportedMediaTypeError: its headers say that its body is not plain JSON.
+            RequestValidationError: the body is not what the function takes.
+            InputError: so, in more places than can be told; or a header is wrong.
             OverloadedError: it would be refused whatever its body says.
         """
+        require_json(request)
+        content = await request.body()
         _require_hope(request, content)
         started_s = time.perf_counter()
         body = self._read(content)
@@ -47,13 +55,16 @@ class DirectRoute:
         response: Response | None = await unless_gone(request, self._function(body, request))
         return Response(status_code=CLIENT_GONE) if response is None else response
 
+    def _read(self, content: bytes) -> Any:
+        try:
+            return self._schema.validate_json(content)
+        except ValidationError as error:
+            require_few(error)
+        return validated(self._schema, read_json(content), "body")
+
 
 class DirectRoutes:
-    """ASGI middleware that answers what is posted to some routes, where it is plain JSON.
-
-    pydantic reads the body straight from its bytes. Whatever it refuses is handed on as it came to
-    the framework, which has the last word: Python's JSON reader accepts more (UTF-16, NaN), and
-    the errors and their pointers are made from what that one read.
+    """ASGI middleware that answers what is posted to some routes.
 
     Args:
         app: what answers everything else.
@@ -71,19 +82,13 @@ class DirectRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        response = None
+        app = self._app
         if scope["type"] == "http" and scope["method"] == METHOD:
             direct = self._routes.get(inner_path(scope))
             if direct is not None:
-                request = Request(scope, receive, send)
-                if is_plain_json(request.headers):
-                    scope["route"] = direct.route
-                    content = await request.body()
-                    try:
-                        response = await direct.answer(request, content)
-                    except ValidationError:
-                        receive = _again(content, receive)
-        await (self._app if response is None else response)(scope, receive, send)
+                scope["route"] = direct.route
+                app = await direct.answer(Request(scope, receive, send))
+        await app(scope, receive, send)
 
 
 def _require_hope(request: Request, content: bytes) -> None:
@@ -102,15 +107,3 @@ def _require_hope(request: Request, content: bytes) -> None:
         deadline_s = core.deadlines.at_s(arrival, None, "")
         names = list(core.registry.models)
         core.engine.require_hope(deadline_s, names if len(names) == 1 else ())
-
-
-def _again(content: bytes, receive: Receive) -> Receive:
-    """What gives a body that was read a second time, and then what comes after it."""
-    bodies = [content]
-
-    async def receive_again() -> Message:
-        if bodies:
-            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
-        return await receive()
-
-    return receive_again

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Annotated, Any, TypeVar
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter
 from pydantic_core import from_json
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
 from quantized_lm.errors import InputError, LatticeError
+from quantized_lm.lattice.files import GZIP
 from quantized_lm.lattice.formats import LATTICE_FORMATS, format_of_media_type
 from service.errors import UnsupportedMediaTypeError
 from service.lattice_schemas import LatticeQuery, LatticeRequest, LatticeResponse
-from service.latticework import AskedLattices, LatticeSource, source_of, unpacked
+from service.latticework import (
+    AskedLattices,
+    LatticeSource,
+    UnreadLattices,
+    source_of,
+    unpacked,
+)
 from service.middleware import CLIENT_GONE, IDENTITY, JSON, encoding_of, media_type_of
 from service.openapi import ENGINE_PROBLEMS
+from service.routes.bodies import validated
 from service.routes.exchange import (
     arrival_of,
     core_of,
@@ -33,8 +39,10 @@ from service.schemas import LmRequest
 
 PATH = "/v1/rescore/lattice"
 LISTS = ("silence", "context")  # query parameters that may come several times
+DEADLINE_FIELD = "deadline_ms"
 NULLS = ("null", "none")
-Model = TypeVar("Model", bound=BaseModel)
+REQUEST = TypeAdapter(LatticeRequest)
+QUERY = TypeAdapter(LatticeQuery)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -49,12 +57,9 @@ class LatticeRoute(APIRoute):
             arrival = arrival_of(request)
             _require_readable(request)
             content = await request.body()
-            started_s = time.perf_counter()
-            limit = core.settings.max_lattice_body_bytes
-            asked = await asyncio.to_thread(_asked, request, content, limit)
-            core.metrics.observe_stage("parse", time.perf_counter() - started_s)
+            unread = _unread(request, content, core.settings.max_lattice_body_bytes)
             reply = await unless_gone(
-                request, core.lattice_rescorer.rescore(asked, request_id_of(request), arrival)
+                request, core.lattice_rescorer.rescore(unread, request_id_of(request), arrival)
             )
             return Response(status_code=CLIENT_GONE) if reply is None else respond(request, reply)
 
@@ -120,12 +125,22 @@ def _require_readable(request: Request) -> None:
         )
 
 
+def _unread(request: Request, content: bytes, max_bytes: int) -> UnreadLattices:
+    may_ask = (
+        content.startswith(GZIP)
+        or DEADLINE_FIELD.encode() in content
+        or DEADLINE_FIELD in request.query_params
+    )
+    read = functools.partial(_asked, request, content, max_bytes)
+    return UnreadLattices(read, len(content), may_ask)
+
+
 def _asked(request: Request, content: bytes, max_bytes: int) -> AskedLattices:
     """What a request wants.
 
     Raises:
         RequestValidationError: it does not fit the schema.
-        InputError: it has a query where the body says all.
+        InputError: it has a query where the body says all, or more faults than can be told.
         LatticeError: it is packed, and damaged or too large.
     """
     media_type = media_type_of(request.headers)
@@ -135,10 +150,10 @@ def _asked(request: Request, content: bytes, max_bytes: int) -> AskedLattices:
             raise InputError(
                 f"{name} is in the query; need it in the body, as that is JSON", pointer=f"/{name}"
             )
-        sent = _validated(LatticeRequest, _json(content), "body")
+        sent = validated(REQUEST, _json(content), "body")
         sources = [source_of(position, one) for position, one in enumerate(sent.lattices)]
         return AskedLattices(sent, sent.options, sources)
-    query = _validated(LatticeQuery, _fields(request.query_params), "query", strict=False)
+    query = validated(QUERY, _fields(request.query_params), "query", strict=False)
     source = LatticeSource(
         content,
         format_of_media_type(media_type),
@@ -154,7 +169,8 @@ def _fields(query: QueryParams) -> dict[str, Any]:
     """Parameters by name; one that is there twice is a list, which only a list may be."""
     fields: dict[str, Any] = {}
     for name in query:
-        values = [None if value in NULLS else value for value in query.getlist(name)]
+        nulls = () if name in LISTS else NULLS  # lists are of words, and "none" is one
+        values = [None if value in nulls else value for value in query.getlist(name)]
         fields[name] = values if name in LISTS or len(values) > 1 else values[0]
     return fields
 
@@ -165,16 +181,3 @@ def _json(content: bytes) -> object:
         return from_json(content)
     except ValueError as error:
         raise HTTPException(400, f"the body is no JSON: {error}") from None
-
-
-def _validated(
-    model: type[Model], value: object, place: str, *, strict: bool | None = None
-) -> Model:
-    try:
-        return model.model_validate(value, strict=strict)
-    except ValidationError as error:
-        faults: list[Mapping[str, Any]] = [
-            {**fault, "loc": (place, *fault["loc"])}
-            for fault in error.errors(include_url=False, include_input=False, include_context=False)
-        ]
-        raise RequestValidationError(faults) from None

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 
-from service.middleware import require_json
 from service.openapi import ENGINE_PROBLEMS
 from service.routes.exchange import arrival_of, core_of, request_id_of, respond
 from service.schemas import ScoreRequest, ScoreResponse
 
-router = APIRouter(
-    tags=["scoring"],
-    responses=ENGINE_PROBLEMS,
-    dependencies=[Depends(require_json)],
-)
+router = APIRouter(tags=["scoring"], responses=ENGINE_PROBLEMS)
 
 EXAMPLE = {"texts": ["the weather is nice today", "the whether is nice today"]}
 ScoreBody = Annotated[ScoreRequest, Body(examples=[EXAMPLE])]

@@ -30,6 +30,28 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(iter(LINES), vocab_size=50, rules=TextRules())
 
 
+@given(st.lists(TEXTS, max_size=5), st.integers(-2, 60))
+def test_context_is_the_end_of_all_its_tokens(
+    tokenizer: Tokenizer, texts: list[str], room: int
+) -> None:
+    ids = [token for text in texts for token in (*tokenizer.encode(text).ids, BOUNDARY_ID)]
+    assert tokenizer.context_ids(texts, room=room) == ids[max(0, len(ids) - room) :]
+
+
+def test_context_that_does_not_fit_is_not_encoded(tokenizer: Tokenizer) -> None:
+    tokenizer._memo.cache_clear()
+    tokenizer.context_ids([f"old{number} " * 100 for number in range(1000)], room=8)
+    assert tokenizer._memo.cache_info().misses == 1
+
+
+def test_what_is_longer_than_a_word_is_not_remembered(tokenizer: Tokenizer) -> None:
+    tokenizer._memo.cache_clear()
+    words = ["a" * 64, "a" * 65, "a" * 16_000]
+    check_encode_all(tokenizer, words)
+    assert [len(tokenizer.encode(word).ids) for word in words] == [65, 66, 16_001]
+    assert tokenizer._memo.cache_info().currsize == 1
+
+
 def check_encode_all(tokenizer: Tokenizer, texts: list[str]) -> None:
     """Twice: as the chunks are new, and as they are known."""
     for _ in range(2):

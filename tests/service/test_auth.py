@@ -211,6 +211,26 @@ async def test_the_engines_work_is_charged_once_it_is_known(tmp_path: Path) -> N
         assert third.status_code == 200
 
 
+@pytest.mark.parametrize("on_deadline", ["first_pass", "error"])
+async def test_the_engines_work_is_charged_though_it_came_late(
+    tmp_path: Path, on_deadline: str
+) -> None:
+    file = tmp_path / "keys.json"
+    write_keys(file, [key("a", "sp_a", "score", tree_nodes_per_s=1.0)])
+    model = TableModel()
+    async with running(fake_loaded(model=model), api_keys_file=file) as (client, app):
+        model.gate.clear()
+        late = {"deadline_ms": 200.0, "on_deadline": on_deadline}
+        body = request(options=late)
+        first = await client.post("/v1/rescore", json=body, headers=bearing("sp_a"))
+        second = await client.post("/v1/rescore", json=body, headers=bearing("sp_a"))
+        lost = {"model": "tiny", "kind": "lost"}
+        nodes = app.state.core.metrics.registry.get_sample_value("rescore_tokens_total", lost)
+    assert first.status_code == (200 if on_deadline == "first_pass" else 504)
+    check_problem(second, 429, "quota")
+    assert nodes > 2
+
+
 def test_a_reload_takes_new_keys_forgets_old_ones_and_keeps_what_is_owed(file: Path) -> None:
     limited = key("asr", SCORE, "score", requests_per_s=1.0)
     write_keys(file, [limited, key("ops", ADMIN, "admin")])

@@ -118,7 +118,7 @@ async def test_at_its_deadline_a_list_comes_back_in_the_decoders_order() -> None
 
 @pytest.mark.anyio
 async def test_the_header_bounds_every_route() -> None:
-    headers = {"X-Request-Timeout-Ms": "15"}
+    headers = {"X-Request-Timeout-Ms": "400"}  # a lattice has to be read by then
     body = {"lattices": [lattice_entry(random_lattice(0))]}
     async with stuck() as (client, _, _):
         ranked = await client.post("/v1/rescore", json=request(), headers=headers)
@@ -180,7 +180,7 @@ async def test_utterances_that_were_done_in_time_keep_their_ranking() -> None:
 
 @pytest.mark.anyio
 async def test_a_lattice_behind_a_stuck_engine_is_answered_by_its_own_order() -> None:
-    body = {"lattices": [lattice_entry(random_lattice(0))], "options": SHORT}
+    body = {"lattices": [lattice_entry(random_lattice(0))], "options": {"deadline_ms": 400.0}}
     async with stuck() as (client, app, _):
         response = await client.post(LATTICE, json=body)
         assert count(app, "rescore_degraded_total", model="tiny", reason="deadline") == 1.0
@@ -224,6 +224,9 @@ async def test_who_asks_for_it_gets_the_first_pass_where_others_are_refused() ->
             "/v1/rescore", json=request(options={**options, "on_deadline": "error"})
         )
         found = await client.post(LATTICE, json={"lattices": [entry], "options": options})
+        shed = {"model": "tiny", "reason": "queue_full"}
+        assert count(app, "rescore_shed_total", **shed) == 0.0  # both are answered
+        assert count(app, "rescore_utterances_total", model="tiny", outcome="degraded") == 2.0
         model.gate.set()
         await waiting
     for response in (listed, found):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import tracemalloc
 from typing import Any
 
 import httpx
@@ -164,8 +166,9 @@ async def test_half_a_surrogate_is_refused_wherever_it_stands(text: str) -> None
 async def test_a_body_that_is_not_plain_json_is_415(headers: dict[str, str]) -> None:
     async with running() as (client, _):
         for path in ("/v1/rescore", "/v1/score"):
-            response = await client.post(path, content=json.dumps(request()), headers=headers)
-            check_problem(response, 415, "unsupported_media_type")
+            for content in (json.dumps(request()).encode(), gzip.compress(b"{}")):
+                response = await client.post(path, content=content, headers=headers)
+                check_problem(response, 415, "unsupported_media_type")
 
 
 async def test_a_body_above_the_limit_is_413_declared_or_streamed() -> None:
@@ -240,6 +243,25 @@ async def test_only_the_first_faults_of_many_are_listed() -> None:
     async with running() as (client, _):
         response = await client.post("/v1/rescore", json=body)
     assert len(response.json()["errors"]) == MAX_LISTED_ERRORS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("path", ["/v1/rescore", "/v1/score", "/v1/rescore/lattice"])
+async def test_more_faults_than_can_be_told_are_one_and_take_no_memory(
+    path: str, encoding: str
+) -> None:
+    body = json.dumps({f"f{number}": 0 for number in range(20_000)})
+    if path.endswith("lattice"):
+        encoding = "utf-8"
+    async with running() as (client, _):
+        tracemalloc.start()
+        response = await client.post(path, content=body.encode(encoding), headers=JSON)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    (fault,) = check_problem(response, 422, "invalid_field")["errors"]
+    assert fault["pointer"] == ""
+    assert "2000" in fault["message"]  # and those that are missing
+    assert peak_bytes < 8 << 20  # 30 MB if each were told
 
 
 def test_every_exception_of_the_library_has_a_status() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 
 import pytest
 
@@ -69,6 +70,15 @@ async def test_a_body_that_is_no_lattice_is_refused(
     assert status != 415 or "text/x-htk-slf" in problem["detail"]
 
 
+async def test_a_lattice_that_fails_alone_is_counted() -> None:
+    async with running() as (client, app):
+        as_body = await client.post(PATH, content="x", headers={"Content-Type": "text/x-htk-slf"})
+        in_json = await post(client, {"text": "x", "format": "htk"})
+        value = app.state.core.metrics.registry.get_sample_value
+        failed = value("rescore_utterances_total", {"model": "tiny", "outcome": "failed"})
+    assert (as_body.status_code, in_json.status_code, failed) == (422, 422, 2.0)
+
+
 async def test_an_encoding_but_gzip_is_415() -> None:
     headers = {"Content-Type": "text/x-htk-slf", "Content-Encoding": "br"}
     async with running() as (client, _):
@@ -85,6 +95,19 @@ async def test_query_parameters_are_checked(query: str, pointer: str) -> None:
     async with running() as (client, _):
         response = await client.post(f"{PATH}?{query}", content=SLF, headers=headers)
     assert check_problem(response, 422, "invalid_field")["errors"][0]["pointer"] == pointer
+
+
+@pytest.mark.parametrize("word", ["none", "null"])
+async def test_none_is_a_word_in_lists_and_no_value_elsewhere(word: str) -> None:
+    headers = {"Content-Type": "text/x-htk-slf"}
+    async with running() as (client, _):
+        query = {"context": word, "silence": word, "beam": word, "order": word}
+        said = await client.post(PATH, params=query, content=SLF, headers=headers)
+        other = {**query, "context": f"{word} {word} a cat"}
+        differs = await client.post(PATH, params=other, content=SLF, headers=headers)
+    assert (said.status_code, differs.status_code) == (200, 200)
+    first, second = (one.json()["results"][0]["hypotheses"][0] for one in (said, differs))
+    assert first["components"]["lm"] != second["components"]["lm"]
 
 
 async def test_arcs_above_the_limit_are_413() -> None:
@@ -111,6 +134,24 @@ async def test_the_route_has_a_body_limit_of_its_own() -> None:
     check_problem(other, 413, "body_too_large")
 
 
+@pytest.mark.parametrize(
+    "symbols", [[0] * 100_000, {"x": "a"}, {"1": 0}, 7], ids=["list", "key", "word", "number"]
+)
+async def test_symbols_are_read_to_their_first_fault(symbols: object) -> None:
+    record = {"arcs": [[0, 1, 1, 0.0], [1, 2, -1, 0.0]]}
+    async with running() as (client, _):
+        tracemalloc.start()
+        response = await post(client, {"lattice": record, "symbols": symbols})
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        own = await post(client, {"lattice": record | {"symbols": symbols}})
+    problem = check_problem(response, 422, "invalid_lattice")
+    assert problem["errors"][0]["pointer"] == "/lattices/0/symbols"
+    assert peak_bytes < 8 << 20  # 100 MB if each were told
+    own_problem = check_problem(own, 422, "invalid_lattice")
+    assert own_problem["errors"][0]["pointer"] == "/lattices/0/lattice/symbols"
+
+
 async def test_a_score_beyond_the_limit_points_at_its_arc() -> None:
     body = {"text": SLF.replace("a=-2.5", "a=-1e300"), "format": "htk"}
     async with running() as (client, _):
@@ -118,6 +159,19 @@ async def test_a_score_beyond_the_limit_points_at_its_arc() -> None:
         impossible = {"text": SLF.replace("a=-1 ", "a=-inf "), "format": "htk"}
         problem = check_problem(await post(client, impossible), 422, "invalid_lattice")
     assert "no path" in problem["detail"]
+
+
+async def test_an_infinite_score_that_a_scale_turns_around_fails_its_lattice_alone() -> None:
+    entry = {"text": SLF, "format": "htk"}
+    impossible = {"text": SLF.replace("a=-2.5", "a=-inf"), "format": "htk"}
+    body = {"lattices": [entry, impossible], "weights": {"am_scale": -1.0}}
+    async with running() as (client, _):
+        alone = await post(client, impossible, weights={"am_scale": -1.0})
+        both = await client.post(PATH, json=body)
+    check_problem(alone, 422, "invalid_lattice")
+    good, bad = both.json()["results"]
+    assert good["hypotheses"]
+    assert "-inf" in bad["error"]["detail"]
 
 
 async def test_a_query_beside_json_is_refused_and_not_ignored() -> None:

@@ -9,10 +9,13 @@ import time
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+import service.app
 from service.deadlines import Arrival
 from service.loop_lag import EVERY_S, LoopLag
 from service.metrics import Metrics
 from service.middleware import Envelope, Observers
+from tests.fakes import TableModel, fake_loaded
+from tests.service.serving import request, running
 
 
 class Ticks:
@@ -50,6 +53,39 @@ async def test_the_loop_that_is_blocked_is_behind() -> None:
     await asyncio.sleep(2 * EVERY_S)
     watching.cancel()
     assert lag.seconds > 0.03
+
+
+def test_a_stall_that_is_over_counts_only_while_there_is_work() -> None:
+    lag = LoopLag(lambda: 10.0)
+    lag.seconds = 0.25
+    for due_s, behind_s in ((9.9, 0.1), (10.01, 0.0)):
+        lag._due_s = due_s
+        lag.is_idle = lambda: False
+        assert lag.of_request_s() == 0.25
+        lag.is_idle = lambda: True
+        assert lag.of_request_s() == pytest.approx(behind_s)
+
+
+@pytest.mark.anyio
+async def test_after_a_stall_a_request_to_an_idle_engine_is_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lag, model = LoopLag(), TableModel()
+    lag.seconds = 1e6  # and fades
+    monkeypatch.setattr(service.app, "LoopLag", lambda: lag)
+    async with running(fake_loaded(model=model)) as (client, app):
+        idle = (await client.post("/v1/rescore", json=request())).json()
+        while not app.state.core.engine.is_idle:  # which it is a moment after its answer
+            await asyncio.sleep(0)
+        model.gate.clear()
+        model.entered.clear()
+        waiting = asyncio.create_task(client.post("/v1/score", json={"texts": ["a"]}))
+        await asyncio.to_thread(model.entered.wait, 10.0)
+        busy = (await client.post("/v1/rescore", json=request())).json()
+        model.gate.set()
+        await waiting
+    assert idle["results"][0]["degraded"] == []
+    assert busy["results"][0]["degraded"] == ["deadline"]
 
 
 @pytest.mark.anyio

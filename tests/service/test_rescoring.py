@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 
 import pytest
 from pydantic import TypeAdapter
@@ -12,7 +11,6 @@ from pydantic import TypeAdapter
 from quantized_lm import pruning
 from quantized_lm.scoring import ScoreRequest, TextScore, score_lists
 from service.errors import ERRORS
-from service.listwork import INLINE_CHARS, run_step
 from service.schemas import RescoreResponse, ScoreResponse
 from tests.fakes import TableModel, fake_loaded
 from tests.service.serving import Json, request, running, utterance
@@ -89,10 +87,15 @@ async def test_what_is_sent_is_what_the_schema_says(is_asked: bool) -> None:
     TypeAdapter(ScoreResponse).validate_json(scored.content)
 
 
-async def test_only_the_work_of_a_long_request_leaves_the_event_loop() -> None:
-    here = threading.get_ident()
-    assert await run_step(INLINE_CHARS, threading.get_ident) == here
-    assert await run_step(INLINE_CHARS + 1, threading.get_ident) != here
+async def test_an_utterance_that_fails_is_counted_whether_or_not_it_is_alone() -> None:
+    good, bad = utterance("a cat"), utterance("the cat sat " * 40)
+    async with running() as (client, app):
+        value = app.state.core.metrics.registry.get_sample_value
+        for lists, status, failed in (([bad], 422, 1.0), ([bad, good], 200, 2.0)):
+            reply = await client.post("/v1/rescore", json=request(*lists))
+            assert reply.status_code == status
+            labels = {"model": "tiny", "outcome": "failed"}
+            assert value("rescore_utterances_total", labels) == failed
 
 
 async def test_a_long_request_is_answered_like_a_short_one() -> None:

@@ -14,6 +14,7 @@ import pytest
 from service.admission import QueueLimits
 from service.errors import DrainingError, NotReadyError
 from service.jobs import Completed, Job
+from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.scheduler import GRACE_S, Scheduler
 from tests.service.engine_fakes import (
@@ -324,6 +325,28 @@ async def test_a_waiter_is_answered_at_its_deadline_whatever_the_engine_is_at() 
     assert first.result == 2
     assert second is None
     assert not scheduler.step()
+
+
+@pytest.mark.anyio
+async def test_what_was_done_without_a_result_is_told() -> None:
+    model = DoublingModel()
+    scheduler = engine(model.clock)
+    lost = LostWork()
+    late = [job(model, 1, 10, by_s=GRACE_S), job(model, 2, 10, by_s=GRACE_S)]
+    left = [job(model, 3, 4, waves=9), job(model, 4, 2)]
+    failed = Job(model, Doubling(5, 1, 3, fails_in="learn"), 3, 1e3)
+    for jobs, steps, nodes in ((late, 1, 0), (late, 0, 0), (left, 2, 4 + 4), ([failed], 1, 3)):
+        lost.tree_nodes = 0
+        waiting = asyncio.create_task(scheduler.scored(jobs, lost))
+        await asyncio.sleep(0)
+        for _ in range(steps):
+            scheduler.step()
+        if jobs is left:
+            waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert lost.tree_nodes == nodes, jobs
+        run(scheduler)
+    assert sample(scheduler._metrics, "rescore_tokens_total", model="a", kind="lost") == 11.0
 
 
 @pytest.mark.anyio

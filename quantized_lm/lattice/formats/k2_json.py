@@ -10,6 +10,7 @@ integers, and "ids" a list. There is no infinity in JSON: a score of -infinity i
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -132,16 +133,28 @@ def parse_symbols(value: object) -> dict[int, str] | None:
     if value is None:
         return None
     if isinstance(value, list):
-        value = {str(symbol): word for symbol, word in enumerate(value)}
+        return _listed_symbols(value)
     if not isinstance(value, dict):
         raise LatticeError("symbols are no object and no list", pointer="/symbols")
     symbols = {}
     for key, word in value.items():
         if not (key.isascii() and key.isdigit() and len(key) < 11) or not isinstance(word, str):
             raise LatticeError(
-                f'symbols have {key[:40]!r}: {word!r:.40}; need "id": "word"', pointer="/symbols"
+                f'symbols have {key[:40]!r}: {reprlib.repr(word)}; need "id": "word"',
+                pointer="/symbols",
             )
         symbols[int(key)] = word
+    return symbols
+
+
+def _listed_symbols(words: list[object]) -> dict[int, str]:
+    symbols = {}
+    for symbol, word in enumerate(words):
+        if not isinstance(word, str):
+            raise LatticeError(
+                f"symbols have {symbol}: {reprlib.repr(word)}; need a word", pointer="/symbols"
+            )
+        symbols[symbol] = word
     return symbols
 
 

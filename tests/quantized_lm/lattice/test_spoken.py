@@ -70,6 +70,18 @@ def test_scale_zero_removes_even_an_infinite_score() -> None:
     assert speak(lattice, fake_tokenizer(), ArcWeights(am_scale=0.0)).score.tolist() == [0.0]
 
 
+@pytest.mark.parametrize(
+    "weights", [ArcWeights(am_scale=-1.0), ArcWeights(am_scale=-1.0, graph_scale=1.0)]
+)
+def test_an_infinite_score_cannot_be_turned_around(weights: ArcWeights) -> None:
+    lattice = chain([1], [2], symbols={1: "cat", 2: "dog"}, am=-np.inf)
+    lattice.graph[1] = -np.inf  # infinities of both signs are no number
+    lattice.am[0] = -1.0
+    with pytest.raises(LatticeError, match="arc 1 has am score -inf") as refused:
+        speak(lattice, fake_tokenizer(), weights)
+    assert refused.value.pointer == "/arcs/1"
+
+
 def test_words_named_as_silence_are_left_out() -> None:
     lattice = chain([1], symbols={1: "cat"})
     assert speak(lattice, fake_tokenizer(), ArcWeights(), silence={"cat"}).word.tolist() == [0]
