@@ -9,7 +9,9 @@ cost so far is a guess. The guess gives the order. The bound says what can be le
 above the totals found, these are the best there are, and the search is exact. A wave is one forward
 pass, over the most promising prefix of every length: each wave moves a whole beam one word on, and
 from the last one a sequence is complete. The first wave takes the lattice's own best sequences to
-their ends, so that there is an answer at once. Knows no model: it says what to score, and is told.
+their ends, so that there is an answer at once. Where several sequences are wanted the best is
+searched for first, exactly as if it alone were, and the others then: to ask for more never makes
+the best worse. Knows no model: it says what to score, and is told.
 
 After Kaldi's pruned composition (Xu et al., "A pruned RNNLM lattice-rescoring algorithm for
 automatic speech recognition", ICASSP 2018): forward score plus lattice score to the end plus a
