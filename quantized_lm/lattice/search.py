@@ -136,6 +136,11 @@ class LatticeSearch:
         """Whether no sequence of the lattice can be better than those found."""
         return self.is_over and not self.cuts
 
+    @property
+    def first_seed(self) -> int | None:
+        """The prefix that is best by the lattice alone; None where the search has not begun."""
+        return self._search.first_seed
+
     def words(self, prefix: int) -> list[str]:
         """Those of a prefix."""
         return [self._spoken.words[number] for number in self._lattice.words(prefix).tolist()]

@@ -76,6 +76,28 @@ def test_every_word_has_its_arc() -> None:
                 assert word in [lattice.symbols[i] for i in lattice.words.row(arc).tolist()]
 
 
+@pytest.mark.parametrize("num_best", [1, 3])
+def test_the_first_pass_is_the_best_by_the_lattice_whatever_the_lm_prefers(num_best: int) -> None:
+    changed = 0
+    for seed in range(40):
+        limits = SearchLimits(num_best, seeds=2, order=2)
+        asked = request(seed, lm_scale=2.0, limits=limits)
+        (scores,) = score_lattices([asked], LOADED)
+        (alone,) = score_lattices([replace(asked, lm_scale=0.0, limits=SearchLimits())], LOADED)
+        first = scores.detail(scores.sequences[scores.first_pass])
+        assert first.words == alone.hypotheses[0].words
+        assert scores.by_lattice[scores.first_pass] == pytest.approx(scores.by_lattice.max())
+        changed += scores.first_pass != 0
+    assert changed
+
+
+def test_a_first_pass_that_is_too_long_to_score_is_the_best_of_the_others() -> None:
+    short = fake_loaded(model=TableModel(max_tokens=4))
+    for seed in range(40):
+        (scores,) = score_lattices([request(seed)], short)
+        assert scores.by_lattice[scores.first_pass] == pytest.approx(scores.by_lattice.max())
+
+
 def test_usage_counts_what_was_done() -> None:
     (scores,) = score_lattices([request(5)], LOADED)
     usage = scores.usage

@@ -84,7 +84,9 @@ bool LatticeSearch::is_searched() const {
 }
 
 void LatticeSearch::start() {
-    grow_seeds(limits_.seeds);
+    const std::vector<std::int32_t> ends = lattice_.best(limits_.seeds, limits_.max_arcs);
+    if (!ends.empty()) first_seed_ = ends.front();
+    grow_seeds(ends);
     if (wave_.empty()) grow(0);  // not one of them fits
 }
 
@@ -93,14 +95,14 @@ void LatticeSearch::start() {
 void LatticeSearch::want_all() {
     wanted_ = limits_.num_best;
     better_at_ = num_run_;
-    if (found_.size() < wanted_) grow_seeds(wanted_);
+    if (found_.size() < wanted_) grow_seeds(lattice_.best(wanted_, limits_.max_arcs));
     for (const std::int32_t prefix : late_) queue(prefix);
     late_.clear();
 }
 
-void LatticeSearch::grow_seeds(std::size_t count) {
+void LatticeSearch::grow_seeds(const std::vector<std::int32_t>& ends) {
     std::vector<std::int32_t> chain;
-    for (const std::int32_t end : lattice_.best(count, limits_.max_arcs)) {
+    for (const std::int32_t end : ends) {
         chain.clear();
         for (std::int32_t at = end; at != kNone; at = lattice_.prefix(at).parent) chain.push_back(at);
         // The empty prefix first: what a prefix needs is known once its parent has grown.

@@ -62,6 +62,7 @@ public:
     void stop();
 
     bool is_over() const;
+    std::int32_t first_seed() const { return first_seed_; }  // the best by the lattice; kNone before there is one
     unsigned cuts() const { return cuts_; }
     const std::vector<Found>& found() const { return found_; }  // best first
     const std::vector<std::int32_t>& parents() const { return parents_; }
@@ -92,7 +93,7 @@ private:
 
     void start();
     void want_all();
-    void grow_seeds(std::size_t count);
+    void grow_seeds(const std::vector<std::int32_t>& ends);
     void grow_beam();
     void grow(std::int32_t prefix);
     std::int32_t ask(std::int32_t parent, std::int32_t token);
@@ -124,6 +125,7 @@ private:
     std::vector<std::size_t> word_count_;
     std::vector<Found> found_;
     std::int32_t next_node_;
+    std::int32_t first_seed_ = kNone;
     std::size_t wanted_ = 1;  // the best first; then all
     std::size_t num_run_ = 0, num_nodes_ = 0;
     std::size_t better_at_ = 0;  // LM steps when the last of the wanted sequences got better
