@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from quantized_lm.lattice.lattice import Lattice, Ragged
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.spoken import ArcWeights
 from quantized_lm.lattice_scoring import (
@@ -53,6 +54,26 @@ def test_a_hypothesis_has_the_score_that_its_text_has_in_a_list() -> None:
         for one, text in zip(scores.hypotheses, as_list.scores, strict=True):
             assert one.num_tokens == text.num_tokens
             assert one.num_words == len(text.words)
+
+
+def test_symbols_among_words_count_as_little_in_a_list_as_in_a_lattice() -> None:
+    symbols = ["the", "[noise]", "cat", "<unk>", "<eps>", "!SIL", "sat", "</s>"]
+    lattice = Lattice(
+        src=np.arange(8, dtype=np.int32),
+        dst=np.arange(1, 9, dtype=np.int32),
+        words=Ragged(np.arange(9, dtype=np.int32), np.arange(1, 9, dtype=np.int32)),
+        am=np.zeros(8),
+        graph=np.zeros(8),
+        symbols=dict(enumerate(symbols, start=1)),
+    )
+    (of_lattice,) = score_lattices([LatticeRequest(lattice, ArcWeights(), 1.0)], LOADED)
+    (searched,) = of_lattice.hypotheses
+    (listed,) = score_lists([ScoreRequest((" ".join(symbols),))], LOADED)
+    assert listed.log_prob[0] == pytest.approx(searched.lm, abs=1e-4)
+    assert listed.scores[0].num_tokens == searched.num_tokens
+    assert len(listed.scores[0].words) == searched.num_words == 4
+    assert listed.oov == {0: ("<unk>",)}
+    assert searched.oov == ("<unk>",)
 
 
 def test_lattices_scored_together_get_what_they_get_alone() -> None:
