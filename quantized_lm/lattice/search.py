@@ -146,7 +146,10 @@ class LatticeSearch:
         return [self._spoken.words[number] for number in self._lattice.words(prefix).tolist()]
 
     def best_by_lattice(self, count: int) -> list[FoundSequence]:
-        """1 to `count` sequences, best first, by the lattice alone: the LM counts nothing."""
+        """1 to `count` sequences, best first, by the lattice alone: the LM counts nothing.
+
+        Of a search that has begun, those that were merged into others are missing.
+        """
         ends = self._lattice.best(count, self.num_arcs + self._limits.max_arcs).tolist()
         ends = ends or self._lattice.best(1, ENDLESS).tolist()
         scores = [(end, self._lattice.end_score(end)) for end in ends]
