@@ -143,6 +143,27 @@ class LatticeScores:
         return self.search.found or self.search.best_by_lattice(limits.num_best)
 
     @cached_property
+    def first_pass(self) -> int:
+        """Which of `sequences` is the best by the lattice and the bonuses, without the LM.
+
+        Where that one was not scored, for its length, the best of those that were.
+        """
+        prefixes = [one.prefix for one in self.sequences]
+        if self.search.first_seed in prefixes:
+            return prefixes.index(self.search.first_seed)
+        return int(np.argmax(self.by_lattice))
+
+    @cached_property
+    def by_lattice(self) -> NDArray[np.float64]:
+        """(F,) nats of `sequences` by the lattice and the bonuses, without the LM."""
+        totals = np.array([one.total for one in self.sequences])
+        if not self.is_scored:
+            return totals
+        return totals - self.prepared.request.lm_scale * np.array(
+            [one.log_prob for one in self.sequences]
+        )
+
+    @cached_property
     def hypotheses(self) -> tuple[LatticeHypothesis, ...]:
         """The wanted ones, best first: fewer where there are not as many."""
         wanted = self.prepared.request.limits.num_best

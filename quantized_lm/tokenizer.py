@@ -3,12 +3,14 @@
 Knows nothing of scores or models. The pieces are BPE's or whole words, by the `tokenizers` library.
 Words are encoded one by one, so that a word's pieces never depend on its neighbors and prefixes of
 texts stay prefixes of token sequences. For the same reason what stands between two spaces of a text
-can be looked up as a whole: no rule of `TextRules` sees past a space.
+can be looked up as a whole: no rule of `TextRules` sees past a space. Symbols that decoders write
+among words, such as [noise] or </s>, are left out of texts and of lattices by one rule.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +29,20 @@ BOUNDARY = "</s>"
 UNK = "<unk>"
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u00b4`]")
 _PUNCTUATION = re.compile(r"[^\w\s']|_")
+# Kaldi's, k2's, HTK's and PocketSphinx's: <s>, </s>, <eps>, <sil>, !NULL, !SENT_START, [noise],
+# ++NOISE++, SIL. A word outside the vocabulary is one all the same.
+_NO_WORD = re.compile(
+    r"<(?!unk>)[^<>]*>|![A-Z_]+|\[[^\[\]]*\]|\+\+.*\+\+|#\d+|sil", re.IGNORECASE | re.ASCII
+)
+_SILENCE = "sil"
+_MARKS = re.compile(r"[<!\[+#]")  # one is in all others of them, and in few texts
 _MEMO_WORDS = 1 << 16
 _MEMO_CHARS = 64  # a longer word or chunk is none, and would fill memory under its own name
+
+
+def is_word(symbol: str) -> bool:
+    """Whether a decoder's symbol is something that was said."""
+    return bool(symbol) and not _NO_WORD.fullmatch(symbol)
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Encoding:
     Attributes:
         ids: token ids, without the boundary symbol.
         word_starts: for each word, the position in `ids` of its first token.
-        words: the normalized words.
+        words: the normalized words; what is no word is not among them.
         oov: the words that hold an unknown token, in order, repeats kept.
     """
 
@@ -153,9 +167,20 @@ class Tokenizer:
         """Number of token ids, the two symbols included."""
         return int(self.vocabulary.get_vocab_size())
 
+    def words(self, text: str) -> list[str]:
+        """What was said: the normalized words without pauses, noises and sentence marks.
+
+        The symbol of an unknown word, <unk>, is a word that no rule changes.
+        """
+        if _MARKS.search(text) is None and _SILENCE not in text.lower():
+            return self.rules.words(text)
+        said = filter(is_word, text.split())
+        words = ([UNK] if one.lower() == UNK else self.rules.words(one) for one in said)
+        return list(itertools.chain.from_iterable(words))
+
     def encode(self, text: str) -> Encoding:
         """Tokens of one text. An empty or all-punctuation text has none."""
-        words = self.rules.words(text)
+        words = self.words(text)
         ids: list[int] = []
         starts: list[int] = []
         oov: list[str] = []
@@ -197,9 +222,11 @@ class Tokenizer:
 
     def _words_of(self, chunk: str) -> list[tuple[int, ...]]:
         """The tokens of each word of what stands between two spaces."""
-        return [self.encode_word(word) for word in self.rules.words(chunk)]
+        return [self.encode_word(word) for word in self.words(chunk)]
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         """A word has a token, if only the unknown one; none is the boundary, whatever it spells."""
+        if word == UNK:
+            return (UNK_ID,)
         ids = self.vocabulary.encode(word, add_special_tokens=False).ids
         return tuple(token or UNK_ID for token in ids) or (UNK_ID,)

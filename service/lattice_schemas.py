@@ -117,7 +117,9 @@ class LatticeOptions(Wire):
         default=None, description="Nats below the best at which a sequence is given up."
     )
     patience: Annotated[int, Field(ge=1, le=MAX_LM_STEPS)] | None = Field(
-        default=300, description="LM steps without a better sequence; null waits for ever."
+        default=300,
+        description="LM steps without a better sequence: the best one first, then the last of "
+        "n_best; null waits for ever.",
     )
     max_lm_steps: Annotated[int, Field(ge=1, le=MAX_LM_STEPS)] = 6_000
     silence: list[Name] = Field(

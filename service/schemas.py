@@ -50,7 +50,10 @@ class Sent(TypedDict):
 class Hypothesis(Wire):
     """One candidate text with the scores its decoder gave it."""
 
-    text: Text = Field(description="As the decoder wrote it; empty means silence.")
+    text: Text = Field(
+        description="As the decoder wrote it; empty means silence. What is no word, such as "
+        "[noise], </s> or !SIL, is not scored, and <unk> is a word out of the vocabulary."
+    )
     am_score: Score | None = Field(default=None, description="Acoustic, or all of the first pass.")
     graph_score: Score | None = Field(
         default=None,

@@ -17,6 +17,7 @@ from quantized_lm.cli.console import command, note, progress
 from quantized_lm.cli.corpus import Corpus
 from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
+from quantized_lm.cli.references import read_references
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
 from quantized_lm.cli.rescore_lattices import (
     LatticeSource,
@@ -46,7 +47,7 @@ Json = dict[str, object]
 _LIMITS = SearchLimits()
 _LISTS = (".jsonl", ".json")
 _OF_LISTS = ("first_pass", "engine", "workers")
-_OF_LATTICES = ("symbols", "n_best", "order", "seeds", "lattice_out")
+_OF_LATTICES = ("symbols", "refs", "n_best", "order", "seeds", "lattice_out")
 _FORMATS = ", ".join(LATTICE_FORMATS)
 
 
@@ -97,7 +98,17 @@ def run(  # noqa: PLR0913 - each is an option of the command
     workers: Annotated[
         int, typer.Option(min=0, help="Of --engine ray, at most; 0: one per CPU of the cluster.")
     ] = 0,
-    n_best: Annotated[int, typer.Option(min=1, help="Sequences of each lattice.")] = 10,
+    refs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LISTS",
+            help='What was said in the lattices: n-best lists with `ref`, or lines "id text".',
+        ),
+    ] = None,
+    n_best: Annotated[
+        int,
+        typer.Option(min=1, help="Sequences of each lattice, and its own best if it is not there."),
+    ] = 10,
     order: Annotated[
         int, typer.Option(min=0, help="Words after which histories are one, plus 1; 0: never.")
     ] = _LIMITS.order or 0,
@@ -112,7 +123,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """Score every hypothesis with the LM and rank each list by its total.
 
     IN may also be a lattice, a Kaldi archive or a folder of lattices: their best sequences are
-    found, and written like lists.
+    found, and written like lists. Their first pass is the best path by the same weights without
+    the LM; --refs adds what was said, for `tune` and `evaluate`.
 
     The output keeps every score, so that `tune` and `evaluate` need no model. It appears under
     its name only once it is complete.
@@ -132,6 +144,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass rescore lattices/ out.jsonl --lattice-out rescored/
 
     secondpass rescore lats.ark out.jsonl --symbols words.txt --graph-scale 1 --n-best 100
+
+    secondpass rescore lattices/ out.jsonl --refs lists.jsonl.gz
     """
     require_file_name(target)
     given = {"am_scale": am_scale, "graph_scale": graph_scale, "word_bonus": word_bonus}
@@ -152,6 +166,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
                 twice,
                 format_by_name(lattice_format) if lattice_format is not None else None,
                 ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None),
+                read_references(refs) if refs is not None else None,
             )
             limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
             folder = RescoredFolder(lattice_out)

@@ -39,22 +39,29 @@ class LatticeSource:
     Attributes:
         path: a file, an archive or a folder.
         given: the format of every file; None: the one its name ends in.
+        references: what was said, by utterance id; None: not known of any.
     """
 
     path: Path
     given: LatticeFormat | None = None
     reading: ReadOptions = field(default_factory=ReadOptions)
+    references: Mapping[str, str] | None = None
 
     def read(self) -> Iterator[tuple[LatticeFormat, Lattice]]:
         """All lattices in order, a file at a time.
 
         Raises:
-            DataError: a file cannot be read, or the folder has no lattice.
+            DataError: a file cannot be read, the folder has no lattice, or the references lack one.
             LatticeError: a lattice is malformed.
         """
         for path in lattice_files(self.path, given=self.given):
             one = self.given or format_of_path(path)
             for lattice in read_lattices(path, self.reading, source=one):
+                if self.references is not None and lattice.utterance not in self.references:
+                    raise DataError(
+                        f"{path}: utterance {lattice.utterance!r} has no reference; need one of "
+                        "each, or none at all"
+                    )
                 yield one, lattice
 
 
@@ -130,24 +137,30 @@ def rescore_lattices(
         prepared = [_prepared(request, loaded) for request in requests]
         for (target, lattice), scores in zip(batch, run_all(prepared, loaded.model), strict=True):
             folder.add(target, scores)
-            yield lattice_record(lattice.utterance, scores, loaded.name, lm_scale)
+            record = lattice_record(lattice.utterance, scores, loaded.name)
+            if source.references is not None:
+                record["ref"] = source.references[lattice.utterance]
+            yield record
 
 
-def lattice_record(
-    utterance: str, scores: LatticeScores, model: str, lm_scale: float
-) -> dict[str, object]:
-    """One line, as `rescore` writes it of a list; `input_rank` is by the lattice's own scores.
+def lattice_record(utterance: str, scores: LatticeScores, model: str) -> dict[str, object]:
+    """One line, as `rescore` writes it of a list, where the lattice alone is the first pass.
 
-    A score that JSON has no number for becomes null.
+    `input_rank` is by the lattice's scores and the bonuses, without the LM. The best by these is
+    always there, after those wanted if it is none of them: so what `evaluate` takes for the first
+    pass does not depend on how many were wanted. A score that JSON has no number for becomes null.
     """
+    first = scores.first_pass
+    hypotheses = list(enumerate(scores.hypotheses))
+    if first >= len(hypotheses):
+        hypotheses.append((first, scores.detail(scores.sequences[first])))
+    own = [np.inf if at == first else scores.by_lattice[at] for at, _ in hypotheses]
+    input_ranks = np.argsort(np.argsort(-np.array(own), kind="stable")) + 1
     posteriors = scores.posteriors()
-    hypotheses = scores.hypotheses
-    own = [one.total - lm_scale * one.lm if scores.is_scored else one.total for one in hypotheses]
-    by_own = np.argsort(-np.array(own), kind="stable").tolist()
     entries = [
         {
             "rank": position + 1,
-            "input_rank": by_own.index(position) + 1,
+            "input_rank": int(input_rank),
             "text": one.text,
             "score": one.total,
             "posterior": float(posteriors[position]),
@@ -162,11 +175,11 @@ def lattice_record(
             "num_chars": len(one.text),
             "oov": list(one.oov),
         }
-        for position, one in enumerate(hypotheses)
+        for input_rank, (position, one) in zip(input_ranks, hypotheses, strict=True)
     ]
     return {
         "id": utterance,
-        "changed": by_own[0] != 0,
+        "changed": first != 0,
         "degraded": list(scores.degraded),
         "exact": scores.is_exact,
         "hypotheses": entries,

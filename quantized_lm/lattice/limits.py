@@ -20,7 +20,8 @@ class SearchLimits:
             the better one goes on. None merges nothing.
         beam: nats; what is expected to end this far below the totals found is left out. None
             leaves out only what cannot win.
-        patience: LM steps without a better sequence. None waits for ever.
+        patience: LM steps without a better sequence: a better best one first, then a better last
+            one of those wanted. None waits for ever.
         max_lm_steps: nodes run through the network. max_arcs: arcs of the lattice followed.
 
     Raises:

@@ -9,7 +9,9 @@ cost so far is a guess. The guess gives the order. The bound says what can be le
 above the totals found, these are the best there are, and the search is exact. A wave is one forward
 pass, over the most promising prefix of every length: each wave moves a whole beam one word on, and
 from the last one a sequence is complete. The first wave takes the lattice's own best sequences to
-their ends, so that there is an answer at once. Knows no model: it says what to score, and is told.
+their ends, so that there is an answer at once. Where several sequences are wanted the best is
+searched for first, exactly as if it alone were, and the others then: to ask for more never makes
+the best worse. Knows no model: it says what to score, and is told.
 
 After Kaldi's pruned composition (Xu et al., "A pruned RNNLM lattice-rescoring algorithm for
 automatic speech recognition", ICASSP 2018): forward score plus lattice score to the end plus a
@@ -134,12 +136,20 @@ class LatticeSearch:
         """Whether no sequence of the lattice can be better than those found."""
         return self.is_over and not self.cuts
 
+    @property
+    def first_seed(self) -> int | None:
+        """The prefix that is best by the lattice alone; None where the search has not begun."""
+        return self._search.first_seed
+
     def words(self, prefix: int) -> list[str]:
         """Those of a prefix."""
         return [self._spoken.words[number] for number in self._lattice.words(prefix).tolist()]
 
     def best_by_lattice(self, count: int) -> list[FoundSequence]:
-        """1 to `count` sequences, best first, by the lattice alone: the LM counts nothing."""
+        """1 to `count` sequences, best first, by the lattice alone: the LM counts nothing.
+
+        Of a search that has begun, those that were merged into others are missing.
+        """
         ends = self._lattice.best(count, self.num_arcs + self._limits.max_arcs).tolist()
         ends = ends or self._lattice.best(1, ENDLESS).tolist()
         scores = [(end, self._lattice.end_score(end)) for end in ends]

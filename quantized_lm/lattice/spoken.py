@@ -5,7 +5,6 @@ Arcs of several words become chains. What is no word (pauses, noises, sentence m
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -14,19 +13,10 @@ from numpy.typing import NDArray
 
 from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.lattice import Lattice
-from quantized_lm.tokenizer import Tokenizer
+from quantized_lm.tokenizer import Tokenizer, is_word
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-
-# Kaldi's, k2's, HTK's and PocketSphinx's: <s>, </s>, <eps>, <sil>, !NULL, !SENT_START, [noise],
-# ++NOISE++, SIL. A word outside the vocabulary is one all the same.
-_NO_WORD = re.compile(r"<(?!unk>)[^<>]*>|![A-Z_]+|\[[^\[\]]*\]|\+\+.*\+\+|#\d+|sil", re.IGNORECASE)
-
-
-def is_word(symbol: str) -> bool:
-    """Whether a symbol of a lattice is something that was said."""
-    return bool(symbol) and not _NO_WORD.fullmatch(symbol)
 
 
 @dataclass(frozen=True)

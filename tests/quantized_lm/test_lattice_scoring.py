@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from quantized_lm.lattice.lattice import Lattice, Ragged
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.spoken import ArcWeights
 from quantized_lm.lattice_scoring import (
@@ -55,6 +56,26 @@ def test_a_hypothesis_has_the_score_that_its_text_has_in_a_list() -> None:
             assert one.num_words == len(text.words)
 
 
+def test_symbols_among_words_count_as_little_in_a_list_as_in_a_lattice() -> None:
+    symbols = ["the", "[noise]", "cat", "<unk>", "<eps>", "!SIL", "sat", "</s>"]
+    lattice = Lattice(
+        src=np.arange(8, dtype=np.int32),
+        dst=np.arange(1, 9, dtype=np.int32),
+        words=Ragged(np.arange(9, dtype=np.int32), np.arange(1, 9, dtype=np.int32)),
+        am=np.zeros(8),
+        graph=np.zeros(8),
+        symbols=dict(enumerate(symbols, start=1)),
+    )
+    (of_lattice,) = score_lattices([LatticeRequest(lattice, ArcWeights(), 1.0)], LOADED)
+    (searched,) = of_lattice.hypotheses
+    (listed,) = score_lists([ScoreRequest((" ".join(symbols),))], LOADED)
+    assert listed.log_prob[0] == pytest.approx(searched.lm, abs=1e-4)
+    assert listed.scores[0].num_tokens == searched.num_tokens
+    assert len(listed.scores[0].words) == searched.num_words == 4
+    assert listed.oov == {0: ("<unk>",)}
+    assert searched.oov == ("<unk>",)
+
+
 def test_lattices_scored_together_get_what_they_get_alone() -> None:
     requests = [request(seed) for seed in range(8)]
     together = score_lattices(requests, LOADED)
@@ -74,6 +95,28 @@ def test_every_word_has_its_arc() -> None:
             assert (lattice.dst[one.arcs[:-1]] == lattice.src[one.arcs[1:]]).all()
             for word, arc in zip(one.words, one.word_arcs.tolist(), strict=True):
                 assert word in [lattice.symbols[i] for i in lattice.words.row(arc).tolist()]
+
+
+@pytest.mark.parametrize("num_best", [1, 3])
+def test_the_first_pass_is_the_best_by_the_lattice_whatever_the_lm_prefers(num_best: int) -> None:
+    changed = 0
+    for seed in range(40):
+        limits = SearchLimits(num_best, seeds=2, order=2)
+        asked = request(seed, lm_scale=2.0, limits=limits)
+        (scores,) = score_lattices([asked], LOADED)
+        (alone,) = score_lattices([replace(asked, lm_scale=0.0, limits=SearchLimits())], LOADED)
+        first = scores.detail(scores.sequences[scores.first_pass])
+        assert first.words == alone.hypotheses[0].words
+        assert scores.by_lattice[scores.first_pass] == pytest.approx(scores.by_lattice.max())
+        changed += scores.first_pass != 0
+    assert changed
+
+
+def test_a_first_pass_that_is_too_long_to_score_is_the_best_of_the_others() -> None:
+    short = fake_loaded(model=TableModel(max_tokens=4))
+    for seed in range(40):
+        (scores,) = score_lattices([request(seed)], short)
+        assert scores.by_lattice[scores.first_pass] == pytest.approx(scores.by_lattice.max())
 
 
 def test_usage_counts_what_was_done() -> None:

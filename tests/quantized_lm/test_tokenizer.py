@@ -13,7 +13,7 @@ from tokenizers import models
 
 from quantized_lm import tokenizer as module
 from quantized_lm.errors import DataError
-from quantized_lm.tokenizer import BOUNDARY_ID, UNK_ID, TextRules, Tokenizer
+from quantized_lm.tokenizer import BOUNDARY_ID, UNK_ID, TextRules, Tokenizer, is_word
 
 LINES = ["the cat sees the dog", "the dog doesn't see the cat", "cats and dogs"] * 20
 
@@ -22,6 +22,25 @@ LINES = ["the cat sees the dog", "the dog doesn't see the cat", "cats and dogs"]
 TEXTS = st.text(
     alphabet="the cats ,.-_'\u2019\u00b4`ZQ7\n\t\x1c\x85\u2028\u00a0\u03a3\u00df\u0130\u200b\x00"
 )
+NO_WORDS = ["<eps>", "<s>", "</s>", "!NULL", "!SENT_START", "[noise]", "++COUGH++", "SIL", "#0"]
+# Of chunks that are no words, nearly none, or the unknown one; long s and Kelvin sign are letters.
+CHUNKS = st.sampled_from(
+    [
+        *NO_WORDS,
+        "<unk>",
+        "<UNK>",
+        "<un\u212a>",
+        "the",
+        "sil.",
+        "\u017fil",
+        "[a",
+        "b]",
+        "C++",
+        "#",
+        "!",
+    ]
+)
+MARKED = st.lists(CHUNKS | TEXTS | st.text(alphabet="<>[]!#+_0silSunk "), max_size=6).map(" ".join)
 RULES = st.builds(TextRules, st.sampled_from(["lower", "upper", "keep"]), st.booleans())
 
 
@@ -98,11 +117,33 @@ def test_a_word_with_an_unknown_letter_is_reported(tokenizer: Tokenizer) -> None
     assert BOUNDARY_ID not in encoding.ids
 
 
+@pytest.mark.parametrize("symbol", [*NO_WORDS, ""])
+def test_pauses_noises_and_marks_are_no_words(tokenizer: Tokenizer, symbol: str) -> None:
+    assert not is_word(symbol)
+    assert tokenizer.encode(f"the {symbol} cat") == tokenizer.encode("the cat")
+    assert tokenizer.encode(symbol).ids == ()
+
+
+@pytest.mark.parametrize("symbol", ["cat", "silence", "o'clock", "<unk>", "a<b", "C++", "[", "3"])
+def test_what_is_said_is_a_word(symbol: str) -> None:
+    assert is_word(symbol)
+
+
+def test_the_symbol_of_an_unknown_word_is_one(tokenizer: Tokenizer) -> None:
+    for rules in (TextRules(), TextRules(case="upper"), TextRules("keep", strip_punctuation=False)):
+        encoding = Tokenizer(tokenizer.vocabulary, rules).encode("the <unk> [noise] <UNK> cat")
+        first, _, third = encoding.word_starts[1:]
+        assert encoding.ids[first:third] == (UNK_ID, UNK_ID)
+        assert encoding.words[1:3] == ("<unk>", "<unk>")
+        assert encoding.oov.count("<unk>") == 2
+    assert tokenizer.encode("<unk>").ids == (UNK_ID,) != tokenizer.encode("unk").ids
+
+
 def test_an_empty_text_has_no_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode(" ... ").ids == ()
 
 
-@given(st.lists(TEXTS, max_size=5), RULES)
+@given(st.lists(TEXTS | MARKED, max_size=5), RULES)
 def test_many_texts_at_once_are_what_each_is_alone(texts: list[str], rules: TextRules) -> None:
     check_encode_all(Tokenizer.train(iter(LINES), vocab_size=50, rules=rules), texts)
 

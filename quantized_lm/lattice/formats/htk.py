@@ -1,6 +1,7 @@
 """HTK's Standard Lattice Format, with words on nodes or on links.
 
-A link has the word of the node that it enters. Scores are logs, of `base` where the file gives one.
+A link has the word of the node that it enters; !NULL is none. A word on the start node, which no
+link enters, is on an arc before it. Scores are logs, of `base` where the file gives one.
 Source: the HTK Book, chapter "HTK Standard Lattice Format".
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,6 @@ from quantized_lm.lattice.formats.labels import Words, words_to_ids
 from quantized_lm.lattice.formats.numbers import parse_floats, parse_ints
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged
 
-START_WORD = "start_word"  # in the header: the word of the node that no link enters
 NO_WORD = "!NULL"
 TIME = "time_s"
 _LONG_NAMES = {
@@ -40,7 +40,7 @@ _OWN_HEADER = ("N", "L", "start", "end", "base", "UTTERANCE", "VERSION")
 _FIELD = re.compile(
     r"""([^\s="']+)=("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)(?:\s+|\Z)""", re.DOTALL
 )
-_ESCAPE = re.compile(r"\\([0-7]{3}|.)", re.DOTALL)
+_ESCAPE = re.compile(r"((?:\\[0-3][0-7]{2})+)|\\(.)", re.DOTALL)  # bytes, or a character
 
 Fields = dict[str, str]
 
@@ -85,6 +85,10 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
     dst = _ends(links, "E", count, places)
     start = _end_node(header, "start", dst, count)
     final = _end_node(header, "end", src, count)
+    if _word(nodes.fields[start]) is not None:
+        nodes, links, places = _with_node_before(start, nodes, links, places)
+        src, dst = np.append(src, count), np.append(dst, start)
+        start, count = count, count + 1
     words = _words(links, dst, nodes, options, places)
     base = _base(header)
     source = Automaton(
@@ -100,9 +104,6 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
         num_states=count,
     )
     kept = {name: value for name, value in header.items() if name not in _OWN_HEADER}
-    own = nodes.fields[start].get("W")
-    if own is not None:
-        kept[START_WORD] = own
     about = About(options, places, words.symbols, kept, header.get("UTTERANCE", ""))
     return [to_lattice(source, about)]
 
@@ -162,12 +163,16 @@ def _unquoted(value: str) -> str:
         value = value[1:-1]
     if "\\" not in value:
         return value
-    return _ESCAPE.sub(
-        lambda match: (
-            chr(int(match[1], 8)) if match[1][0] in "01234567" and len(match[1]) == 3 else match[1]
-        ),
-        value,
-    )
+    return _ESCAPE.sub(lambda match: _of_bytes(match[1]) if match[1] else match[2], value)
+
+
+def _of_bytes(escapes: str) -> str:
+    """The text of some bytes in octal: of UTF-8, or of Latin-1 where they are none."""
+    values = bytes(int(digits, 8) for digits in escapes[1:].split("\\"))
+    try:
+        return values.decode("utf-8")
+    except UnicodeDecodeError:
+        return values.decode("latin-1")
 
 
 def _nodes(parsed: _Lines) -> _Nodes:
@@ -206,6 +211,24 @@ def _end_node(header: Fields, name: str, other: NDArray[np.int64], count: int) -
     return int(free[0])
 
 
+def _word(fields: Fields) -> str | None:
+    word = fields.get("W")
+    return None if word == NO_WORD else word
+
+
+def _with_node_before(
+    start: int, nodes: _Nodes, links: list[Fields], places: Places
+) -> tuple[_Nodes, list[Fields], Places]:
+    """One more node, at the start's time, and a link from there that says the start's word."""
+    fields = {name: value for name, value in nodes.fields[start].items() if name != "W"}
+    lines = [*(places.lines or ()), (nodes.places.lines or ())[start]]
+    return (
+        replace(nodes, fields=[*nodes.fields, fields]),
+        [*links, {}],
+        replace(places, lines=lines),
+    )
+
+
 def _words(
     links: Sequence[Fields],
     dst: NDArray[np.int64],
@@ -213,11 +236,11 @@ def _words(
     options: ReadOptions,
     places: Places,
 ) -> Words:
-    on_nodes = [fields.get("W") for fields in nodes.fields]
+    on_nodes = [_word(fields) for fields in nodes.fields]
     words = []
     for at, (fields, node) in enumerate(zip(links, dst.tolist(), strict=True)):
-        word, below = fields.get("W"), on_nodes[node]
-        if word is not None and below is not None and below not in (word, NO_WORD):
+        word, below = _word(fields), on_nodes[node]
+        if word is not None and below is not None and below != word:
             raise places.error(
                 at, f"has word {word!r}, and its end has {below!r}; need one of them"
             )

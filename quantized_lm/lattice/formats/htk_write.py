@@ -9,7 +9,7 @@ import numpy as np
 
 from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.formats.base import names_of, require_some
-from quantized_lm.lattice.formats.htk import START_WORD, TIME
+from quantized_lm.lattice.formats.htk import NO_WORD, TIME
 from quantized_lm.lattice.formats.numbers import texts_of
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged
 from quantized_lm.lattice.reshape import one_word_arcs, word_of_arcs
@@ -31,11 +31,7 @@ def write(lattices: Sequence[Lattice]) -> bytes:
     lattice = one_word_arcs(lattices[0])
     words = _words(lattice)
     on_nodes = _on_nodes(lattice, words)
-    start_word = lattice.header.get(START_WORD)
-    node_words: list[str | None] = [start_word] + [None] * (lattice.num_states - 1)
-    if on_nodes is not None:
-        node_words[1:] = on_nodes[1:]
-    node_fields = {"W": [_field("W", word) for word in node_words]}
+    node_fields = {} if on_nodes is None else {"W": [_field("W", word) for word in on_nodes]}
     for name, column in lattice.state_attributes.items():
         short = "t" if name == TIME else name
         if name == TIME or _holds(_NODE_FIELD, name, column):
@@ -51,7 +47,8 @@ def write(lattices: Sequence[Lattice]) -> bytes:
             link_fields[name] = _attribute(name, values)
     lines = [*_header(lattice)]
     lines += [
-        f"I={i}{''.join(row)}" for i, row in enumerate(zip(*node_fields.values(), strict=True))
+        f"I={i}{''.join(column[i] for column in node_fields.values())}"
+        for i in range(lattice.num_states)
     ]
     lines += [
         f"J={j} {end}{''.join(row)}"
@@ -88,26 +85,27 @@ def _header(lattice: Lattice) -> list[str]:
     lines += [
         _field(name, value).strip()
         for name, value in lattice.header.items()
-        if name != START_WORD and re.fullmatch(r"[A-Za-z]\w*", name)
+        if re.fullmatch(r"[A-Za-z]\w*", name)
     ]
     lines += ["start=0", f"end={lattice.final}"]
     return [*lines, f"N={lattice.num_states} L={lattice.num_arcs}"]
 
 
-def _words(lattice: Lattice) -> list[str | None]:
+def _words(lattice: Lattice) -> list[str]:
+    """Of every arc; as HTK has it, !NULL where there is none."""
     if lattice.symbols is None:
         if len(lattice.words.values):
             raise LatticeError("the lattice has ids and HTK needs words; give a symbol table")
-        return [None] * lattice.num_arcs
+        return [NO_WORD] * lattice.num_arcs
     symbols = lattice.symbols
     ids = word_of_arcs(lattice).tolist()
     words = {symbol: symbols[symbol] for symbol in set(ids) if symbol}
-    return [words.get(symbol) for symbol in ids]
+    return [words.get(symbol, NO_WORD) for symbol in ids]
 
 
-def _on_nodes(lattice: Lattice, words: Sequence[str | None]) -> list[str | None] | None:
+def _on_nodes(lattice: Lattice, words: Sequence[str]) -> list[str] | None:
     """The word of each node; None where links into one differ."""
-    result: list[str | None] = [None] * lattice.num_states
+    result = [NO_WORD] * lattice.num_states
     seen = [False] * lattice.num_states
     for node, word in zip(lattice.dst.tolist(), words, strict=True):
         if seen[node] and result[node] != word:

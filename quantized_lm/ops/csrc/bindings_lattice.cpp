@@ -1,11 +1,13 @@
 // WordPrefixes for Python. Arrays go in checked; what a search asks for comes out as arrays.
 #include "bindings.h"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -230,6 +232,11 @@ void bind_lattice(nb::module_& m) {
                  return self.log_prob(prefix);
              },
              "prefix"_a)
+        .def_prop_ro("first_seed",
+                     [](const LatticeSearch& self) {
+                         const std::int32_t seed = self.first_seed();
+                         return seed == kNone ? std::nullopt : std::optional(seed);
+                     })
         .def_prop_ro("is_over", &LatticeSearch::is_over)
         .def_prop_ro("cuts", &LatticeSearch::cuts)
         .def_prop_ro("num_run", &LatticeSearch::num_run)

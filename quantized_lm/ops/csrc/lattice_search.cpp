@@ -26,7 +26,8 @@ LatticeSearch::LatticeSearch(LatticeArcs arcs, Pieces pieces, const SearchLimits
 }
 
 bool LatticeSearch::is_over() const {
-    return is_seeded_ && std::all_of(open_.begin(), open_.end(), [](const Heap& heap) { return heap.empty(); });
+    const bool is_all = wanted_ == limits_.num_best || (late_.empty() && found_.size() >= limits_.num_best);
+    return is_seeded_ && is_all && is_searched();
 }
 
 bool LatticeSearch::next_wave() {
@@ -37,17 +38,19 @@ bool LatticeSearch::next_wave() {
     asked_.clear();
     while (wave_.empty()) {
         if (!is_seeded_)
-            grow_seeds();
+            start();
+        else if (!is_searched())
+            grow_beam();
         else if (is_over())
             return false;
         else
-            grow_beam();
+            want_all();
     }
     return true;
 }
 
 void LatticeSearch::learn(const float* log_prob) {
-    const double before = found_.empty() ? kImpossible : found_.front().total;
+    const double before = floor(wanted_);
     for (const Growth& growth : wave_) learn(growth, log_prob);
     num_nodes_ += tokens_.size();
     is_run_.resize(static_cast<std::size_t>(next_node_), false);
@@ -59,23 +62,47 @@ void LatticeSearch::learn(const float* log_prob) {
     std::sort(found_.begin(), found_.end(), [](const Found& x, const Found& y) {
         return x.total != y.total ? x.total > y.total : x.prefix < y.prefix;
     });
-    if (!found_.empty() && found_.front().total > before) best_at_ = num_run_;
+    if (floor(wanted_) > before) better_at_ = num_run_;
     if (!is_seeded_) {
         is_seeded_ = true;
         guess();
     }
-    for (const Growth& growth : wave_) queue(growth);
+    for (const Growth& growth : wave_)
+        for (std::size_t i = growth.child; i < growth.child_end; ++i)
+            if (!met(children_[i]).is_late) queue(children_[i]);
     keep_to_limits();
 }
 
 void LatticeSearch::stop() {
     is_seeded_ = true;
+    wanted_ = limits_.num_best;
     open_.clear();
 }
 
-void LatticeSearch::grow_seeds() {
+bool LatticeSearch::is_searched() const {
+    return std::all_of(open_.begin(), open_.end(), [](const Heap& heap) { return heap.empty(); });
+}
+
+void LatticeSearch::start() {
+    const std::vector<std::int32_t> ends = lattice_.best(limits_.seeds, limits_.max_arcs);
+    if (!ends.empty()) first_seed_ = ends.front();
+    grow_seeds(ends);
+    if (wave_.empty()) grow(0);  // not one of them fits
+}
+
+// The best is found, or its patience over: what could not be the best may still be one of the others, and where
+// some are missing the best by the lattice alone come next. Only now, so that to want more never loses the best.
+void LatticeSearch::want_all() {
+    wanted_ = limits_.num_best;
+    better_at_ = num_run_;
+    if (found_.size() < wanted_) grow_seeds(lattice_.best(wanted_, limits_.max_arcs));
+    for (const std::int32_t prefix : late_) queue(prefix);
+    late_.clear();
+}
+
+void LatticeSearch::grow_seeds(const std::vector<std::int32_t>& ends) {
     std::vector<std::int32_t> chain;
-    for (const std::int32_t end : lattice_.best(std::max(limits_.seeds, limits_.num_best), limits_.max_arcs)) {
+    for (const std::int32_t end : ends) {
         chain.clear();
         for (std::int32_t at = end; at != kNone; at = lattice_.prefix(at).parent) chain.push_back(at);
         // The empty prefix first: what a prefix needs is known once its parent has grown.
@@ -83,18 +110,20 @@ void LatticeSearch::grow_seeds() {
             if (!met(*at).is_grown) grow(*at);
         if (tokens_.size() > kSeedTokens) break;
     }
-    if (wave_.empty()) grow(0);  // not one of them fits
 }
 
 void LatticeSearch::grow_beam() {
-    const double to_beat = floor();
+    const double to_beat = floor(wanted_);
     for (std::size_t words = 0; words < open_.size(); ++words) {
         while (!open_[words].empty()) {
             const auto [expected, negative] = open_[words].top();
             open_[words].pop();
-            if (!can_win(-negative, to_beat)) continue;
-            if (expected < to_beat - limits_.beam) {
-                cuts_ |= kCutBeam;
+            const bool is_possible = can_win(-negative, to_beat);
+            if (!is_possible || expected < to_beat - limits_.beam) {
+                if (wanted_ < limits_.num_best)
+                    late_.push_back(-negative);
+                else if (is_possible)
+                    cuts_ |= kCutBeam;
                 continue;
             }
             if (fits(-negative)) grow(-negative);
@@ -103,8 +132,8 @@ void LatticeSearch::grow_beam() {
     }
 }
 
-double LatticeSearch::floor() const {
-    return found_.size() >= limits_.num_best ? found_[limits_.num_best - 1].total : kImpossible;
+double LatticeSearch::floor(std::size_t count) const {
+    return found_.size() >= count ? found_[count - 1].total : kImpossible;
 }
 
 bool LatticeSearch::can_win(std::int32_t prefix, double floor) const {
@@ -136,7 +165,8 @@ void LatticeSearch::grow(std::int32_t prefix) {
         ask(known.node, kBoundary);
     }
     places_.clear();
-    const double to_beat = is_seeded_ ? floor() : kImpossible;
+    const double to_beat = is_seeded_ ? floor(limits_.num_best) : kImpossible;
+    const double to_be_best = is_seeded_ ? floor(wanted_) : kImpossible;
     for (std::int32_t child = of.first_child; child < of.last_child; ++child) {
         Met& next = met(child);
         next.log_prob = known.log_prob;  // no more than that: what is to come only takes away
@@ -147,6 +177,8 @@ void LatticeSearch::grow(std::int32_t prefix) {
         next.num_words = known.num_words + 1;
         next.num_tokens = known.num_tokens;
         next.node = known.node;
+        next.is_late = is_seeded_ && !can_win(child, to_be_best);
+        if (next.is_late) late_.push_back(child);
         children_.push_back(child);
         asked_.push_back(kNone);
         if (next.rest == next.rest_end) continue;
@@ -199,27 +231,28 @@ void LatticeSearch::guess() {
     lattice_.expect(lattice_.scores_to_end(scores));
 }
 
-void LatticeSearch::queue(const Growth& growth) {
-    const std::size_t words = static_cast<std::size_t>(met(growth.prefix).num_words) + 1;
+void LatticeSearch::queue(std::int32_t prefix) {
+    const Met& known = met(prefix);
+    const std::size_t words = static_cast<std::size_t>(known.num_words);
     if (open_.size() <= words) open_.resize(words + 1);
-    for (std::size_t i = growth.child; i < growth.child_end; ++i) {
-        const Met& known = met(children_[i]);
-        const double lm = reading_.lm_scale * known.log_prob;
-        if (limits_.order > 0 && lattice_.merge(children_[i], lm, limits_.order) > 0) cuts_ |= kCutOrder;
-        const double rest = reading_.lm_scale * kLaterPieceNats * (known.rest_end - known.rest);
-        const double expected = lattice_.expected(children_[i]) + lm - rest;
-        if (expected > kImpossible && !known.is_grown) open_[words].emplace(expected, -children_[i]);
-    }
+    const double lm = reading_.lm_scale * known.log_prob;
+    if (limits_.order > 0 && lattice_.merge(prefix, lm, limits_.order) > 0) cuts_ |= kCutOrder;
+    const double rest = reading_.lm_scale * kLaterPieceNats * (known.rest_end - known.rest);
+    const double expected = lattice_.expected(prefix) + lm - rest;
+    if (expected > kImpossible && !known.is_grown) open_[words].emplace(expected, -prefix);
 }
 
 void LatticeSearch::keep_to_limits() {
     unsigned reached = 0;
-    if (num_run_ - best_at_ > limits_.patience) reached |= kCutPatience;
+    if (num_run_ - better_at_ > limits_.patience && !is_searched()) reached |= kCutPatience;
     if (num_run_ >= limits_.max_lm_steps) reached |= kCutLmSteps;
     if (lattice_.num_followed() >= limits_.max_arcs) reached |= kCutArcs;
     if (reached == 0 || is_over()) return;
     cuts_ |= reached;
-    open_.clear();
+    if (reached == kCutPatience)
+        open_.clear();
+    else
+        stop();
 }
 
 }  // namespace secondpass

@@ -62,6 +62,7 @@ public:
     void stop();
 
     bool is_over() const;
+    std::int32_t first_seed() const { return first_seed_; }  // the best by the lattice; kNone before there is one
     unsigned cuts() const { return cuts_; }
     const std::vector<Found>& found() const { return found_; }  // best first
     const std::vector<std::int32_t>& parents() const { return parents_; }
@@ -80,6 +81,7 @@ private:
         std::int32_t rest = 0, rest_end = 0;  // pieces of its last word that are still to come
         double log_prob = 0.0;                // of the pieces so far
         bool is_grown = false;
+        bool is_late = false;                 // could not be the best when it was met
     };
     struct Growth {  // a prefix in a wave, and where in the wave its numbers are
         std::int32_t prefix;
@@ -89,15 +91,18 @@ private:
     };
     using Heap = std::priority_queue<std::pair<double, std::int32_t>>;  // expected total, minus the prefix
 
-    void grow_seeds();
+    void start();
+    void want_all();
+    void grow_seeds(const std::vector<std::int32_t>& ends);
     void grow_beam();
     void grow(std::int32_t prefix);
     std::int32_t ask(std::int32_t parent, std::int32_t token);
     void learn(const Growth& growth, const float* log_prob);
     void guess();
-    void queue(const Growth& growth);
+    void queue(std::int32_t prefix);
     void keep_to_limits();
-    double floor() const;
+    bool is_searched() const;
+    double floor(std::size_t count) const;
     bool can_win(std::int32_t prefix, double floor) const;
     bool fits(std::int32_t prefix);
     Met& met(std::int32_t prefix) { return met_[static_cast<std::size_t>(prefix)]; }
@@ -109,6 +114,7 @@ private:
     Reading reading_;
     std::vector<Met> met_;
     std::vector<Heap> open_;  // by words
+    std::vector<std::int32_t> late_;  // cannot be the best, and are not queued yet
     std::vector<Growth> wave_;
     std::vector<std::int32_t> parents_, tokens_;
     std::vector<std::int32_t> children_;    // of the wave's prefixes
@@ -119,8 +125,10 @@ private:
     std::vector<std::size_t> word_count_;
     std::vector<Found> found_;
     std::int32_t next_node_;
+    std::int32_t first_seed_ = kNone;
+    std::size_t wanted_ = 1;  // the best first; then all
     std::size_t num_run_ = 0, num_nodes_ = 0;
-    std::size_t best_at_ = 0;  // LM steps when the best sequence was found
+    std::size_t better_at_ = 0;  // LM steps when the last of the wanted sequences got better
     unsigned cuts_ = 0;
     bool is_seeded_ = false;
 };

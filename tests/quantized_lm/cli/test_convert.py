@@ -39,14 +39,11 @@ def test_one_file_becomes_another_and_what_is_left_out_is_said(run: Command, fol
     result = run("convert", folder / "a.slf", target)
     assert result.exit_code == 0, result.output
     first, second = result.stderr.splitlines()
-    assert first == (
-        "k2-json does not hold, and so was left out: header lmscale, header start_word, "
-        "state time_s"
-    )
+    assert first == "k2-json does not hold, and so was left out: header lmscale, state time_s"
     assert second == f"{target} is written: 1 lattices, 2 arcs"
     record = json.loads(target.read_bytes())
-    assert record["arcs"] == [[0, 1, 1, -1.60000002], [1, 2, 2, -2.25], [2, 3, -1, 0]]
-    assert record["symbols"] == {"1": "hello", "2": "!NULL"}
+    assert record["arcs"] == [[0, 1, 1, -1.60000002], [1, 2, -1, -2.25]]
+    assert record["symbols"] == {"1": "hello"}
 
 
 def test_a_folder_becomes_an_archive_with_one_table_and_a_folder_again(
@@ -56,7 +53,7 @@ def test_a_folder_becomes_an_archive_with_one_table_and_a_folder_again(
     result = run("convert", folder, archive, "--symbols-out", words)
     assert result.exit_code == 0, result.output
     assert "symbols" not in result.stderr
-    assert words.read_text().splitlines() == ["<eps> 0", "hello 1", "!NULL 2", "there 3"]
+    assert words.read_text().splitlines() == ["<eps> 0", "hello 1", "there 2"]
     again = folder.parent / "again"
     result = run("convert", archive, again, "--to", "htk", "--symbols", words)
     assert result.exit_code == 0, result.output
@@ -64,14 +61,25 @@ def test_a_folder_becomes_an_archive_with_one_table_and_a_folder_again(
     for name in ("a", "b"):
         (before,), (after,) = (read_lattices(one / f"{name}.slf") for one in (folder, again))
         assert after.am.tolist() == before.am.tolist()
-        assert sorted(after.symbols or {}) == [1, 2]
+        assert sorted(after.symbols or {}) == [1]
+
+
+def test_a_table_of_the_target_s_needs_no_entry_for_a_node_without_a_word(
+    run: Command, folder: Path
+) -> None:
+    words = folder.parent / "words.txt"
+    words.write_text("<eps> 0\nhello 7\nthere 8\n")
+    target = folder / "a.lat.txt"
+    result = run("convert", folder / "a.slf", target, "--symbols", words)
+    assert result.exit_code == 0, result.output
+    assert target.read_text().splitlines()[1].split() == ["0", "1", "7", "0.1,1.5,"]
 
 
 def test_formats_may_be_named_where_suffixes_say_nothing(run: Command, folder: Path) -> None:
     source = folder / "lat.1"
     (folder / "a.slf").rename(source)
     assert run("convert", source, folder / "x", "--from", "htk", "--to", "k2-text").exit_code == 0
-    assert (folder / "x").read_text().endswith("\n3\n")
+    assert (folder / "x").read_text().endswith("\n2\n")
 
 
 def test_an_existing_folder_gets_a_file_for_each_lattice(run: Command, folder: Path) -> None:

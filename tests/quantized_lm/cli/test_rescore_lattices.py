@@ -58,6 +58,7 @@ def test_a_folder_becomes_lines_that_evaluate_reads(run: Command, folder: Path) 
         asked = LatticeRequest(lattice, ArcWeights(graph_scale=0.5), 2.0, SearchLimits(num_best=10))
         expected = score_lattices([asked], fake_loaded("tiny"))[0].hypotheses
         best_first = [scored.hypotheses[position] for position in scored.order]
+        assert len(best_first) == len(expected)
         assert [one.text for one in best_first] == [one.text for one in expected]
         assert [one.lm["tiny"] for one in best_first] == pytest.approx([one.lm for one in expected])
         hypotheses = record["hypotheses"]
@@ -85,7 +86,42 @@ def test_an_archive_takes_its_words_from_a_table(run: Command, folder: Path) -> 
     assert result.exit_code == 0, result.output
     records = lines(target)
     assert [one["id"] for one in records] == list(WORDS)
-    assert all(len(one["hypotheses"]) == 1 for one in records)  # type: ignore[arg-type]
+    assert all(1 <= len(one["hypotheses"]) <= 2 for one in records)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lm_scale", ["20", "-20"])
+def test_the_first_pass_is_the_lattice_alone_however_many_are_wanted(
+    run: Command, folder: Path, lm_scale: str
+) -> None:
+    target, texts = folder.parent / "out.jsonl", folder.parent / "text"
+    texts.write_text("".join(f"{name} the cat\n" for name in WORDS))
+    for n_best in ("1", "2"):
+        options = ["--lm-scale", lm_scale, "--n-best", n_best, "--refs", texts]
+        assert run("rescore", folder, target, *options).exit_code == 0
+        for record, scored in zip(lines(target), read_scored(target), strict=True):
+            assert scored.ref == record["ref"] == "the cat"
+            assert scored.hypotheses[0].text == "the sat"  # the best by am
+            hypotheses = record["hypotheses"]
+            assert isinstance(hypotheses, list)
+            assert record["changed"] == (hypotheses[0]["text"] != "the sat")
+            if n_best == "1":
+                assert len(hypotheses) == 1 + bool(record["changed"])
+            assert [one["rank"] for one in hypotheses] == list(range(1, len(hypotheses) + 1))
+        assert any(record["changed"] for record in lines(target)) == (lm_scale == "20")
+        assert run("evaluate", target).exit_code == 0
+
+
+def test_references_are_of_every_lattice_and_of_no_list(
+    run: Command, folder: Path, lists: Path
+) -> None:
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", folder, target, "--refs", lists)
+    assert result.exit_code == 2
+    assert "a.slf: utterance 'a' has no reference" in result.stderr
+    result = run("rescore", lists, target, "--refs", lists)
+    assert result.exit_code == 2
+    assert "--refs is for lattices" in result.stderr
+    assert not target.exists()
 
 
 def test_rescored_lattices_are_written_in_the_format_that_came_in(

@@ -11,7 +11,7 @@ from quantized_lm.lattice.formats import ReadOptions
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged, require_valid
 from quantized_lm.lattice.ragged import ragged
 
-SYMBOLS = {1: "hello", 2: "it's", 3: 'say "so"', 4: "!NULL", 9: "wörld"}
+SYMBOLS = {1: "hello", 2: "it's", 3: 'say "so"', 4: "[noise]", 9: "wörld"}
 OPTIONS = ReadOptions(symbols=SYMBOLS)
 Pair = tuple[float, float]
 Path = tuple[object, ...]

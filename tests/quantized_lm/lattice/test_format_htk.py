@@ -55,11 +55,7 @@ def test_a_link_has_the_word_of_the_node_it_enters() -> None:
         ((-1.5, -0.5), "hello", (-3.0, 0.0), "</s>"),
         ((-2.5, -1.0), "it's", (-4.0, -2.0), "</s>"),
     ]
-    assert dict(lattice.header) == {
-        "lmname": "a.arpa",
-        "lmscale": "14.00",
-        "start_word": "!NULL",
-    }
+    assert dict(lattice.header) == {"lmname": "a.arpa", "lmscale": "14.00"}
     assert lattice.utterance == "u1"
     assert lattice.state_attributes["time_s"].tolist() == [0.0, 0.5, 0.25, 1.0]
     np.testing.assert_array_equal(lattice.state_attributes["v"], [math.nan, 1, 2, 1])
@@ -73,8 +69,8 @@ def test_a_file_is_written_as_it_was_read() -> None:
 def test_words_on_links_stay_there_where_links_into_a_node_differ() -> None:
     lattice = read(ON_LINKS)
     assert paths(lattice, exact) == [
-        ("there", (-2.0, 0.0), "!NULL"),
-        ((-1.5, -0.5), "hello", (-2.0, 0.0), "!NULL"),
+        ("there", (-2.0, 0.0)),
+        ((-1.5, -0.5), "hello", (-2.0, 0.0)),
     ]
     written = HTK.write([lattice]).decode()
     assert "J=1 S=0 E=1 W=there a=0" in written
@@ -108,6 +104,11 @@ def test_base_0_means_probabilities() -> None:
         (r'"two words"', "two words"),
         (r"'a\"b'", 'a"b'),
         (r"a\040b", "a b"),
+        (r"caf\303\251s", "cafés"),
+        (r"\343\201\202\303\244", "あä"),
+        (r"caf\351", "café"),  # no UTF-8, so Latin-1
+        (r"a\\303", "a\\303"),
+        (r"\4000", "4000"),  # no byte
         (r"a\\b", "a\\b"),
         ("é", "é"),
         ('""', ""),
@@ -120,6 +121,35 @@ def test_words_may_be_quoted_and_escaped(written: str, word: str) -> None:
     assert lattice.symbols[1] == word
     again = read(HTK.write([lattice]).decode())
     assert paths(again, exact) == paths(lattice, exact)
+
+
+def test_words_of_every_character_come_back() -> None:
+    characters = [chr(code) for code in (*range(1, 0x180), 0x2028, 0x3042, 0x1F600)]
+    for word in [*characters, "".join(characters)]:
+        lattice = make_lattice([(0, 1, [1], -1.0, 0.0)], symbols={1: word})
+        (again,) = HTK.read(HTK.write([lattice]), ReadOptions())
+        assert dict(again.symbols or {}) == {1: word}
+
+
+def test_a_word_on_the_start_node_is_said() -> None:
+    text = ON_NODES.replace("I=0 W=!NULL t=0", "I=0 W=oh t=0.125")
+    lattice = read(text)
+    assert paths(lattice, exact) == [
+        ("oh", (-1.5, -0.5), "hello", (-3.0, 0.0), "</s>"),
+        ("oh", (-2.5, -1.0), "it's", (-4.0, -2.0), "</s>"),
+    ]
+    assert lattice.state_attributes["time_s"].tolist() == [0.125, 0.125, 0.5, 0.25, 1.0]
+    np.testing.assert_array_equal(lattice.arc_attributes["r"], [math.nan, 0.25, 0, 1, 1])
+    again = read(HTK.write([lattice]).decode())
+    assert paths(again, exact) == paths(lattice, exact)
+    with pytest.raises(LatticeError, match="line 8: arc 4 has word 'oh'"):
+        read(text, ReadOptions(symbols={5: "hello", 6: "it's", 7: "</s>"}))
+
+
+def test_a_node_without_a_word_has_none_in_other_formats() -> None:
+    lattice = read(ON_NODES.replace("W=</s>", "W=!NULL"))
+    assert set((lattice.symbols or {}).values()) == {"hello", "it's"}
+    assert "!NULL" not in LATTICE_FORMATS["k2-json"].write([lattice]).decode()
 
 
 def test_ids_come_from_the_table_that_is_given() -> None:

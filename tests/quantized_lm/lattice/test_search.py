@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -196,6 +198,28 @@ def test_each_limit_ends_the_search_with_an_answer_and_says_so(
     assert search.found
     if cut == "max_lm_steps":
         assert search.num_run < 60 + 20 * 8  # never more than one wave beyond
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        SearchLimits(seeds=2, patience=None, max_lm_steps=30),
+        SearchLimits(seeds=2, patience=10),
+        SearchLimits(seeds=2, patience=10, beam=1.0),
+    ],
+)
+def test_to_ask_for_more_never_makes_the_best_worse(limits: SearchLimits) -> None:
+    lattices = [random_lattice(seed, max_states=16, max_extra=40) for seed in range(20)]
+    spoken = [speak(lattice, fake_tokenizer(), WEIGHTS) for lattice in lattices]
+    for one in [*spoken, ladder(6), ladder(10), ladder(13)]:
+        best = run(one, limits, lm_scale=2.0).found[0]
+        assert run(one, replace(limits, num_best=50), lm_scale=2.0).found[0].total >= best.total
+
+
+def test_where_the_search_for_the_best_met_too_few_the_lattice_s_own_best_are_added() -> None:
+    found = run(ladder(10), SearchLimits(seeds=2, patience=5)).found
+    assert len(found) < 150
+    assert len(run(ladder(10), SearchLimits(num_best=150, seeds=2, patience=5)).found) >= 150
 
 
 def test_a_stopped_search_keeps_its_best() -> None:

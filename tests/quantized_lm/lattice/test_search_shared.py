@@ -14,9 +14,10 @@ from quantized_lm.artifact import LoadedModel, bundled_path, load_artifact
 from quantized_lm.lattice.files import read_lattices
 from quantized_lm.lattice.lattice import Lattice, Ragged, require_valid
 from quantized_lm.lattice.limits import SearchLimits
-from quantized_lm.lattice.spoken import ArcWeights, is_word
+from quantized_lm.lattice.spoken import ArcWeights
 from quantized_lm.lattice_scoring import LatticeRequest, score_lattices
 from quantized_lm.scoring import ScoreRequest, score_lists
+from quantized_lm.tokenizer import is_word
 
 COUNT = 20
 BEAMS = (200.0, 100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5, 0.7, 0.3, 0.1, 0.03, 0.01, 0.0)

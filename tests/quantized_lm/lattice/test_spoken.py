@@ -7,7 +7,7 @@ import pytest
 
 from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.lattice import Lattice, Ragged
-from quantized_lm.lattice.spoken import ArcWeights, is_word, speak
+from quantized_lm.lattice.spoken import ArcWeights, speak
 from tests.fakes import fake_tokenizer
 from tests.quantized_lm.lattice.random_lattices import random_lattice
 
@@ -23,19 +23,6 @@ def chain(*words: list[int], symbols: dict[int, str] | None, am: float = -1.0) -
         graph=np.full(count, -2.0),
         symbols=symbols,
     )
-
-
-@pytest.mark.parametrize(
-    "symbol",
-    ["<eps>", "<s>", "</s>", "!NULL", "!SENT_START", "[noise]", "++COUGH++", "SIL", "#0", ""],
-)
-def test_pauses_noises_and_marks_are_no_words(symbol: str) -> None:
-    assert not is_word(symbol)
-
-
-@pytest.mark.parametrize("symbol", ["cat", "silence", "o'clock", "<unk>", "a<b", "C++", "[", "3"])
-def test_what_is_said_is_a_word(symbol: str) -> None:
-    assert is_word(symbol)
 
 
 def test_an_arc_of_several_words_becomes_a_chain_that_keeps_its_score_once() -> None:
