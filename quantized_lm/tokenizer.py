@@ -206,7 +206,7 @@ class Tokenizer:
             if len(newest) >= room:
                 break
             newest.append(BOUNDARY_ID)
-            for word in reversed(self.rules.words(text)):
+            for word in reversed(self.words(text)):
                 if len(newest) >= room:
                     break
                 newest.extend(reversed(self.encode_word(word)))

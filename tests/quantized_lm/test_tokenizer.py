@@ -49,7 +49,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(iter(LINES), vocab_size=50, rules=TextRules())
 
 
-@given(st.lists(TEXTS, max_size=5), st.integers(-2, 60))
+@given(st.lists(TEXTS | MARKED, max_size=5), st.integers(-2, 60))
 def test_context_is_the_end_of_all_its_tokens(
     tokenizer: Tokenizer, texts: list[str], room: int
 ) -> None:
