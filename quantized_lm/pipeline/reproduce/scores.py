@@ -49,6 +49,7 @@ class ScoreStage(Stage):
     split: str
 
     kind = "score"
+    version = 2  # long lines come in pieces
 
     @property
     def inputs(self) -> tuple[Stage, ...]:

@@ -140,6 +140,7 @@ class ListsStage(RescoredStage):
     lists: ListSet
 
     kind = "lists"
+    version = 2  # symbols that are no words count for nothing
 
     @property
     def content(self) -> tuple[object, ...]:
@@ -167,6 +168,7 @@ class LatticesStage(RescoredStage):
     lattices: LatticeSet
 
     kind = "lattices"
+    version = 2  # <unk> is the unknown word
 
     @property
     def content(self) -> tuple[object, ...]:
