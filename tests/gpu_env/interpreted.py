@@ -43,7 +43,7 @@ def random_weight(
     groups = 1 if group_size is None else -(-K // group_size)
     return QuantizedTensor.from_codes(
         rng.integers(0, len(levels), (N, K), dtype=np.uint8),
-        rng.uniform(-1, 1, (N, groups)).astype(np.float16),
+        rng.uniform(0.1, 1, (N, groups)).astype(np.float16),
         levels,
         format=name,
         group_size=group_size,

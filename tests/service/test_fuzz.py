@@ -84,7 +84,8 @@ quick = settings(
 
 def check(response: httpx.Response) -> Json | None:
     """The reply, or None where a well-formed problem came back."""
-    assert response.status_code < 500, response.text
+    # A deadline of a millisecond may be over before a lattice is read.
+    assert response.status_code < 500 or response.status_code == 504, response.text
     body: Json = response.json()
     if response.status_code == 200:
         return body

@@ -120,7 +120,7 @@ def test_references_are_of_every_lattice_and_of_no_list(
     assert "a.slf: utterance 'a' has no reference" in result.stderr
     result = run("rescore", lists, target, "--refs", lists)
     assert result.exit_code == 2
-    assert "--refs is for lattices" in result.stderr
+    assert "--refs needs lattices" in result.stderr
     assert not target.exists()
 
 

@@ -38,7 +38,7 @@ def weight_of(
     groups = 1 if group_size is None else -(-num_columns // group_size)
     return QuantizedTensor.from_codes(
         rng.integers(0, len(levels), (num_rows, num_columns), dtype=np.uint8),
-        rng.uniform(-1, 1, (num_rows, groups)).astype(np.float16),
+        rng.uniform(0.1, 1, (num_rows, groups)).astype(np.float16),
         levels,
         format=name,
         group_size=group_size,
