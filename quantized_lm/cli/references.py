@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quantized_lm.errors import DataError
-from quantized_lm.nbest import open_read, read_records, reference_field, text_field
+from quantized_lm.nbest import UNREADABLE, open_read, read_records, reference_field, text_field
 
 
 def read_references(path: Path) -> dict[str, str]:
@@ -51,7 +51,7 @@ def _stripped(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, line.strip()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f'{path}: no references can be read ({error}); need n-best lists or lines "id text"'
         ) from None

@@ -50,3 +50,12 @@ def test_what_is_none_is_named(tmp_path: Path, content: bytes, message: str) -> 
         read_references(path)
     with pytest.raises(DataError, match="no references can be read"):
         read_references(tmp_path / "none")
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "text.gz"
+    whole = gzip.compress(b"".join(b"%d the cat sat\n" % number for number in range(999)))
+    for damaged in (whole[:-40], whole[:40] + b"\xff" * 60 + whole[100:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"text\.gz: no references can be read"):
+            read_references(path)
