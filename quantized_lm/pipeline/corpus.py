@@ -55,14 +55,14 @@ def prepare_corpus(recipe: CorpusRecipe, *, data: Path, out: Path) -> Corpus:
     """
     key = corpus_key(recipe, data=data)
     done = out / "corpus.json"
-    if not done.exists() or json.loads(done.read_text())["key"] != key:
+    names = {"key": key, "recipe": content_key(recipe)}
+    if not done.exists() or not names.items() <= json.loads(done.read_text()).items():
         out.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         tokenizer = make_tokenizer(recipe, data)
         write_atomic(out / "tokenizer.json", tokenizer.to_json())
         words = _write_shards(recipe, data, out, tokenizer)
-        state = {"key": key, "recipe": content_key(recipe), "words": words}
-        write_atomic(done, json.dumps(state).encode())
+        write_atomic(done, json.dumps({**names, "words": words}).encode())
     return open_corpus(recipe, out)
 
 
@@ -76,7 +76,7 @@ def open_corpus(recipe: CorpusRecipe, folder: Path) -> Corpus:
     if not done.exists():
         raise DataError(f"{folder} holds no prepared corpus; run `secondpass train` first")
     state = json.loads(done.read_text())
-    if state["recipe"] != content_key(recipe):
+    if state.get("recipe") != content_key(recipe):  # earlier versions did not say
         raise DataError(
             f"{folder} was prepared by a recipe with another `corpus`; run `secondpass train` with "
             "this one, or name the folder of its run with --run"

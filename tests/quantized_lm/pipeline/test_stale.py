@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from quantized_lm.artifact import bundled_path
 from quantized_lm.errors import DataError, RecipeError
+from quantized_lm.pipeline.corpus import prepare_corpus
 from quantized_lm.pipeline.evaluate import evaluate
 from quantized_lm.pipeline.export import RunFolders, export
 from quantized_lm.pipeline.quantize import load_teacher, quantize
@@ -103,6 +106,22 @@ def test_the_student_of_a_teacher_that_trained_on_is_stale(tiny_run: TinyRun, ru
     train(longer, data=tiny_run.data, out=run)
     with pytest.raises(DataError, match=r"quantize.weights\.pt was made by another recipe"):
         export_of(longer, run)
+
+
+def test_runs_of_earlier_versions_which_name_nothing_are_refused(
+    tiny_run: TinyRun, run: Path
+) -> None:
+    weights = run / "train" / "weights.pt"
+    torch.save({"model": torch.load(weights)["model"]}, weights)
+    with pytest.raises(DataError, match="made by another recipe"):
+        load_teacher(tiny_run.recipe, run)
+    state = run / "corpus" / "corpus.json"
+    named = json.loads(state.read_text())
+    state.write_text(json.dumps({name: named[name] for name in ("key", "words")}))
+    with pytest.raises(DataError, match="a recipe with another `corpus`"):
+        load_teacher(tiny_run.recipe, run)
+    prepare_corpus(tiny_run.recipe.corpus, data=tiny_run.data, out=run / "corpus")
+    assert json.loads(state.read_text()) == named
 
 
 def test_a_run_is_not_shortened(tiny_run: TinyRun) -> None:
