@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,8 @@ class LoopPlan:
     Attributes:
         seed: of what is drawn in an update, such as dropout.
         continuous: as in `CorpusRecipe`.
-        clip_norm, extra_gradient: as in `QuantizeRecipe`. restarts: as in `TrainRecipe`.
+        clip_norm, extra_gradient: as in `QuantizeRecipe`.
+        restarts, kept_steps: as in `TrainRecipe`.
         key: names what a checkpoint must have been made by to be continued.
         checkpoint_every_s: seconds of work a kill may cost.
         measures_first: whether the learning curve has the weights before the first update.
@@ -69,6 +70,7 @@ class LoopPlan:
     checkpoint_every_s: float
     extra_gradient: bool = False
     restarts: tuple[int, ...] = ()
+    kept_steps: Collection[int] = ()
     measures_first: bool = False
 
     @property
@@ -115,13 +117,22 @@ def run_loop(
                 started = time.monotonic()
                 loss = _update(training, plan, packer.batch(plan.batch_windows), objectives.train)
                 progress.seconds += time.monotonic() - started
+            is_kept = progress.step in plan.kept_steps
+            if is_kept:
+                kept = kept_weights(plan.out, progress.step)
+                save_weights(kept, training.model, key=plan.key)
             last = progress.step == plan.steps
-            if last or progress.step % plan.eval_every == 0:
+            if last or progress.step % plan.eval_every == 0 or is_kept:
                 _measure(training, plan, corpus, objectives.nll, loss)
             if last or time.monotonic() - saved_at >= plan.checkpoint_every_s:
                 save_checkpoint(path, training, packer.state, key=plan.key)
                 saved_at = time.monotonic()
             bar.update(task, completed=progress.step, status=_status(progress, loss))
+
+
+def kept_weights(out: Path, step: int) -> Path:
+    """Where the weights after an update are, if they are kept."""
+    return out / f"weights-{step}.pt"
 
 
 def _status(progress: Progress, loss: float | None) -> str:

@@ -20,6 +20,7 @@ from quantized_lm.tokenizer import TextRules
 LARGEST_VOCABULARY = 1 << 16
 # What a recipe that starts from a model has as that model's recipe, unless it says otherwise.
 _TAKEN = ("seed", "architecture")
+_OF_OWN_STEPS = ("restarts", "keep_every")  # of training, which it does not have
 _TAKEN_OF_CORPUS = ("vocab_size", "text", "merge", "context", "continuous")
 
 
@@ -93,6 +94,7 @@ class TrainRecipe:
         restarts: steps at which a run that was over goes on: each makes an end of its own, with
             warm-up and decay over its own steps (WSD-S, Wen et al., arXiv 2410.05192).
         eval_every: steps between measurements on dev.
+        keep_every: steps between weights that are kept besides the best; 0 keeps none.
         compile: fuse the training step with torch.compile (needs a C++ compiler).
     """
 
@@ -108,16 +110,24 @@ class TrainRecipe:
     decay_share: float = 0.5
     restarts: tuple[int, ...] = ()
     eval_every: int = 250
+    keep_every: int = 0
     compile: bool = True
 
     def __post_init__(self) -> None:
         _require_counts("train", self, ("window", "batch_windows", "eval_every"))
+        if self.keep_every < 0:
+            raise RecipeError(f"train: keep_every is {self.keep_every}; need at least 0")
         ends = (0, *self.restarts, self.steps)
         if self.restarts and list(ends) != sorted(set(ends)):
             raise RecipeError(
                 f"train: restarts are {list(self.restarts)}; need them ascending, between 0 and "
                 f"the {self.steps} steps"
             )
+
+    @property
+    def kept_steps(self) -> range:
+        """After which updates weights are kept, the last one's left out."""
+        return range(self.keep_every or self.steps, self.steps, self.keep_every or 1)
 
 
 @dataclass(frozen=True)
@@ -226,6 +236,24 @@ def _read(path: Path) -> tuple[bytes, Any]:
         raise RecipeError(f"recipe {path} cannot be read: {error}") from None
 
 
+def taken_from(start: str) -> dict[str, Any]:
+    """What a recipe that starts from a packed model has of that model's own recipe.
+
+    Raises:
+        ArtifactError: there is no such model, or it is damaged.
+    """
+    base = _mapping(yaml.safe_load(read_verified(model_folder(start), "recipe.yaml")))
+    corpus, train = _mapping(base.get("corpus")), _mapping(base.get("train"))
+    return {
+        **{name: base[name] for name in _TAKEN if name in base},
+        "corpus": {name: corpus[name] for name in _TAKEN_OF_CORPUS if name in corpus}
+        | {"vocabulary": "model", "vocab_from": [start]},
+        "model": _mapping(base.get("model")),
+        "train": {name: train[name] for name in train if name not in _OF_OWN_STEPS},
+        "quantize": _mapping(base.get("quantize")),
+    }
+
+
 def _completed(given: Any, *, where: str) -> Any:
     """What a recipe says; of one that starts from a model with what it takes from that one's."""
     start = given.get("start") if isinstance(given, dict) else None
@@ -233,19 +261,12 @@ def _completed(given: Any, *, where: str) -> Any:
         return given
     if not isinstance(start, str):
         raise RecipeError(f"{where}: start is {start!r}; need a model's folder or name")
-    base = _mapping(yaml.safe_load(read_verified(model_folder(start), "recipe.yaml")))
-    corpus, train = _mapping(base.get("corpus")), _mapping(base.get("train"))
-    taken = {
-        "corpus": {name: corpus[name] for name in _TAKEN_OF_CORPUS if name in corpus}
-        | {"vocabulary": "model", "vocab_from": [start]},
-        "model": _mapping(base.get("model")),
-        "train": {name: train[name] for name in train if name != "restarts"},  # of its own steps
-        "quantize": _mapping(base.get("quantize")),
-    }
-    completed = {**{name: base[name] for name in _TAKEN if name in base}, **given}
+    taken = taken_from(start)
+    completed = {**taken, **given}
     for section, fields in taken.items():
         more = given.get(section, {})
-        completed[section] = {**fields, **more} if isinstance(more, dict) else more
+        if isinstance(fields, dict) and isinstance(more, dict):
+            completed[section] = {**fields, **more}
     return completed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantized_lm.artifact import Manifest, model_folder, read_manifest, read_verified
+from quantized_lm.artifact import model_folder, read_manifest, read_verified
 from quantized_lm.errors import RecipeError
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.storage import restore
@@ -20,9 +20,9 @@ def start_weights(recipe: Recipe) -> dict[str, Tensor]:
     """
     if not recipe.start:
         return {}
+    require_fit(recipe)
     folder = model_folder(recipe.start)
     manifest = read_manifest(folder)
-    _require_fit(recipe, manifest)
     stored = read_verified(folder, "weights.safetensors")
     weights = restore(stored, manifest.tensors, manifest.format_version)
     packed = {name: tensor.dequantize() for name, tensor in weights.packed.items()}
@@ -38,7 +38,28 @@ def start_revision(recipe: Recipe) -> str:
     return read_manifest(model_folder(recipe.start)).sha256 if recipe.start else ""
 
 
-def _require_fit(recipe: Recipe, manifest: Manifest) -> None:
+def model_revisions(recipe: Recipe) -> list[str]:
+    """Names every packed model that decides what the recipe makes: its start, its vocabulary.
+
+    Raises:
+        ArtifactError: there is no such model.
+    """
+    names = {recipe.start} - {""}
+    if recipe.corpus.vocabulary == "model":
+        names |= set(recipe.corpus.vocab_from)
+    return sorted(read_manifest(model_folder(name)).sha256 for name in names)
+
+
+def require_fit(recipe: Recipe) -> None:
+    """Refuse a recipe whose model is not the one that it starts from.
+
+    Raises:
+        RecipeError: another architecture, vocabulary or size.
+        ArtifactError: there is no such model.
+    """
+    if not recipe.start:
+        return
+    manifest = read_manifest(model_folder(recipe.start))
     corpus = recipe.corpus
     fields = [
         ("architecture", recipe.architecture, manifest.architecture),

@@ -73,6 +73,7 @@ def train(
         key=key,
         checkpoint_every_s=checkpoint_every_s,
         restarts=plan.restarts,
+        kept_steps=plan.kept_steps,
         measures_first=bool(start),
     )
     training = Training(model, optimizers, Progress())
@@ -127,7 +128,8 @@ def recipe_key(recipe: Recipe, corpus: str) -> str:
     Args:
         corpus: key of the prepared text.
     """
-    free = {"steps": 0, "decay_share": 0.0, "restarts": (), "eval_every": 1, "compile": False}
+    free = {"steps": 0, "decay_share": 0.0, "restarts": (), "eval_every": 1}
+    free |= {"keep_every": 0, "compile": False}
     revision = start_revision(recipe)
     return content_key(
         recipe.seed,

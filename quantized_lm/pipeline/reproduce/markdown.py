@@ -122,13 +122,17 @@ def _table(info: ArchitectureInfo, cells: Sequence[CellResult]) -> Iterator[str]
     yield ""
     yield (
         f"{info.parameters:,} parameters ({sizes}), {bytes_text(info.float_bytes)} bytes in "
-        f"float32, trained for {info.steps} steps."
+        f"float32, trained for {info.steps} steps{_start(info)}."
     )
     yield ""
     yield _row(_HEADINGS)
     yield _row(["---", *["---:"] * (len(_HEADINGS) - 1)])
     for cell in cells:
         yield _row([cell.label, *_numbers(cell)])
+
+
+def _start(info: ArchitectureInfo) -> str:
+    return f", going on from {info.start}" if info.start else ""
 
 
 def _numbers(cell: CellResult) -> list[str]:

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,12 +27,13 @@ from quantized_lm.pipeline.quantize import load_teacher, quantize
 from quantized_lm.pipeline.recipe import QuantizeRecipe, Recipe
 from quantized_lm.pipeline.reproduce.sizing import float_bytes_of
 from quantized_lm.pipeline.reproduce.store import FolderOf, Stage
+from quantized_lm.pipeline.start import model_revisions
 from quantized_lm.pipeline.text_files import read_lines
 from quantized_lm.pipeline.train import train
 from quantized_lm.tokenizer import Tokenizer
 
 ALLOCATION = "allocation.json"
-_DEFAULT_WEIGHTS = {"am_scale": 1.0, "lm_scale": 0.5, "word_bonus": 0.0}
+DEFAULT_WEIGHTS = {"am_scale": 1.0, "lm_scale": 0.5, "word_bonus": 0.0}
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def text_stage(recipe: Recipe, data: Path, cut_lines: dict[str, int]) -> TextSta
         DataError: a file is missing or no text, or one is to be cut that is not read.
     """
     corpus = recipe.corpus
-    names = {*corpus.train, *corpus.vocab_from, corpus.dev, corpus.test} - {""}
+    vocabulary = () if corpus.vocabulary == "model" else corpus.vocab_from
+    names = {*corpus.train, *vocabulary, corpus.dev, corpus.test} - {""}
     unknown = sorted(set(cut_lines) - names)
     if unknown:
         raise DataError(f"cut_lines names {unknown[0]!r}; need one of {', '.join(sorted(names))}")
@@ -161,9 +164,10 @@ class FloatStage(ModelStage):
 
     @property
     def content(self) -> tuple[object, ...]:
-        """What `train` reads of the recipe."""
+        """What `train` reads of the recipe, and the packed models that it names."""
         recipe = self.recipe
-        return (recipe.seed, recipe.architecture, recipe.model, recipe.corpus, recipe.train)
+        decides = (recipe.seed, recipe.architecture, recipe.model, recipe.corpus, recipe.train)
+        return (*decides, *model_revisions(recipe))
 
     @property
     def title(self) -> str:
@@ -262,10 +266,12 @@ class ArtifactStage(ModelStage):
 
     Attributes:
         name: of the model.
+        default_weights: over DEFAULT_WEIGHTS.
     """
 
     student: QuantizeStage
     name: str
+    default_weights: Mapping[str, float]
 
     kind = "artifact"
 
@@ -278,7 +284,8 @@ class ArtifactStage(ModelStage):
     def content(self) -> tuple[object, ...]:
         """What stands in the manifest."""
         recipe = self.student.teacher.recipe
-        return (self.name, recipe.license, recipe.training_data)
+        weights = dict(self.default_weights)
+        return (self.name, recipe.license, recipe.training_data, *([weights] if weights else []))
 
     @property
     def title(self) -> str:
@@ -298,7 +305,7 @@ class ArtifactStage(ModelStage):
             yaml.safe_dump(json.loads(json.dumps(asdict(recipe))), sort_keys=False).encode(),
             folders=RunFolders(folder_of(self.student.teacher), folder_of(self.student)),
             out=folder / self.name,
-            default_weights=_DEFAULT_WEIGHTS,
+            default_weights={**DEFAULT_WEIGHTS, **self.default_weights},
         )
 
     def recipe_of(self, folder_of: FolderOf) -> Recipe:

@@ -22,6 +22,7 @@ from quantized_lm.pipeline.reproduce.speech import (
 )
 from quantized_lm.pipeline.reproduce.store import Stage
 from quantized_lm.pipeline.reproduce.task import Task
+from quantized_lm.pipeline.start import require_fit
 
 # Of float models, which stages take as part of a recipe but never read.
 _NO_QUANTIZE = QuantizeRecipe(steps=0, batch_windows=1, matrix_lr=0.0, other_lr=0.0, formats={})
@@ -138,7 +139,7 @@ def make_plan(
         benches[architecture] = bench
         of_teacher = Measures.of(bench.teacher, task, decoded)
         for row in rows:
-            model = row.kind.model(bench, row.name)
+            model = row.model(bench)
             own = Measures.of(model, task, decoded)
             by_row[row.name, architecture] = Cell(architecture, row, model, own, of_teacher)
     cells = tuple(by_row[row.name, architecture] for row in rows for architecture in benches)
@@ -148,7 +149,9 @@ def make_plan(
 def _bench(task: Task, architecture: str, size: str, data: Path) -> Workbench:
     setting = task.setting(architecture, size)
     recipe = task.recipe(architecture, setting, _NO_QUANTIZE)
-    return Workbench.of(setting, FloatStage(recipe, text_stage(recipe, data, setting.cut_lines)))
+    require_fit(recipe)
+    teacher = FloatStage(recipe, text_stage(recipe, data, setting.cut_lines))
+    return Workbench.of(setting, teacher, task.default_weights)
 
 
 def _decoded(task: Task, speech: Path) -> dict[str, SpeechStage]:

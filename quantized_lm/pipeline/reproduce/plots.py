@@ -2,7 +2,8 @@
 
 size-and-perplexity.png   test perplexity of every cell against its bytes
 size-and-LISTS-wer.png    word error rate of every cell against its bytes, for each set of lists
-learning.png              perplexity of the float models on dev against the tokens they had seen
+learning.png              perplexity of the float models on dev against the tokens they had seen,
+                          and their word error rates, where weights were kept on the way
 bits.png                  bits of every matrix, a panel for each allocation
 sensitivity.png           cost of every format of every matrix, a panel for each metric
 """
@@ -22,7 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.errors import SecondpassError
-from quantized_lm.pipeline.reproduce.report import ChosenFormats, MeasuredCosts, Report
+from quantized_lm.pipeline.reproduce.report import (
+    ChosenFormats,
+    LearningCurve,
+    MeasuredCosts,
+    Report,
+)
 from quantized_lm.pipeline.reproduce.results import CellResult, Numbers, by_architecture
 
 _DPI = 130
@@ -90,18 +96,37 @@ def draw(report: Report, out: Path) -> list[str]:
 
 
 def _learning(new_figure: Any, report: Report) -> Any:
-    figure = new_figure(figsize=(6.5, 4.0), layout="constrained")
-    axis = figure.subplots()
+    errors = [curve for curve in report.learning if len(curve.kept_tokens) > 1]
+    columns = 2 if errors else 1
+    figure = new_figure(figsize=(6.5 * columns, 4.0), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    _perplexity_curves(axes[0], report)
+    if errors:
+        _word_error_curves(axes[1], report, errors)
+    for axis in axes:
+        axis.set_xlabel("tokens seen")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=_SMALL)
+    return figure
+
+
+def _perplexity_curves(axis: Any, report: Report) -> None:
     for curve in report.learning:
         axis.plot(curve.tokens, curve.perplexity, marker=".", label=curve.architecture)
     best = min(min(curve.perplexity) for curve in report.learning)
     axis.set_ylim(0.98 * best, 2.0 * best)  # the first measurements are far above
-    axis.set_xlabel("tokens seen")
     axis.set_ylabel("perplexity per token, dev")
     axis.set_title(f"{report.title}, {report.size}: float models", fontsize=9, loc="left")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=_SMALL)
-    return figure
+
+
+def _word_error_curves(axis: Any, report: Report, curves: Sequence[LearningCurve]) -> None:
+    titles = {lists.name: lists.title for lists in report.lists}
+    for curve in curves:
+        for name, rates in curve.wer.items():
+            percent = [100 * rate for rate in rates]
+            label = f"{curve.architecture}: {titles[name]}"
+            axis.plot(curve.kept_tokens, percent, marker=".", label=label)
+    axis.set_ylabel("WER %, all utterances")
 
 
 def _sizes(new_figure: Any, report: Report, measure: _Measure) -> Any:

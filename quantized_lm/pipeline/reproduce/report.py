@@ -15,12 +15,15 @@ import torch
 
 from quantized_lm.machine import processor_name
 from quantized_lm.pipeline.allocate import read_allocation
+from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.reproduce.choices import SensitivityStage
+from quantized_lm.pipeline.reproduce.kept import KeptStage
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, ArtifactStage
 from quantized_lm.pipeline.reproduce.plan import Cell, Plan
 from quantized_lm.pipeline.reproduce.results import (
     CellResult,
     Comparison,
+    Numbers,
     Results,
     TargetResult,
     is_reached,
@@ -29,6 +32,7 @@ from quantized_lm.pipeline.reproduce.sizing import num_parameters
 from quantized_lm.pipeline.reproduce.store import Stage, Store
 from quantized_lm.pipeline.reproduce.task import LatticeSet, ListSet, Target
 from quantized_lm.pipeline.sensitivity import SensitivityReport, read_report
+from quantized_lm.pipeline.start import start_revision
 from quantized_lm.quant.formats import Grid, get_format
 
 
@@ -38,7 +42,8 @@ class ArchitectureInfo:
 
     Attributes:
         model: its sizes. parameters: of the float model.
-        steps: of the float model's training.
+        steps: of the float model's training. start: the packed model that it started from, by name
+            and hash; empty for none.
     """
 
     architecture: str
@@ -46,6 +51,7 @@ class ArchitectureInfo:
     parameters: int
     float_bytes: int
     steps: int
+    start: str
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,15 @@ class LearningCurve:
 
     Attributes:
         tokens: seen. perplexity: per token of dev, at each measurement.
+        kept_tokens: seen at each measurement of word errors: of weights that were kept, and at the
+            end. wer: on lists, by their name, of all utterances.
     """
 
     architecture: str
     tokens: tuple[int, ...]
     perplexity: tuple[float, ...]
+    kept_tokens: tuple[int, ...]
+    wer: dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,7 @@ def make_report(plan: Plan, store: Store, *, now: datetime) -> Report:
         comparisons=tuple(results.comparisons()),
         allocations=tuple(_allocations(plan, store)),
         sensitivities=tuple(_sensitivities(plan, store)),
-        learning=tuple(_learning(plan, store)),
+        learning=tuple(_learning(plan, store, results)),
     )
 
 
@@ -171,9 +181,14 @@ def _architectures(plan: Plan) -> list[ArchitectureInfo]:
             parameters=num_parameters(bench.teacher.recipe),
             float_bytes=bench.float_bytes,
             steps=bench.teacher.recipe.train.steps,
+            start=_start(bench.teacher.recipe),
         )
         for name, bench in plan.benches.items()
     ]
+
+
+def _start(recipe: Recipe) -> str:
+    return f"{recipe.start}@sha256:{start_revision(recipe)[:16]}" if recipe.start else ""
 
 
 def _origin(plan: Plan, results: Results, now: datetime) -> Origin:
@@ -231,15 +246,34 @@ def _sensitivities(plan: Plan, store: Store) -> list[MeasuredCosts]:
     ]
 
 
-def _learning(plan: Plan, store: Store) -> Iterator[LearningCurve]:
+def _learning(plan: Plan, store: Store, results: Results) -> Iterator[LearningCurve]:
     for name, bench in plan.benches.items():
         if store.is_done(bench.teacher):
             rows = bench.teacher.history(store.folder)
+            kept = sorted(_kept(name, plan, store, results), key=lambda pair: pair[0])
             yield LearningCurve(
                 name,
                 tuple(int(row["tokens"]) for row in rows),
                 tuple(round(math.exp(row["dev_nll"]), 2) for row in rows),
+                tuple(tokens for tokens, _ in kept),
+                {
+                    lists.name: tuple(round(one.lists[place].every.wer, 5) for _, one in kept)
+                    for place, lists in enumerate(plan.task.lists)
+                    if kept
+                },
             )
+
+
+def _kept(
+    architecture: str, plan: Plan, store: Store, results: Results
+) -> Iterator[tuple[int, Numbers]]:
+    """Tokens seen and what was measured, of the float model on its way and at its end."""
+    for cell, result in zip(plan.cells, results.cells, strict=True):
+        if cell.architecture == architecture and result.numbers and result.numbers.lists:
+            if isinstance(cell.model, KeptStage):
+                yield cell.model.tokens(store.folder), result.numbers
+            elif cell.model is plan.benches[architecture].teacher:
+                yield int(cell.model.history(store.folder)[-1]["tokens"]), result.numbers
 
 
 def _costs(architecture: str, report: SensitivityReport) -> MeasuredCosts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,7 @@ from quantized_lm.pipeline.reproduce.choices import (
     RatesStage,
     sensitivity_stage,
 )
+from quantized_lm.pipeline.reproduce.kept import KeptStage
 from quantized_lm.pipeline.reproduce.models import (
     ArtifactStage,
     FloatStage,
@@ -40,35 +41,39 @@ class Workbench:
 
     Attributes:
         teacher: the float model. float_bytes: its weights in float32.
+        default_weights: as in `Task`.
     """
 
     setting: Setting
     teacher: FloatStage
     float_bytes: int
+    default_weights: Mapping[str, float]
 
     @classmethod
-    def of(cls, setting: Setting, teacher: FloatStage) -> Workbench:
+    def of(
+        cls, setting: Setting, teacher: FloatStage, default_weights: Mapping[str, float]
+    ) -> Workbench:
         """For a teacher.
 
         Raises:
             RecipeError: the model's sizes are not those of its architecture.
         """
-        return cls(setting, teacher, float_bytes_of(teacher.recipe))
+        return cls(setting, teacher, float_bytes_of(teacher.recipe), default_weights)
 
     def artifact(
-        self, row: str, quantize: QuantizeRecipe, allocation: Stage | None = None
+        self, name: str, quantize: QuantizeRecipe, allocation: Stage | None = None
     ) -> ArtifactStage:
-        """A quantized model under the row's name."""
+        """A quantized model."""
         student = QuantizeStage(self.teacher, quantize, allocation)
-        return ArtifactStage(student, f"{self.teacher.recipe.name}-{row}")
+        return ArtifactStage(student, name, self.default_weights)
 
 
 class RowKind(ABC):
     """A way to make a model. Subclasses are frozen dataclasses of what the task file gives."""
 
     @abstractmethod
-    def model(self, bench: Workbench, row: str) -> ModelStage:
-        """What makes the model of the row of this name."""
+    def model(self, bench: Workbench, name: str) -> ModelStage:
+        """What makes the model; a packed one gets this name."""
 
     @property
     def method(self) -> str:
@@ -80,9 +85,35 @@ class RowKind(ABC):
 class FloatRow(RowKind):
     """The float model itself."""
 
-    def model(self, bench: Workbench, row: str) -> ModelStage:  # noqa: ARG002
+    def model(self, bench: Workbench, name: str) -> ModelStage:  # noqa: ARG002
         """The teacher."""
         return bench.teacher
+
+
+@dataclass(frozen=True)
+class KeptRow(RowKind):
+    """The float model before the end of its training, for the learning curve.
+
+    Attributes:
+        share: of its updates.
+    """
+
+    share: float
+
+    def model(self, bench: Workbench, name: str) -> ModelStage:  # noqa: ARG002
+        """The teacher on its way.
+
+        Raises:
+            RecipeError: the teacher's training does not keep these weights.
+        """
+        plan = bench.setting.train
+        step = round(self.share * plan.steps)
+        if step not in plan.kept_steps:
+            raise RecipeError(
+                f"row: share is {self.share}, which is step {step} of {plan.steps}; need a "
+                f"multiple of train's keep_every, {plan.keep_every}, before the last"
+            )
+        return KeptStage(bench.teacher, step)
 
 
 @dataclass(frozen=True)
@@ -101,11 +132,10 @@ class UniformRow(RowKind):
         """As given."""
         return self.by
 
-    def model(self, bench: Workbench, row: str) -> ModelStage:
+    def model(self, bench: Workbench, name: str) -> ModelStage:
         """One student."""
-        return bench.artifact(
-            row, method_recipe(bench.setting, self.by, formats={"*": self.format})
-        )
+        quantize = method_recipe(bench.setting, self.by, formats={"*": self.format})
+        return bench.artifact(name, quantize)
 
 
 @dataclass(frozen=True)
@@ -135,11 +165,11 @@ class MixedRow(RowKind):
         """As given."""
         return self.by
 
-    def model(self, bench: Workbench, row: str) -> ModelStage:
+    def model(self, bench: Workbench, name: str) -> ModelStage:
         """One student, whose formats an allocation decides."""
         budget = Budget(self.compression, self.bytes_of)
         allocation = ALLOCATIONS[self.metric](bench.teacher, bench.setting, budget)
-        return bench.artifact(row, method_recipe(bench.setting, self.by, formats={}), allocation)
+        return bench.artifact(name, method_recipe(bench.setting, self.by, formats={}), allocation)
 
 
 @dataclass(frozen=True)
@@ -178,7 +208,7 @@ class RatedRow(RowKind):
         """As given."""
         return self.by
 
-    def model(self, bench: Workbench, row: str) -> ModelStage:
+    def model(self, bench: Workbench, name: str) -> ModelStage:
         """One student.
 
         Raises:
@@ -191,15 +221,17 @@ class RatedRow(RowKind):
         if self.metric:
             sensitivity = sensitivity_stage(bench.teacher, bench.setting, self.metric)
             rates = RatesStage(sensitivity, _COSTS_AT, bits, self.compression)
-            return bench.artifact(row, method_recipe(bench.setting, self.by, formats={}), rates)
+            return bench.artifact(name, method_recipe(bench.setting, self.by, formats={}), rates)
         formats, settings = {"*": self.format}, {"bits": bits}
         quantize = method_recipe(bench.setting, self.by, formats=formats, settings=settings)
-        return bench.artifact(row, quantize)
+        return bench.artifact(name, quantize)
 
 
 @dataclass(frozen=True)
 class SmallerFloatRow(RowKind):
     """The widest float model whose float32 weights take no more bytes, trained as the teacher was.
+
+    It starts from random weights: a packed model that the teacher started from has other sizes.
 
     Attributes:
         compression: of the teacher's float32 bytes.
@@ -207,15 +239,17 @@ class SmallerFloatRow(RowKind):
 
     compression: float
 
-    def model(self, bench: Workbench, row: str) -> ModelStage:  # noqa: ARG002
+    def model(self, bench: Workbench, name: str) -> ModelStage:  # noqa: ARG002
         """A float model of its own."""
         budget = int(bench.float_bytes / self.compression)
-        return FloatStage(widest_within(bench.teacher.recipe, budget), bench.teacher.text)
+        recipe = replace(widest_within(bench.teacher.recipe, budget), start="")
+        return FloatStage(recipe, bench.teacher.text)
 
 
 ROW_KINDS: Mapping[str, type[RowKind]] = MappingProxyType(
     {
         "float": FloatRow,
+        "kept": KeptRow,
         "uniform": UniformRow,
         "mixed": MixedRow,
         "rated": RatedRow,
@@ -230,11 +264,22 @@ class Row:
 
     Attributes:
         name: for programs. label: for readers.
+        model_name: of a packed model; "" gives it one after task, architecture and row.
     """
 
     name: str
     label: str
     kind: RowKind
+    model_name: str = ""
+
+    def model(self, bench: Workbench) -> ModelStage:
+        """What makes its model.
+
+        Raises:
+            RecipeError, InputError: there can be no such model.
+        """
+        name = self.model_name or f"{bench.teacher.recipe.name}-{self.name}"
+        return self.kind.model(bench, name)
 
 
 def read_row(value: Mapping[str, Any], *, where: str) -> Row:
@@ -248,8 +293,9 @@ def read_row(value: Mapping[str, Any], *, where: str) -> Row:
         name, kind, label = fields.pop("name"), fields.pop("kind"), fields.pop("label")
     except KeyError as error:
         raise RecipeError(f"{where}: {dict(value)}: field {error} is missing") from None
+    model_name = fields.pop("model_name", "")
     if kind not in ROW_KINDS:
         known = ", ".join(ROW_KINDS)
         raise RecipeError(f"{where}: row {name}: kind is {kind!r}; need one of {known}")
     of_kind = build(ROW_KINDS[kind], fields, where=f"{where}: row {name}", error=RecipeError)
-    return Row(name, label, of_kind)
+    return Row(name, label, of_kind, model_name)

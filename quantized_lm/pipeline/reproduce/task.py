@@ -19,7 +19,13 @@ import yaml
 from quantized_lm.dev_set import SPEAKER_PATTERN
 from quantized_lm.errors import RecipeError
 from quantized_lm.nbest import DEFAULT_FIRST_PASS
-from quantized_lm.pipeline.recipe import CorpusRecipe, QuantizeRecipe, Recipe, TrainRecipe
+from quantized_lm.pipeline.recipe import (
+    CorpusRecipe,
+    QuantizeRecipe,
+    Recipe,
+    TrainRecipe,
+    taken_from,
+)
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
 from quantized_lm.records import build
@@ -95,6 +101,7 @@ class Setting:
 
     Attributes:
         model: sizes of the architecture, without vocab_size, which is the corpus's.
+        start: as in `Recipe`: what is not said of model and corpus is then as that model has it.
         cut_lines: how many lines are kept of a text file; files not named are whole.
         quantize: fields of `QuantizeRecipe` that the methods share.
         methods: by name, fields of `QuantizeRecipe` over those; `formats` come from the row.
@@ -109,6 +116,7 @@ class Setting:
     quantize: dict[str, Any]
     methods: dict[str, dict[str, Any]]
     choices: tuple[str, ...]
+    start: str = ""
     cut_lines: dict[str, int] = field(default_factory=dict)
     sensitivity_windows: int = 32
     search: dict[str, Any] = field(default_factory=dict)
@@ -122,8 +130,10 @@ class Task:
         title: of the report. protocol: a sentence on text and scoring, for the report.
         base, architectures, sizes: layers of `Setting`; a size holds a layer by architecture,
             and under "all" one for each.
-        rows: of the table, in its order: name, kind (key in ROW_KINDS), label and the kind's own
-            fields.
+        rows: of the table, in its order: name, kind (key in ROW_KINDS), label, the kind's own
+            fields, and the model's name if it is to have one of its own.
+        default_weights: for requests to the models that name none; what is not said is
+            DEFAULT_WEIGHTS.
         size_notes: a sentence on a size, for the report.
         lists, lattices: of decoders, that the models rescore where the data is at hand.
         run_first: patterns of row names (fnmatch); rows of earlier patterns are made earlier.
@@ -142,6 +152,7 @@ class Task:
     run_first: tuple[str, ...] = ()
     size_notes: dict[str, str] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
+    default_weights: dict[str, float] = field(default_factory=dict)
     lists: tuple[ListSet, ...] = ()
     lattices: tuple[LatticeSet, ...] = ()
 
@@ -150,6 +161,7 @@ class Task:
 
         Raises:
             RecipeError: there is no such architecture or size, or a field is unknown or missing.
+            ArtifactError: the model to start from cannot be read.
         """
         _require_known("architecture", architecture, self.architectures)
         _require_known("size", size, self.sizes)
@@ -160,7 +172,11 @@ class Task:
             self.sizes[size].get(architecture, {}),
         )
         where = f"{self.name}: {architecture} at size {size}"
-        setting = build(Setting, reduce(merged, layers), where=where, error=RecipeError)
+        fields = reduce(merged, layers)
+        if fields.get("start"):
+            taken = taken_from(fields["start"])
+            fields = merged({name: taken[name] for name in ("corpus", "model")}, fields)
+        setting = build(Setting, fields, where=where, error=RecipeError)
         setting.model["vocab_size"] = setting.corpus.vocab_size
         return setting
 
@@ -176,6 +192,7 @@ class Task:
             quantize=quantize,
             license=self.license,
             training_data=self.training_data,
+            start=setting.start,
         )
 
 

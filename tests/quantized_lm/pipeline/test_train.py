@@ -41,6 +41,24 @@ def test_training_learns_and_keeps_a_learning_curve(tiny_run: TinyRun) -> None:
     assert rows[1]["dev_word_perplexity"] < 30
 
 
+def test_weights_kept_on_the_way_are_those_that_were_measured(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(steps=12, eval_every=5, keep_every=4)
+    train(recipe, data=tiny_run.data, out=tmp_path)
+    folder = tmp_path / "train"
+    assert {path.name for path in folder.glob("weights-*")} == {"weights-4.pt", "weights-8.pt"}
+    rows = {row["step"]: row for row in history(folder)}
+    assert sorted(rows) == [4, 5, 8, 10, 12]
+    corpus = open_corpus(recipe.corpus, tmp_path / "corpus")
+    for step in (4, 8):
+        model = make_model(recipe)
+        model.load_state_dict(load_weights(folder / f"weights-{step}.pt"))
+        loss = next_token_loss(model.eval(), compiled=False)
+        measured = mean_nll(loss, corpus.tokens("dev"), window=recipe.train.window)
+        assert measured == pytest.approx(rows[step]["dev_nll"], abs=1e-3)
+
+
 def test_the_same_seed_makes_the_same_weights(tiny_run: TinyRun, tmp_path: Path) -> None:
     weights = train(tiny_run.recipe, data=tiny_run.data, out=tmp_path)
     assert_same_weights(weights, tiny_run.out / "train" / "weights.pt")

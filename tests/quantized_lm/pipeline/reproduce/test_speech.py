@@ -108,6 +108,30 @@ def numbers_of(report: Report, row: str) -> Numbers:
     return cell.numbers
 
 
+def test_the_learning_curve_has_word_errors_of_weights_kept_on_the_way(
+    text: Path, speech: Path, tmp_path: Path
+) -> None:
+    task = tiny_task(train={"keep_every": 4})
+    way = [
+        {"name": f"after-{number}", "kind": "kept", "label": f"{number} / 3", "share": number / 3}
+        for number in (1, 2)
+    ]
+    task = replace(task, rows=(*way, task.rows[0]), run_first=(), lists=(LISTS,))
+    plan = make_plan(task, size="small", data=text, speech=speech, architectures=["transformer"])
+    assert run_plan(plan, tmp_path) == {}
+    report = make_report(plan, Store(tmp_path), now=datetime.now(timezone.utc))
+    (curve,) = report.learning
+    assert curve.kept_tokens == (curve.tokens[0], curve.tokens[2], curve.tokens[3])  # 4, 6, 8, 12
+    rows = [numbers_of(report, name) for name in ("after-1", "after-2", "float32")]
+    assert curve.wer == {"made-up": tuple(round(one.lists[0].every.wer, 5) for one in rows)}
+    first, second, last = (one.test.token_perplexity for one in rows)
+    assert first > second > last
+    assert rows[0].training_seconds < rows[2].training_seconds
+    assert rows[0].size_bytes == rows[2].size_bytes
+    write_report(report, tmp_path / "report", pytest.fail)
+    assert (tmp_path / "report" / "learning.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_word_errors_are_those_of_weights_tuned_on_even_speakers(
     table: TinyTable, report: Report, row: str

@@ -1,20 +1,28 @@
 from __future__ import annotations
 
 import gzip
+import json
+import math
+import shutil
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 import yaml
 
+from quantized_lm.artifact import read_manifest
 from quantized_lm.errors import RecipeError, SecondpassError
 from quantized_lm.pipeline.reproduce import task as task_file
-from quantized_lm.pipeline.reproduce.models import ArtifactStage
+from quantized_lm.pipeline.reproduce.markdown import render
+from quantized_lm.pipeline.reproduce.models import ArtifactStage, FloatStage
 from quantized_lm.pipeline.reproduce.plan import make_plan
+from quantized_lm.pipeline.reproduce.report import make_report
 from quantized_lm.pipeline.reproduce.rows import read_row
+from quantized_lm.pipeline.reproduce.store import Store
 from quantized_lm.pipeline.reproduce.task import TASKS, load_task, merged, method_recipe
 
-from .conftest import TINY_TASK, tiny_task
+from .conftest import TINY_TASK, TinyTable, only_rows, run_plan, tiny_task
 
 
 def test_later_layers_replace_single_fields_of_earlier_ones() -> None:
@@ -44,7 +52,7 @@ def test_merging_changes_neither_side() -> None:
     ("old", "new", "message"),
     [
         ("steps: 12", "stepz: 12", "unknown field 'stepz'; did you mean 'steps'"),
-        ("kind: float,", "kind: flaot,", "kind is 'flaot'; need one of float, uniform"),
+        ("kind: float,", "kind: flaot,", "kind is 'flaot'; need one of float, kept, uniform"),
         ("by: rounded", "by: round", "method is 'round'; need one of distilled, rated"),
         ("metric: kl", "metric: kll", "metric is 'kll'; need one of manual, kl"),
         ("compression: 9,", "", "give either compression or bytes_of"),
@@ -59,6 +67,8 @@ def test_merging_changes_neither_side() -> None:
         ("model: {num_layers: 1, model_dim: 32}", "model: {dim: 3}", "unknown field 'dim'"),
         ("8bit, by: rounded", "9bit, by: rounded", "no packed format is named '9bit'"),
         ("steps: 4}", "steps: 4, method: lerned}", "method is 'lerned'; need one of"),
+        ("kind: float,", "kind: kept, share: 0.5,", "share is 0.5, which is step 6 of 12; need"),
+        ("  choices: [1bit", "  start: nowhere\n  choices: [1bit", "no model 'nowhere'"),
     ],
 )
 def test_a_wrong_task_is_refused_before_anything_runs(
@@ -113,9 +123,10 @@ def test_a_row_says_what_it_is() -> None:
 @pytest.mark.parametrize("task", sorted(path.stem for path in TASKS.glob("*.yaml")))
 def test_a_task_that_ships_can_be_laid_out_at_every_size(task: str, tmp_path: Path) -> None:
     read = load_task(task)
-    corpus = read.setting("lstm", "cpu").corpus
-    for name in {*corpus.train, *corpus.vocab_from, corpus.dev, corpus.test} - {""}:
-        (tmp_path / name).write_bytes(gzip.compress(b"a line\n"))
+    for size in read.sizes:
+        corpus = read.setting(next(iter(read.architectures)), size).corpus
+        for name in {*corpus.train, *corpus.vocab_from, corpus.dev, corpus.test} - {""}:
+            (tmp_path / name).write_bytes(gzip.compress(b"a line\n"))
     files = [one.file for one in read.lists]
     files += [f"{one.folder}/one.slf" for one in read.lattices]
     for name in files:
@@ -125,6 +136,76 @@ def test_a_task_that_ships_can_be_laid_out_at_every_size(task: str, tmp_path: Pa
         plan = make_plan(read, size=size, data=tmp_path, speech=tmp_path)
         assert plan.has_speech == bool(files)
         assert len(plan.cells) == len(read.rows) * len(read.architectures)
+
+
+def packed_row(table: TinyTable, row: str = "qat-2bit") -> str:
+    (cell,) = [cell for cell in table.plan.cells if cell.row.name == row]
+    assert isinstance(cell.model, ArtifactStage)
+    return str(cell.model.model_folder(table.store.folder))
+
+
+def test_a_table_may_start_from_a_packed_model(
+    text: Path, tiny_table: TinyTable, tmp_path: Path
+) -> None:
+    start = packed_row(tiny_table)
+    task = only_rows(tiny_task(start=start, train={"matrix_lr": 0.001}), "float32", "small")
+    corpus = {name: task.base["corpus"][name] for name in ("train", "held_out", "dev_lines")}
+    base = {**task.base, "corpus": {**corpus, "test_lines": 30}, "model": {}}
+    task = replace(task, base=base, architectures={"transformer": {}})
+    plan = make_plan(task, size="small", data=text)
+    whole, small = (cell.model for cell in plan.cells)
+    assert isinstance(whole, FloatStage)
+    assert isinstance(small, FloatStage)
+    assert whole.recipe.model["model_dim"] == 32  # the start's
+    assert small.recipe.start == ""  # its weights do not fit a narrower model
+    assert small.recipe.corpus.vocabulary == "model"
+    assert run_plan(plan, tmp_path, only="float32") == {}
+    report = make_report(plan, Store(tmp_path), now=datetime.now(timezone.utc))
+    assert f", going on from {start}@sha256:" in render(report, [])
+    student = json.loads((Path(start) / "manifest.json").read_text())["provenance"]["quantize"]
+    assert report.learning[0].tokens[0] == 0
+    found = math.log(report.learning[0].perplexity[0])
+    assert found == pytest.approx(student[-1]["dev_nll"], abs=0.01)
+
+
+def test_another_model_to_start_from_is_another_stage(
+    text: Path, tiny_table: TinyTable, tmp_path: Path
+) -> None:
+    shutil.copytree(packed_row(tiny_table), tmp_path / "model")
+    task = only_rows(tiny_task(start=str(tmp_path / "model")), "float32", "small")
+    corpus = {"vocabulary": "model", "vocab_from": [str(tmp_path / "model")]}
+    task = replace(task, base=merged(task.base, {"corpus": corpus}))
+
+    def keys() -> list[str]:
+        plan = make_plan(task, size="small", data=text, architectures=["transformer"])
+        return [cell.model.key for cell in plan.cells]
+
+    before = keys()
+    shutil.copytree(packed_row(tiny_table, "rtn-8bit"), tmp_path / "model", dirs_exist_ok=True)
+    assert not set(before) & set(keys())
+    with pytest.raises(RecipeError, match=r"architecture is lstm; .*has transformer"):
+        make_plan(task, size="small", data=text, architectures=["lstm"])
+
+
+def test_a_row_may_name_its_model_and_the_task_its_weights(
+    text: Path, tiny_table: TinyTable
+) -> None:
+    def packed(**changes: object) -> ArtifactStage:
+        task = only_rows(tiny_task(), "qat-2bit")
+        row = {**task.rows[0], **({"model_name": "mine"} if changes else {})}
+        task = replace(task, rows=(row,), default_weights=changes)  # type: ignore[arg-type]
+        plan = make_plan(task, size="small", data=text, architectures=["transformer"])
+        assert isinstance(plan.cells[0].model, ArtifactStage)
+        return plan.cells[0].model
+
+    usual, own = packed(), packed(lm_scale=0.7)
+    assert usual.name == "tiny-transformer-qat-2bit"
+    assert usual.key in {cell.model.key for cell in tiny_table.plan.cells}
+    assert own.name == "mine"
+    own.run(tiny_table.store.folder(own), tiny_table.store.folder)
+    manifest = read_manifest(own.model_folder(tiny_table.store.folder))
+    assert manifest.name == "mine"
+    assert manifest.default_weights == {"am_scale": 1.0, "lm_scale": 0.7, "word_bonus": 0.0}
 
 
 def test_a_rated_row_may_take_a_share_by_architecture(text: Path) -> None:
