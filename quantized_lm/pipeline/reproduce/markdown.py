@@ -50,9 +50,7 @@ def render(report: Report, pictures: Sequence[str]) -> str:
         "",
         *_origin(report),
         "",
-        "## Targets",
-        "",
-        *_targets(report),
+        *(["## Targets", "", *_targets(report)] if report.goals else []),
     ]
     columns = by_architecture(report.cells)
     for info in report.architectures:

@@ -3,7 +3,7 @@
 size-and-perplexity.png   test perplexity of every cell against its bytes
 size-and-LISTS-wer.png    word error rate of every cell against its bytes, for each set of lists
 learning.png              perplexity of the float models on dev against the tokens they had seen,
-                          and their word error rates, where weights were kept on the way
+                          and how they change word errors, where weights were kept on the way
 bits.png                  bits of every matrix, a panel for each allocation
 sensitivity.png           cost of every format of every matrix, a panel for each metric
 """
@@ -106,7 +106,6 @@ def _learning(new_figure: Any, report: Report) -> Any:
     for axis in axes:
         axis.set_xlabel("tokens seen")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=_SMALL)
     return figure
 
 
@@ -117,16 +116,19 @@ def _perplexity_curves(axis: Any, report: Report) -> None:
     axis.set_ylim(0.98 * best, 2.0 * best)  # the first measurements are far above
     axis.set_ylabel("perplexity per token, dev")
     axis.set_title(f"{report.title}, {report.size}: float models", fontsize=9, loc="left")
+    axis.legend(fontsize=_SMALL)
 
 
 def _word_error_curves(axis: Any, report: Report, curves: Sequence[LearningCurve]) -> None:
     titles = {lists.name: lists.title for lists in report.lists}
     for curve in curves:
         for name, rates in curve.wer.items():
-            percent = [100 * rate for rate in rates]
+            first = curve.first_pass_wer[name]
+            percent = [100 * (rate / first - 1) for rate in rates]
             label = f"{curve.architecture}: {titles[name]}"
             axis.plot(curve.kept_tokens, percent, marker=".", label=label)
-    axis.set_ylabel("WER %, all utterances")
+    axis.set_ylabel("WER to the decoder's first pass, %")
+    axis.legend(fontsize=_SMALL, loc="upper left", bbox_to_anchor=(1, 1))  # it can be long
 
 
 def _sizes(new_figure: Any, report: Report, measure: _Measure) -> Any:

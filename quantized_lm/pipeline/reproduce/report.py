@@ -90,7 +90,7 @@ class LearningCurve:
     Attributes:
         tokens: seen. perplexity: per token of dev, at each measurement.
         kept_tokens: seen at each measurement of word errors: of weights that were kept, and at the
-            end. wer: on lists, by their name, of all utterances.
+            end. wer: on lists, by their name, of all utterances. first_pass_wer: the decoder's.
     """
 
     architecture: str
@@ -98,6 +98,7 @@ class LearningCurve:
     perplexity: tuple[float, ...]
     kept_tokens: tuple[int, ...]
     wer: dict[str, tuple[float, ...]]
+    first_pass_wer: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -251,15 +252,18 @@ def _learning(plan: Plan, store: Store, results: Results) -> Iterator[LearningCu
         if store.is_done(bench.teacher):
             rows = bench.teacher.history(store.folder)
             kept = sorted(_kept(name, plan, store, results), key=lambda pair: pair[0])
+            on_lists = [(one.name, one.every) for _, numbers in kept for one in numbers.lists]
+            wer: dict[str, tuple[float, ...]] = {}
+            for lists, errors in on_lists:
+                wer[lists] = (*wer.get(lists, ()), round(errors.wer, 5))
             yield LearningCurve(
-                name,
-                tuple(int(row["tokens"]) for row in rows),
-                tuple(round(math.exp(row["dev_nll"]), 2) for row in rows),
-                tuple(tokens for tokens, _ in kept),
-                {
-                    lists.name: tuple(round(one.lists[place].every.wer, 5) for _, one in kept)
-                    for place, lists in enumerate(plan.task.lists)
-                    if kept
+                architecture=name,
+                tokens=tuple(int(row["tokens"]) for row in rows),
+                perplexity=tuple(round(math.exp(row["dev_nll"]), 2) for row in rows),
+                kept_tokens=tuple(tokens for tokens, _ in kept),
+                wer=wer,
+                first_pass_wer={
+                    lists: round(errors.first_pass_wer, 5) for lists, errors in on_lists
                 },
             )
 

@@ -124,6 +124,7 @@ def test_the_learning_curve_has_word_errors_of_weights_kept_on_the_way(
     assert curve.kept_tokens == (curve.tokens[0], curve.tokens[2], curve.tokens[3])  # 4, 6, 8, 12
     rows = [numbers_of(report, name) for name in ("after-1", "after-2", "float32")]
     assert curve.wer == {"made-up": tuple(round(one.lists[0].every.wer, 5) for one in rows)}
+    assert curve.first_pass_wer == {"made-up": round(rows[0].lists[0].every.first_pass_wer, 5)}
     first, second, last = (one.test.token_perplexity for one in rows)
     assert first > second > last
     assert rows[0].training_seconds < rows[2].training_seconds
