@@ -66,6 +66,7 @@ fuzz: $(READY)  ## 100,000 damaged requests to every POST route: no 500, no hang
 
 bench-gpu: $(READY)  ## On a GPU: check its kernels, time them, whole lists and the service; BENCH=--rehearse without one.
 ifneq ($(findstring rehearse,$(BENCH)),)
+	test $(GPU_PYTHON) != $(VENV)/gpu/bin/python || tests/gpu_env/make.sh $(VENV)/gpu $(VENV)
 	TRITON_INTERPRET=1 $(GPU_PYTHON) -m service bench --gpu $(BENCH)
 else
 	$(BIN)/python -m pip install --quiet $(GPU_PEERS)

@@ -1,7 +1,8 @@
 """A stand-in for a decoder: sends its n-best lists every second and prints what comes back.
 
 Needs Python alone: `python decoder.py sample_request.json [URL [PERIOD_S]]`. A service that is
-away or refuses costs one line, and the first pass stands; the next second tries again.
+away, refuses or answers nonsense costs one line, and the first pass stands; the next second tries
+again.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ def best_texts(url: str, request: bytes) -> list[str]:
     Raises:
         OSError: nobody answered, or with an error status.
         http.client.HTTPException: what answered does not speak HTTP.
+        ValueError, LookupError, TypeError: it does, and is not the service.
     """
     post = urllib.request.Request(  # noqa: S310 - the URL is ours
         f"{url}/v1/rescore", request, {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(post, timeout=TIMEOUT_S) as reply:  # noqa: S310 - the same
-        return [_line(result) for result in json.load(reply)["results"]]
+        results = json.load(reply)["results"]
+    return [_line(*pair) for pair in zip(results, first_pass(request), strict=True)]
 
 
 def first_pass(request: bytes) -> list[str]:
@@ -44,13 +47,13 @@ def decode(url: str, request: bytes) -> list[str]:
     """The lines of one round, with the service or without."""
     try:
         return best_texts(url, request)
-    except (OSError, http.client.HTTPException) as error:
-        return [f"no second pass: {error}", *first_pass(request)]
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as error:
+        return [f"no second pass: {error!r}", *first_pass(request)]
 
 
-def _line(result: dict[str, Any]) -> str:
+def _line(result: dict[str, Any], first: str) -> str:
     if "error" in result:
-        return f"{result['id']}: {result['error']['detail']}"
+        return f"{first}: {result['error']['detail']}"
     best = result["hypotheses"][0]
     return f"{result['id']}: {best['text']} (was {best['input_rank']})"
 

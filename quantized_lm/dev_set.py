@@ -33,13 +33,14 @@ _FIELDS: Mapping[str, str] = {
 
 
 def tuning_set(utterances: Sequence[ScoredUtterance]) -> TuningSet:
-    """All lists as one set; it has the scores that every hypothesis has.
+    """All lists that could be ranked as one set; it has the scores that every hypothesis has.
 
     Raises:
         DataError: an utterance has no reference, or there is none; or some hypotheses have an am,
             graph or LM score and others lack it. (An extra score that some lack is left out.)
         NonFiniteError: a score is infinite.
     """
+    utterances = [utterance for utterance in utterances if utterance.is_ranked]
     _require_all_or_none(utterances)
     columns = [_columns(components_of(utterance.hypotheses)) for utterance in utterances]
     names = [name for name in (columns[0] if columns else ()) if all(name in c for c in columns)]
@@ -141,9 +142,13 @@ def rounded_weights(data: TuningSet, result: TuningResult) -> Weights:
 def best_hypothesis(utterance: ScoredUtterance, weights: Weights) -> int:
     """Position in the decoder's order of the hypothesis that these weights put first.
 
+    A list that could not be ranked keeps that order.
+
     Raises:
         DataError: a score that they need is missing; the message names the utterance.
     """
+    if not utterance.is_ranked:
+        return 0
     with naming(utterance.id):
         return int(combine(components_of(utterance.hypotheses), weights).order[0])
 

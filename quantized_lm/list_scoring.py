@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from quantized_lm.combine import Weights, combine
-from quantized_lm.errors import naming
+from quantized_lm.errors import DataError, naming
 from quantized_lm.nbest import Utterance
-from quantized_lm.scored import LmColumn, components_of, join, result_record
+from quantized_lm.scored import LmColumn, components_of, join, result_record, unranked_record
 from quantized_lm.scoring import (
     ListScores,
     PreparedList,
@@ -22,20 +22,37 @@ _BATCH_TOKENS = 1024  # larger ones were slower on two cores, and take more memo
 
 
 def rescore_utterances(
-    utterances: Iterable[Utterance], scorer: TextScorer, weights: Weights
+    utterances: Iterable[Utterance],
+    scorer: TextScorer,
+    weights: Weights,
+    *,
+    keeps_failed: bool = False,
 ) -> Iterator[Json]:
     """Result lines of all utterances in order, several lists in one forward pass.
+
+    Args:
+        keeps_failed: a list that cannot be ranked keeps the decoder's order instead of ending all.
 
     Raises:
         DataError: a list cannot be ranked; the message names the utterance and the field.
     """
-    for batch in _batches(utterances, scorer):
-        lists = run_batch([prepared for _, prepared in batch], scorer)
-        for (utterance, _), scores in zip(batch, lists, strict=True):
-            column = _lm_column(scorer.name, scores)
-            with naming(utterance.id):
-                ranking = combine(components_of(join(utterance, column)), weights)
-            yield result_record(utterance, column, ranking)
+    for batch in _batches(utterances, scorer, keeps_failed=keeps_failed):
+        lists = run_batch([one for _, one in batch if not isinstance(one, DataError)], scorer)
+        of_prepared = iter(lists)
+        for utterance, prepared in batch:
+            if isinstance(prepared, DataError):
+                yield unranked_record(utterance, str(prepared))
+                continue
+            column = _lm_column(scorer.name, next(of_prepared))
+            try:
+                with naming(utterance.id):
+                    ranking = combine(components_of(join(utterance, column)), weights)
+            except DataError as error:
+                if not keeps_failed:
+                    raise
+                yield unranked_record(utterance, str(error))
+            else:
+                yield result_record(utterance, column, ranking)
 
 
 def _lm_column(name: str, scores: ListScores) -> LmColumn:
@@ -50,9 +67,10 @@ def _lm_column(name: str, scores: ListScores) -> LmColumn:
 
 
 def _batches(
-    utterances: Iterable[Utterance], scorer: TextScorer
-) -> Iterator[list[tuple[Utterance, PreparedList]]]:
-    batch: list[tuple[Utterance, PreparedList]] = []
+    utterances: Iterable[Utterance], scorer: TextScorer, *, keeps_failed: bool
+) -> Iterator[list[tuple[Utterance, PreparedList | DataError]]]:
+    """Lists for one pass each, in order; those that cannot be prepared as the reason why."""
+    batch: list[tuple[Utterance, PreparedList | DataError]] = []
     cost = 0
     for utterance in utterances:
         request = ScoreRequest(
@@ -60,8 +78,14 @@ def _batches(
             context=utterance.context,
             final=utterance.final,
         )
-        with naming(utterance.id):
-            prepared = prepare(request, scorer)
+        try:
+            with naming(utterance.id):
+                prepared = prepare(request, scorer)
+        except DataError as error:
+            if not keeps_failed:
+                raise
+            batch.append((utterance, error))
+            continue
         if batch and cost + prepared.cost_tokens > _BATCH_TOKENS:
             yield batch
             batch, cost = [], 0

@@ -25,6 +25,8 @@ from quantized_lm.nbest import (
     text_field,
 )
 
+FAILED = "failed"  # why a list kept the decoder's order: it could not be ranked at all
+
 
 @dataclass(frozen=True)
 class LmColumn:
@@ -66,12 +68,14 @@ class ScoredUtterance:
         hypotheses: in the decoder's order.
         order: indices of the hypotheses, best first, as rescored.
         ref: what was said; None where not known.
+        is_ranked: False where the list could not be, and has no scores of an LM.
     """
 
     id: str
     hypotheses: tuple[ScoredHypothesis, ...]
     order: tuple[int, ...]
     ref: str | None
+    is_ranked: bool = True
 
 
 def components_of(hypotheses: Sequence[ScoredHypothesis]) -> Components:
@@ -151,6 +155,43 @@ def result_record(utterance: Utterance, lms: LmColumn, ranking: Ranking) -> dict
     return record
 
 
+def unranked_record(utterance: Utterance, detail: str) -> dict[str, object]:
+    """The line of a list that could not be ranked: the decoder's order, without scores of ours.
+
+    Args:
+        detail: why.
+    """
+    record: dict[str, object] = {
+        "id": utterance.id,
+        "changed": False,
+        "degraded": [FAILED],
+        "detail": detail,
+        "hypotheses": [
+            {
+                "rank": rank,
+                "input_rank": rank,
+                "text": hypothesis.text,
+                "score": None,
+                "posterior": None,
+                "components": {
+                    "am": hypothesis.am_score,
+                    "graph": hypothesis.graph_score,
+                    "lm": {},
+                    "extra": dict(hypothesis.extra),
+                },
+                "num_words": 0,
+                "num_tokens": 0,
+                "num_chars": len(hypothesis.text),
+                "oov": [],
+            }
+            for rank, hypothesis in enumerate(utterance.hypotheses, start=1)
+        ],
+    }
+    if utterance.ref is not None:
+        record["ref"] = utterance.ref
+    return record
+
+
 def read_scored(path: Path) -> Iterator[ScoredUtterance]:
     """Utterances of a rescored file, one line at a time, each back in the decoder's order.
 
@@ -177,11 +218,13 @@ def _utterance(record: Json, where: str) -> ScoredUtterance:
         )
     hypotheses = [_hypothesis(entry, where, position) for position, entry in enumerate(entries)]
     by_rank = dict(zip(ranks, hypotheses, strict=True))
+    degraded = record.get("degraded")
     return ScoredUtterance(
         id=text_field(record, "id", where),
         hypotheses=tuple(by_rank[rank] for rank in sorted(by_rank)),
         order=tuple(rank - 1 for rank in ranks),
         ref=reference_field(record, where),
+        is_ranked=not (isinstance(degraded, list) and FAILED in degraded),
     )
 
 

@@ -1,9 +1,10 @@
 """Weights as a JSON file: what `tune` writes, `rescore` and `evaluate` read, and a person can edit.
 
     {"weights": {"am_scale": 1.0, "lm_scales": {"en-small": 0.4}, "word_bonus": 0.2, ...},
-     "formula": "1*am + 0.4*lm[en-small] + 0.2*words", "report": {...}}
+     "formula": "1*am + 0.4*lm[en-small] + 0.2*words",
+     "request": {"weights": {...}, "lms": [...]}, "report": {...}}
 
-Only `weights` is read. Fields that are left out have the defaults of `Weights`.
+Only `weights` is read; `request` is for those who send them to a server. Fields that are left out have the defaults of `Weights`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,18 @@ def write_weights(path: Path, weights: Weights, report: Mapping[str, object]) ->
     content = {
         "weights": dataclasses.asdict(weights),
         "formula": formula(weights),
+        "request": request_fields(weights),
         "report": dict(report),
     }
     write_named(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def request_fields(weights: Weights) -> dict[str, Any]:
+    """The same as fields of a request to the service, beside its `utterances`."""
+    fields = dataclasses.asdict(weights)
+    scales = fields.pop("lm_scales")
+    lms = [{"model": name, "lm_scale": scale} for name, scale in scales.items()]
+    return {"weights": fields, **({"lms": lms} if lms else {})}
 
 
 def read_weights(path: Path) -> Weights:

@@ -22,7 +22,7 @@ from quantized_lm.bench.lattice_comparison import (
     count_passes,
 )
 from quantized_lm.cli.console import command, out, print_json, progress
-from quantized_lm.cli.devices import DeviceOption
+from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
 from quantized_lm.lattice.lattice import Lattice
@@ -52,6 +52,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     lm_scale: Annotated[float, typer.Option(help="To tune from.")] = 10.0,
     word_bonus: Annotated[float, typer.Option(help="To tune from, nats.")] = -8.0,
     device: DeviceOption = AUTO,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Rescore lattices, their n-best lists and the decoder's, and count words, steps and time.
 
@@ -62,7 +63,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """
     sizes = tuple(size or (10, 100, 1000))
     spoken = _spoken(lattices, lists)
-    loaded = load_artifact(model or bundled_path(DEFAULT_MODEL), device=device)
+    loaded = load_artifact(
+        model or bundled_path(DEFAULT_MODEL), device=device, threads=threads or None
+    )
     with progress("utterances") as bar:
         task = bar.add_task("rescore", total=(count_passes(sizes) + 1) * len(spoken))
         comparison = compare(

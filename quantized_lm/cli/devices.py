@@ -9,6 +9,7 @@ import typer
 from quantized_lm.ops import AUTO, BACKENDS, DEVICES
 
 DEVICE_VARIABLE = "SECONDPASS_DEVICE"
+THREADS_VARIABLE = "SECONDPASS_THREADS"
 BACKEND_VARIABLE = "SECONDPASS_BACKEND"
 
 DeviceOption = Annotated[
@@ -17,6 +18,12 @@ DeviceOption = Annotated[
         metavar="|".join((*DEVICES, AUTO)),
         envvar=DEVICE_VARIABLE,
         help="Where the model runs; cuda is an NVIDIA GPU, auto the CPU if it can.",
+    ),
+]
+ThreadsOption = Annotated[
+    int,
+    typer.Option(
+        min=0, envvar=THREADS_VARIABLE, help="Threads of the CPU engine; 0: one on each core."
     ),
 ]
 BackendOption = Annotated[

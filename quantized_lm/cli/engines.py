@@ -34,7 +34,7 @@ def engine_by_name(name: str, device: str) -> Engine:
 
 def _local(corpus: Corpus, loaded: LoadedModel, weights: Weights) -> Iterable[Json]:
     utterances = read_utterances(corpus.source, first_pass=corpus.first_pass)
-    return rescore_utterances(utterances, loaded, weights)
+    return rescore_utterances(utterances, loaded, weights, keeps_failed=corpus.keeps_failed)
 
 
 def _ray(corpus: Corpus, _: LoadedModel, weights: Weights) -> Iterable[Json]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -28,20 +28,25 @@ _LISTS_PER_TASK = 64
 class RescoreLists:
     """A worker; it has one CPU, and so one thread."""
 
-    def __init__(self, model: Path | None, weights: Weights, first_pass: str) -> None:
-        self._loaded = load_artifact(model or bundled_path(DEFAULT_MODEL), threads=1)
+    def __init__(self, corpus: Corpus, weights: Weights) -> None:
+        self._loaded = load_artifact(corpus.model or bundled_path(DEFAULT_MODEL), threads=1)
         self._weights = weights
-        self._first_pass = first_pass
+        self._corpus = corpus
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Result lines of lists; what is wrong with one of them comes as `error`."""
         lines = [str(line) for line in batch["line"]]
         utterances = (
-            record_to_utterance(json.loads(line), str(where), first_pass=self._first_pass)
+            record_to_utterance(json.loads(line), str(where), first_pass=self._corpus.first_pass)
             for line, where in zip(lines, batch["where"], strict=True)
         )
         try:
-            results = rescore_utterances(utterances, self._loaded, self._weights)
+            results = rescore_utterances(
+                utterances,
+                self._loaded,
+                self._weights,
+                keeps_failed=self._corpus.keeps_failed,
+            )
             return {
                 "result": [json.dumps(result) for result in results],
                 "error": [""] * len(lines),
@@ -70,9 +75,10 @@ def rescore_corpus(corpus: Corpus, weights: Weights) -> Iterator[Json]:
     most = corpus.workers or int(ray.cluster_resources()["CPU"])
     tasks = -(-len(rows) // _LISTS_PER_TASK)
     model = None if corpus.model is None else corpus.model.resolve()
+    sent = replace(corpus, model=model)
     rescored = ray.data.from_items(rows, override_num_blocks=tasks).map_batches(
         RescoreLists,
-        fn_constructor_args=(model, weights, corpus.first_pass),
+        fn_constructor_args=(sent, weights),
         batch_size=_LISTS_PER_TASK,
         num_cpus=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(most, tasks))),

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from quantized_lm.cli.weighting import WeightOptions, parse_preset
 from quantized_lm.errors import DataError
 from quantized_lm.nbest import Utterance
-from quantized_lm.weights_file import read_weights
+from quantized_lm.scored import unranked_record
+from quantized_lm.weights_file import read_weights, request_fields
 
 Json = dict[str, object]
 UTTERANCES_PER_REQUEST = 64  # the server's limit
@@ -27,14 +29,26 @@ _TRIES = 6
 _LONGEST_WAIT_S = 30.0
 _TIMEOUT_S = 300.0
 _BUSY = (429, 503)
+_WRONG = (400, 413, 422)
+
+
+class _RefusedError(DataError):
+    """The server will never take this request."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A server and what each request to it says beside its utterances."""
+    """A server and what each request to it says beside its utterances.
+
+    Attributes:
+        api_key: sent as a bearer token; "" sends none.
+        keeps_failed: a list that cannot be ranked keeps the decoder's order.
+    """
 
     url: str
     settings: Mapping[str, object]
+    api_key: str = field(default="", repr=False)
+    keeps_failed: bool = False
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     def __post_init__(self) -> None:
@@ -49,6 +63,16 @@ class Server:
         Raises:
             DataError: the server is not there, refuses the request, or could not rank a list.
         """
+        try:
+            return self._rescored(utterances)
+        except _RefusedError as error:
+            if not self.keeps_failed:
+                raise
+            if len(utterances) == 1:
+                return [unranked_record(utterances[0], str(error))]
+            return [record for one in utterances for record in self.rescore([one])]
+
+    def _rescored(self, utterances: list[Utterance]) -> list[Json]:
         body = json.dumps(
             {
                 **self.settings,
@@ -60,19 +84,20 @@ class Server:
         if not isinstance(results, list) or len(results) != len(utterances):
             raise DataError(f"{self.url}: answered without one result per utterance")
         return [
-            _checked(result, utterance)
+            self._checked(result, utterance)
             for result, utterance in zip(results, utterances, strict=True)
         ]
 
     def _post(self, body: bytes) -> Json:
+        # Nobody waits for one list; the server cuts the time to the longest deadline it grants.
+        headers = {
+            "Content-Type": "application/json",
+            "X-Request-Timeout-Ms": f"{1000.0 * _TIMEOUT_S:g}",
+        }
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-            f"{self.url.rstrip('/')}/v1/rescore",
-            data=body,
-            # Nobody waits for one list; the server cuts this to the longest deadline it grants.
-            headers={
-                "Content-Type": "application/json",
-                "X-Request-Timeout-Ms": f"{1000.0 * _TIMEOUT_S:g}",
-            },
+            f"{self.url.rstrip('/')}/v1/rescore", data=body, headers=headers
         )
         # The server stands beside the decoder: what proxy the machine uses is not for it.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -84,11 +109,23 @@ class Server:
                     answer = json.load(reply)
                     return answer if isinstance(answer, dict) else {}
             except urllib.error.HTTPError as error:
+                if error.code in _WRONG:
+                    raise _RefusedError(f"{self.url}: {_problem(error)}") from None
                 if error.code not in _BUSY or attempt == _TRIES:
                     raise DataError(f"{self.url}: {_problem(error)}") from None
                 self.sleep(_wait_s(error, attempt))
             except (OSError, ValueError) as error:
                 raise DataError(f"{self.url}: no answer ({error}); is the server up?") from None
+
+    def _checked(self, result: object, utterance: Utterance) -> Json:
+        if not isinstance(result, dict) or result.get("id") != utterance.id:
+            raise DataError(f"utterance {utterance.id!r}: got the result of another one")
+        if "error" in result:
+            detail = f"utterance {utterance.id!r}: {_detail(result['error'])}"
+            if self.keeps_failed:
+                return unranked_record(utterance, detail)
+            raise DataError(detail)
+        return result if utterance.ref is None else {**result, "ref": utterance.ref}
 
 
 def rescore_all(server: Server, utterances: Iterable[Utterance]) -> Iterator[list[Json]]:
@@ -115,19 +152,15 @@ def wire_settings(options: WeightOptions, model: str | None) -> Json:
     """
     if options.file is not None and options.preset is not None:
         raise DataError("got --weights and --preset; give one of them")
-    weights: Json = {}
-    settings: Json = {"weights": weights}
+    weights: dict[str, Any] = {}
+    settings: dict[str, Any] = {"weights": weights}
     if model is not None:
         settings["model"] = model
     if options.preset is not None:
         weights["preset"], weights["parameters"] = parse_preset(options.preset)
     if options.file is not None:
-        stored = read_weights(options.file)
-        weights.update({key: value for key, value in vars(stored).items() if key != "lm_scales"})
-        settings.pop("model", None)
-        settings["lms"] = [
-            {"model": name, "lm_scale": scale} for name, scale in stored.lm_scales.items()
-        ]
+        settings = request_fields(read_weights(options.file))
+        weights = settings["weights"]
     if options.lm_scale is not None:
         weights["lm_scale"] = options.lm_scale
     weights.update(options.numbers)
@@ -164,14 +197,6 @@ def _wire(utterance: Utterance) -> Json:
             for hypothesis in utterance.hypotheses
         ],
     }
-
-
-def _checked(result: object, utterance: Utterance) -> Json:
-    if not isinstance(result, dict) or result.get("id") != utterance.id:
-        raise DataError(f"utterance {utterance.id!r}: got the result of another one")
-    if "error" in result:
-        raise DataError(f"utterance {utterance.id!r}: {_detail(result['error'])}")
-    return result if utterance.ref is None else {**result, "ref": utterance.ref}
 
 
 def _problem(error: urllib.error.HTTPError) -> str:

@@ -15,7 +15,7 @@ import typer
 from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, note, progress
 from quantized_lm.cli.corpus import Corpus
-from quantized_lm.cli.devices import DeviceOption
+from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
 from quantized_lm.cli.references import read_references
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
@@ -42,12 +42,14 @@ from quantized_lm.nbest import (
     read_utterances,
 )
 from quantized_lm.ops import AUTO
+from quantized_lm.scored import FAILED
 
 Json = dict[str, object]
 _LIMITS = SearchLimits()
 _LISTS = (".jsonl", ".json")
-_OF_LISTS = ("first_pass", "engine", "workers")
+_OF_LISTS = ("first_pass", "engine", "workers", "on_error")
 _OF_LATTICES = ("symbols", "refs", "n_best", "order", "seeds", "lattice_out")
+STOP, FIRST_PASS_STAYS = ON_ERROR = ("stop", "first-pass")
 _FORMATS = ", ".join(LATTICE_FORMATS)
 
 
@@ -118,7 +120,20 @@ def run(  # noqa: PLR0913 - each is an option of the command
     lattice_out: Annotated[
         Path | None, typer.Option(help="Folder for rescored lattices, in IN's format.")
     ] = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(ON_ERROR),
+            help="What becomes of a list that cannot be ranked (a text longer than the model, a "
+            "score that is missing): it ends all, or keeps the decoder's order.",
+        ),
+    ] = STOP,
+    api_key: Annotated[
+        str,
+        typer.Option(envvar="SECONDPASS_API_KEY", help="Of --url; safer in the environment."),
+    ] = "",
     device: DeviceOption = AUTO,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Score every hypothesis with the LM and rank each list by its total.
 
@@ -148,6 +163,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass rescore lattices/ out.jsonl --refs lists.jsonl.gz
     """
     require_file_name(target)
+    if on_error not in ON_ERROR:
+        raise DataError(f"--on-error is {on_error!r}; need one of {', '.join(ON_ERROR)}")
     given = {"am_scale": am_scale, "graph_scale": graph_scale, "word_bonus": word_bonus}
     options = WeightOptions(
         file=weights,
@@ -161,7 +178,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     _refuse_unused(context, _unused(is_of_lattices=is_of_lattices, engine=engine, url=url))
     with readable_twice(source) as twice:
         if is_of_lattices:
-            loaded, chosen = _model_and_weights(model, options, device)
+            loaded, chosen = _model_and_weights(model, options, device, threads)
             lattices = LatticeSource(
                 twice,
                 format_by_name(lattice_format) if lattice_format is not None else None,
@@ -180,14 +197,25 @@ def run(  # noqa: PLR0913 - each is an option of the command
         if url is not None:
             if engine != LOCAL:
                 raise DataError(f"got --url and --engine {engine}; give one of them")
-            server = Server(url, wire_settings(options, model))
+            server = Server(
+                url,
+                wire_settings(options, model),
+                api_key,
+                keeps_failed=on_error == FIRST_PASS_STAYS,
+            )
             utterances = read_utterances(twice, first_pass=first_pass)
             records = chain.from_iterable(rescore_all(server, utterances))
         else:
             rescored = engine_by_name(engine, device)
             folder_of_model = None if model is None else Path(model)
-            corpus = Corpus(twice, first_pass, model=folder_of_model, workers=workers)
-            records = rescored(corpus, *_model_and_weights(model, options, device))
+            corpus = Corpus(
+                twice,
+                first_pass,
+                model=folder_of_model,
+                workers=workers,
+                keeps_failed=on_error == FIRST_PASS_STAYS,
+            )
+            records = rescored(corpus, *_model_and_weights(model, options, device, threads))
         _write(target, records, count)
 
 
@@ -200,7 +228,10 @@ def _unused(*, is_of_lattices: bool, engine: str, url: str | None) -> dict[str, 
     if engine == LOCAL:
         unused["workers"] = "--engine ray"
     if url is not None:
-        unused["device"] = "a model on this machine, and the one of --url is not"
+        on_this_machine = "a model on this machine, and the one of --url is not"
+        unused |= {"device": on_this_machine, "threads": on_this_machine}
+    else:
+        unused["api_key"] = "--url"
     return unused
 
 
@@ -231,17 +262,18 @@ def _count_lists(source: Path, first_pass: str) -> int:
 
 
 def _model_and_weights(
-    model: str | None, options: WeightOptions, device: str
+    model: str | None, options: WeightOptions, device: str, threads: int
 ) -> tuple[LoadedModel, Weights]:
     folder = bundled_path(DEFAULT_MODEL) if model is None else Path(model)
-    loaded = load_artifact(folder, device=device)
+    loaded = load_artifact(folder, device=device, threads=threads or None)
     chosen = resolve(options, loaded.name, loaded.manifest.default_weights)
     note(f"{loaded.name} ({loaded.backend}): {formula(chosen)}")
     return loaded, chosen
 
 
 def _write(target: Path, records: Iterable[Json], count: int) -> None:
-    changed = degraded = done = 0
+    changed = degraded = failed = done = 0
+    first_failure: object = ""
     began = time.perf_counter()
     with open_replace(target) as handle, progress("utterances") as bar:
         task = bar.add_task("rescoring", total=count)
@@ -249,11 +281,20 @@ def _write(target: Path, records: Iterable[Json], count: int) -> None:
             handle.write(json.dumps(record, ensure_ascii=False) + "\n")
             done += 1
             changed += bool(record["changed"])
-            degraded += bool(record["degraded"])
+            if record["degraded"] == [FAILED]:
+                failed += 1
+                first_failure = first_failure or record["detail"]
+            else:
+                degraded += bool(record["degraded"])
             bar.advance(task)
         if done != count:
             raise DataError(f"{target}: {done} results of {count} utterances; IN was changed")
     speed = done / (time.perf_counter() - began)
     note(f"{target}: {done} utterances, {changed} with a new best, {speed:.1f} utterances/s")
+    if failed:
+        note(
+            f"warning: {failed} utterances could not be ranked and keep the decoder's order; the "
+            f"first: {first_failure}"
+        )
     if degraded:
         note(f"warning: {degraded} utterances came back degraded: a limit ended their scoring")

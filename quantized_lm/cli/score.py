@@ -13,7 +13,7 @@ import typer
 
 from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
 from quantized_lm.cli.console import command, print_json
-from quantized_lm.cli.devices import DeviceOption
+from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.errors import DataError
 from quantized_lm.nbest import UNREADABLE, open_read
 from quantized_lm.ops import AUTO
@@ -42,7 +42,7 @@ class Totals:
 
 
 @command
-def run(
+def run(  # noqa: PLR0913 - each is an option of the command
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to score.")
     ] = None,
@@ -58,6 +58,7 @@ def run(
         bool, typer.Option("--final/--partial", help="Whether texts end, so that </s> counts.")
     ] = True,
     device: DeviceOption = AUTO,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Natural-log probability of each text, </s> included, and perplexity over all of them.
 
@@ -74,7 +75,7 @@ def run(
     if bool(texts) == (file is not None):
         raise DataError("got no text, or both texts and --file; give one of them")
     folder = bundled_path(DEFAULT_MODEL) if model is None else model
-    loaded = load_artifact(folder, device=device)
+    loaded = load_artifact(folder, device=device, threads=threads or None)
     totals = Totals()
     lines = iter(texts or ()) if file is None else _lines(file)
     for text, score in _scores(lines, loaded, is_final=final):

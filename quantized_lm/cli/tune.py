@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.console import command, note, out, print_json
 from quantized_lm.combine import formula
 from quantized_lm.dev_set import (
     SPEAKER_PATTERN,
@@ -68,7 +68,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """
     require_file_name(target)
     began = time.perf_counter()
-    data = tuning_set(select_speakers(list(read_scored(source)), speakers, speaker_of))
+    utterances = select_speakers(list(read_scored(source)), speakers, speaker_of)
+    data = tuning_set(utterances)
+    unranked = sum(not utterance.is_ranked for utterance in utterances)
+    if unranked:
+        note(f"warning: {unranked} utterances could not be ranked and are left out")
     initial = start_values(data.names, read_weights(start) if start is not None else None)
     tuned = free or default_free(data.names)
     result = tune(data, initial, tuned, restarts=restarts, seed=seed)

@@ -62,11 +62,30 @@ def test_without_the_service_the_first_pass_stands(
         assert line == f"{entry['id']}: {entry['hypotheses'][0]['text']} (first pass)"
 
 
-def test_an_utterance_that_failed_is_printed_with_its_reason(
+def answering(decoder: ModuleType, monkeypatch: pytest.MonkeyPatch, reply: bytes) -> list[str]:
+    monkeypatch.setattr(decoder.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(reply))
+    lines: list[str] = decoder.decode("http://decoder.test", SAMPLE)
+    return lines
+
+
+def test_an_utterance_that_failed_keeps_its_first_pass_and_says_why(
     decoder: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reply = {"results": [{"id": "u1", "error": {"detail": "too long"}}]}
-    monkeypatch.setattr(
-        decoder.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(json.dumps(reply).encode())
-    )
-    assert decoder.decode("http://decoder.test", SAMPLE) == ["u1: too long"]
+    utterances = json.loads(SAMPLE)["utterances"]
+    results = [{"id": entry["id"], "error": {"detail": "too long"}} for entry in utterances]
+    lines = answering(decoder, monkeypatch, json.dumps({"results": results}).encode())
+    assert lines == [
+        f"{entry['id']}: {entry['hypotheses'][0]['text']} (first pass): too long"
+        for entry in utterances
+    ]
+
+
+@pytest.mark.parametrize(
+    "reply", [b"<html>", b"[]", b"{}", b'{"results": []}', b'{"results": [1, 2, 3, 4]}', b"\xff"]
+)
+def test_an_answer_of_something_else_leaves_the_first_pass(
+    decoder: ModuleType, monkeypatch: pytest.MonkeyPatch, reply: bytes
+) -> None:
+    first, *lines = answering(decoder, monkeypatch, reply)
+    assert first.startswith("no second pass: ")
+    assert lines == decoder.first_pass(SAMPLE)

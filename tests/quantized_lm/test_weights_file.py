@@ -26,6 +26,9 @@ def test_weights_read_back_exactly(tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     assert content["report"] == {"wer_tuned": 0.02}
     assert content["formula"].startswith("(0.333")
+    assert content["request"]["lms"] == [{"model": "en", "lm_scale": 0.1}]
+    assert content["request"]["weights"]["extra"] == {"ctc": -2.0}
+    assert "lm_scales" not in content["request"]["weights"]
 
 
 def test_a_person_may_write_only_what_matters(tmp_path: Path) -> None:

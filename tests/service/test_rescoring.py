@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
 
 from quantized_lm import pruning
+from quantized_lm.combine import Weights, formula
 from quantized_lm.scoring import ScoreRequest, TextScore, score_lists
+from quantized_lm.weights_file import write_weights
 from service.errors import ERRORS
 from service.schemas import RescoreResponse, ScoreResponse
 from tests.fakes import TableModel, fake_loaded
@@ -141,6 +145,18 @@ async def test_components_times_weights_add_up_to_the_score(weights: Json) -> No
         assert recombined(hypothesis, reply["weights"]) == pytest.approx(
             hypothesis["score"], abs=1e-9
         )
+
+
+async def test_a_tuned_file_holds_what_a_request_takes(tmp_path: Path) -> None:
+    weights = Weights(am_scale=0.3, lm_scales={"tiny": 0.7}, word_bonus=-1.5, extra={"ctc": 0.1})
+    write_weights(tmp_path / "weights.json", weights, {})
+    fields = json.loads((tmp_path / "weights.json").read_text())["request"]
+    hypotheses = [{"text": "the cat", "am_score": -1.0, "extra": {"ctc": -2.0}}]
+    async with running() as (client, _):
+        body = {**request({"hypotheses": hypotheses}), **fields}
+        answer = await client.post("/v1/rescore", json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["formula"] == formula(weights)
 
 
 async def test_ties_keep_the_decoders_order() -> None:

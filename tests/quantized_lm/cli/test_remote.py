@@ -59,12 +59,12 @@ def ranked(request: dict[str, Any]) -> Reply:
 
 @contextmanager
 def serving(
-    *first: Reply, timeouts: list[str] | None = None
+    *first: Reply, timeouts: list[str] | None = None, keys: list[str | None] | None = None
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A server that gives these replies first and ranks after; yields its address and requests.
 
     Args:
-        timeouts: gets the X-Request-Timeout-Ms of each request.
+        timeouts: gets the X-Request-Timeout-Ms of each request. keys: its Authorization.
     """
     replies, requests = list(first), []
 
@@ -74,6 +74,8 @@ def serving(
             requests.append(request)
             if timeouts is not None:
                 timeouts.append(self.headers["X-Request-Timeout-Ms"])
+            if keys is not None:
+                keys.append(self.headers["Authorization"])
             status, headers, content = replies.pop(0) if replies else ranked(request)
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
@@ -158,6 +160,38 @@ def test_a_fault_in_one_request_ends_all(run: Command, lists: Path) -> None:
         result = run("rescore", lists, lists.with_name("out.jsonl"), "--url", url)
     assert result.exit_code == 2
     assert not lists.with_name("out.jsonl").exists()
+
+
+def test_what_a_server_refuses_may_keep_the_decoders_order() -> None:
+    refused: Reply = (422, {}, {"detail": "no"})
+    failed: Reply = (200, {}, {"results": [{"id": "1", "error": {"detail": "too long"}}]})
+    # All three are refused; alone the first is ranked, the second fails, the third is refused.
+    with serving(refused, ranked({"utterances": [_wire("0")]}), failed, refused) as (url, requests):
+        results = Server(url, {}, keeps_failed=True).rescore(utterances(3))
+    assert [len(request["utterances"]) for request in requests] == [3, 1, 1, 1]
+    assert [record["degraded"] for record in results] == [[], ["failed"], ["failed"]]
+    assert [record["id"] for record in results] == ["0", "1", "2"]
+    assert results[1]["detail"] == "utterance '1': too long"
+    assert str(results[2]["detail"]).endswith("422: no")
+    with serving((401, {}, {"detail": "no key"})) as (url, _), pytest.raises(DataError, match="no"):
+        Server(url, {}, keeps_failed=True).rescore(utterances(1))
+
+
+def _wire(name: str) -> dict[str, Any]:
+    hypothesis = {"text": "a", "am_score": -1.0, "graph_score": None, "extra": {}}
+    return {"id": name, "hypotheses": [hypothesis]}
+
+
+def test_the_key_of_the_environment_is_sent(
+    run: Command, lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str | None] = []
+    monkeypatch.setenv("SECONDPASS_API_KEY", "sp_secret")
+    with serving(keys=keys) as (url, _):
+        run("rescore", lists, lists.with_name("out.jsonl"), "--url", url)
+        monkeypatch.delenv("SECONDPASS_API_KEY")
+        run("rescore", lists, lists.with_name("out.jsonl"), "--url", url)
+    assert keys == ["Bearer sp_secret", None]
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

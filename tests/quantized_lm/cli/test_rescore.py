@@ -81,6 +81,41 @@ def test_a_list_that_cannot_be_ranked_is_named(text: str, message: str) -> None:
         list(rescore_utterances([utterance], fake_loaded("tiny"), Weights()))
 
 
+def test_lists_that_cannot_be_ranked_may_keep_the_decoders_order(run: Command, lists: Path) -> None:
+    hyps = [{"text": "the " * 200, "am": -2.0, "lm": -1.0}, {"text": "cat", "am": -1.0, "lm": -1.0}]
+    long = {"utt": "long", "ref": "cat", "hyps": hyps}
+    short = {"utt": "no-score", "ref": "cat", "hyps": [{"text": "cat"}]}
+    lines = lists.read_text().splitlines()
+    lists.write_text("\n".join([json.dumps(long), *lines, json.dumps(short)]) + "\n")
+    target = lists.with_name("out.jsonl")
+    options = ("rescore", lists, target, "--lm-scale", "2")
+    assert run(*options).exit_code == 2
+    assert not target.exists()
+    assert "--on-error is 'go'; need one of" in run(*options, "--on-error", "go").stderr
+    result = run(*options, "--on-error", "first-pass")
+    assert result.exit_code == 0
+    assert "2 utterances could not be ranked and keep the decoder's order; the first: " in (
+        result.stderr
+    )
+    first, *rest, last = (json.loads(line) for line in target.read_text().splitlines())
+    assert [entry["input_rank"] for entry in first["hypotheses"]] == [1, 2]
+    assert (first["degraded"], last["degraded"]) == (["failed"], ["failed"])
+    assert first["detail"].startswith("utterance 'long': /hypotheses/0/text: text has")
+    alone = lists.with_name("alone.jsonl")
+    lists.write_text("\n".join(lines) + "\n")
+    assert run("rescore", lists, alone, "--lm-scale", "2").exit_code == 0
+    assert rest == [json.loads(line) for line in alone.read_text().splitlines()]
+    # What has no scores is no part of a tuning set, and is counted as the decoder had it.
+    weights = lists.with_name("w.json")
+    tuned = run("tune", target, weights)
+    assert json.loads(tuned.stdout.splitlines()[-1])["utterances"] == len(lines)
+    assert "2 utterances could not be ranked" in tuned.stderr
+    evaluated = run("evaluate", target, "--weights", weights)
+    systems = json.loads(evaluated.stdout.splitlines()[-1])["sets"][str(target)]["systems"]
+    assert systems["rescored"]["utterances"] == len(lines) + 2
+    assert systems["first_pass"]["errors"] >= 200
+
+
 def test_a_bad_line_is_found_before_anything_is_scored(run: Command, lists: Path) -> None:
     with lists.open("a") as handle:
         handle.write('{"utt": "x", "hyps": [{"text": "a", "am": "no"}]}\n')
@@ -175,6 +210,8 @@ def test_an_engine_has_to_be_known_installed_and_alone(run: Command, lists: Path
         (["--seeds", "1"], "--seeds needs lattices"),
         (["--workers", "2"], "--workers needs --engine ray"),
         (["--url", "http://127.0.0.1:1", "--device", "cpu"], "--device needs a model on this"),
+        (["--url", "http://127.0.0.1:1", "--threads", "1"], "--threads needs a model on this"),
+        (["--api-key", "sp_1"], "--api-key needs --url"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
