@@ -28,6 +28,8 @@ KEY_BYTES = 32
 KEY_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 PRIVATE_MODE = stat.S_IRUSR | stat.S_IWUSR
 KeyScope = Literal["score", "admin"]
+SCORED_PATHS = "/v1/"
+ADMIN_PATHS = "/v1/admin/"
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 Rate = Annotated[float, Field(gt=0.0, le=1e9)]
 
@@ -157,3 +159,10 @@ def are_scopes(names: tuple[str, ...]) -> TypeIs[tuple[KeyScope, ...]]:
 def is_open_to_others(path: Path) -> bool:
     """Whether users beyond owner and group may read a file."""
     return bool(path.stat().st_mode & stat.S_IROTH)
+
+
+def required_scope(path: str) -> KeyScope | None:
+    """What a key has to be good for to ask for a path; None for everyone's."""
+    if path.startswith(ADMIN_PATHS):
+        return "admin"
+    return "score" if path.startswith(SCORED_PATHS) else None

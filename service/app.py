@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import Route
 from starlette.types import Lifespan
 
 from quantized_lm.artifact import LoadedModel, load_artifact
@@ -21,7 +22,7 @@ from service.errors import install_error_handlers
 from service.logs import RequestLog
 from service.loop_lag import LoopLag
 from service.metrics import Metrics
-from service.middleware import Envelope, Observers
+from service.middleware import BodyLimits, Envelope, Observers
 from service.openapi import ProblemApi
 from service.registry import LoadModel
 from service.routes import DIRECT_ROUTERS, OPERATOR_ROUTERS, PROBE_ROUTERS, ROUTERS
@@ -117,6 +118,7 @@ def _dressed(
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # there are our own
     )
+    app.is_open = parts.keys.is_open
     settings, metrics = parts.settings, parts.metrics
     app.add_middleware(
         DirectRoutes, routers=[router for router in routers if router in DIRECT_ROUTERS]
@@ -125,8 +127,8 @@ def _dressed(
     app.add_middleware(
         Envelope,
         metrics=metrics,
-        max_body_bytes=settings.max_body_bytes,
-        body_bytes_of={LATTICE_PATH: settings.max_lattice_body_bytes},
+        bodies=BodyLimits(settings.max_body_bytes, {LATTICE_PATH: settings.max_lattice_body_bytes}),
+        routes=[route for router in routers for route in router.routes if isinstance(route, Route)],
         observers=Observers(
             RequestLog(logs_all=settings.access_log, slow_ms=settings.slow_request_ms),
             parts.spans,

@@ -19,17 +19,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api_keys import (
     ApiKey,
     KeyFileError,
-    KeyScope,
     find_key,
     is_open_to_others,
     read_keys,
+    required_scope,
 )
 from service.errors import ForbiddenError, QuotaError, UnauthenticatedError, handle
 from service.metrics import OTHER_MODEL, Metrics
 from service.rate_limits import TokenBucket
 
-SCORED_PATHS = "/v1/"
-ADMIN_PATHS = "/v1/admin/"
 logger = logging.getLogger(__name__)
 
 
@@ -201,13 +199,6 @@ class Guard:
             self._metrics.auth_failures.labels("unknown").inc()
             raise UnauthenticatedError("the API key is not known; need one that is")
         return caller
-
-
-def required_scope(path: str) -> KeyScope | None:
-    """What a key has to be good for to ask for a path; None for everyone's."""
-    if path.startswith(ADMIN_PATHS):
-        return "admin"
-    return "score" if path.startswith(SCORED_PATHS) else None
 
 
 def _tree_nodes(state: Mapping[str, Any]) -> int:

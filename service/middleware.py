@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLargeError, UnsupportedMediaTypeError
@@ -49,14 +49,27 @@ class Observers:
     lag: LoopLag = field(default_factory=LoopLag)
 
 
+@dataclass(frozen=True)
+class BodyLimits:
+    """How large a body may be.
+
+    Attributes:
+        usual: bytes; a larger one raises BodyTooLargeError where it is read.
+        of_path: the same for routes with a limit of their own.
+    """
+
+    usual: int
+    of_path: Mapping[str, int] = field(default_factory=dict)
+
+
 class Envelope:
     """ASGI middleware around one request.
 
     Args:
         app: what answers.
         metrics: where requests are counted.
-        max_body_bytes: a body larger than this raises BodyTooLargeError where it is read.
-        body_bytes_of: path -> the same for a route with a limit of its own.
+        bodies: how large they may be.
+        routes: of the app, for requests that are refused before it chooses one.
         observers: what else is told of each request, and sees to the event loop.
         clock: seconds, monotonic.
     """
@@ -66,8 +79,8 @@ class Envelope:
         app: ASGIApp,
         *,
         metrics: Metrics,
-        max_body_bytes: int,
-        body_bytes_of: Mapping[str, int] = MappingProxyType({}),
+        bodies: BodyLimits,
+        routes: Sequence[Route] = (),
         observers: Observers | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -75,8 +88,8 @@ class Envelope:
         self._metrics = metrics
         observers = observers or Observers()
         self._log, self._spans, self._lag = observers.log, observers.spans, observers.lag
-        self._max_body_bytes = max_body_bytes
-        self._body_bytes_of = body_bytes_of
+        self._bodies = bodies
+        self._routes = routes
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +120,7 @@ class Envelope:
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         declared = headers.get("content-length", "")
-        limit = self._body_bytes_of.get(inner_path(scope), self._max_body_bytes)
+        limit = self._bodies.of_path.get(inner_path(scope), self._bodies.usual)
         declares_more = declared.isdecimal() and int(declared) > limit
         size_bytes = 0
 
@@ -132,8 +145,15 @@ class Envelope:
     def _trace_id(self, span: Span | None) -> str:
         return "" if self._spans is None or span is None else self._spans.trace_id(span)
 
+    def _route_of(self, scope: Scope) -> str:
+        """The path of the route that answered, or would have if the request had been let in."""
+        if "route" in scope:
+            return getattr(scope["route"], "path", UNKNOWN_ROUTE)
+        found = (route.path for route in self._routes if route.matches(scope)[0] is Match.FULL)
+        return next(found, UNKNOWN_ROUTE)
+
     def _measure(self, scope: Scope, status: int, seconds: float, span: Span | None) -> None:
-        route = getattr(scope.get("route"), "path", UNKNOWN_ROUTE)
+        route = self._route_of(scope)
         model = scope["state"].get("model", OTHER_MODEL)
         self._metrics.requests.labels(route, model, _outcome(status, scope["state"])).inc()
         trace_id = self._trace_id(span)

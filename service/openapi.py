@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from service.api_keys import required_scope
 from service.errors import PROBLEM_JSON
 from service.schemas import RequestProblem
 
@@ -31,15 +32,30 @@ ENGINE_PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_KEY = "api_key"
+_KEY_SCHEME = {"type": "http", "scheme": "bearer", "description": "`secondpass api-key new`"}
+
+
 class ProblemApi(FastAPI):
-    """FastAPI whose OpenAPI document gives errors their own media type."""
+    """FastAPI whose OpenAPI document gives errors their own media type, and says who needs a key.
+
+    Attributes:
+        is_open: whether scoring needs none.
+    """
+
+    is_open = True
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
         if self.openapi_schema is None:
-            for operations in super().openapi()["paths"].values():
+            document = super().openapi()
+            document["components"]["securitySchemes"] = {_KEY: _KEY_SCHEME}
+            for path, operations in document["paths"].items():
+                needed = required_scope(path)
                 for operation in operations.values():
                     _retype_problems(operation["responses"])
+                    if needed == "admin" or (needed == "score" and not self.is_open):
+                        operation["security"] = [{_KEY: []}]
         return super().openapi()
 
 

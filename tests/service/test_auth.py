@@ -14,9 +14,9 @@ import pytest
 from starlette.routing import Route
 from starlette.types import Message
 
-from service.api_keys import ApiKey, KeyFileError, hash_of, write_keys
+from service.api_keys import ApiKey, KeyFileError, hash_of, required_scope, write_keys
 from service.app import create_app
-from service.auth import KeyRing, required_scope
+from service.auth import KeyRing
 from service.logs import logging_to
 from service.settings import Settings
 from tests.fakes import TableModel, fake_loaded
@@ -97,6 +97,35 @@ async def test_a_wrong_key_is_401(file: Path, authorization: str, reason: str) -
         problem = check_problem(response, 401, "unauthenticated")
         assert failures(app) == {reason: 1.0}
     assert "sp_" not in json.dumps(problem)
+
+
+async def test_refused_requests_are_counted_by_the_route_they_asked_for(file: Path) -> None:
+    async with running(api_keys_file=file) as (client, app):
+        await client.post("/v1/rescore", json=request())
+        await client.get("/v1/models/tiny")
+        await client.get("/v1/admin/models", headers=bearing(SCORE))
+        await client.get("/v1/nothing")
+        counted = {
+            sample.labels["route"]: sample.value
+            for sample in next(iter(app.state.core.metrics.requests.collect())).samples
+            if sample.name.endswith("_total")
+        }
+    routes = ("/v1/rescore", "/v1/models/{model_id}", "/v1/admin/models", "unknown")
+    assert counted == dict.fromkeys(routes, 1.0)
+
+
+async def test_the_documentation_says_what_needs_a_key(file: Path) -> None:
+    for keys, scored in ((None, None), (file, [{"api_key": []}])):
+        async with running(api_keys_file=keys) as (client, _):
+            document = (await client.get("/openapi.json")).json()
+        assert document["components"]["securitySchemes"]["api_key"]["scheme"] == "bearer"
+        found = {
+            path: next(iter(operations.values())).get("security")
+            for path, operations in document["paths"].items()
+        }
+        assert found["/v1/rescore"] == found["/v1/models"] == scored
+        assert found["/v1/admin/models"] == [{"api_key": []}]
+        assert found["/health/live"] is None
 
 
 async def test_a_key_is_good_for_its_scopes(file: Path) -> None:

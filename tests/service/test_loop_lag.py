@@ -13,7 +13,7 @@ import service.app
 from service.deadlines import Arrival
 from service.loop_lag import EVERY_S, LoopLag
 from service.metrics import Metrics
-from service.middleware import Envelope, Observers
+from service.middleware import BodyLimits, Envelope, Observers
 from tests.fakes import TableModel, fake_loaded
 from tests.service.serving import request, running
 
@@ -107,7 +107,7 @@ async def test_a_request_came_before_it_was_read_and_is_answered_before_it_is_se
     envelope = Envelope(
         app,
         metrics=Metrics(),
-        max_body_bytes=1,
+        bodies=BodyLimits(1),
         observers=Observers(lag=lag),
         clock=lambda: 10.0,
     )

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service.metrics import Metrics
-from service.middleware import Envelope
+from service.middleware import BodyLimits, Envelope
 from tests.fakes import TableModel, fake_loaded
 from tests.service.serving import request, running
 
@@ -102,6 +102,6 @@ async def test_other_protocols_pass_through() -> None:
     async def send(message: Message) -> None:
         seen.append(message["type"])
 
-    envelope = Envelope(inner, metrics=Metrics(), max_body_bytes=1)
+    envelope = Envelope(inner, metrics=Metrics(), bodies=BodyLimits(1))
     await envelope({"type": "lifespan"}, receive, send)
     assert seen == ["lifespan"]

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from service.auth import required_scope
+from service.api_keys import required_scope
 from service.routes.page import MEDIA_TYPES, Asset
 from tests.service.serving import running
 
