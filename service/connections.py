@@ -32,14 +32,20 @@ class ConnectionLimits:
         read_timeout_s: from the first byte of a request, or from connecting, to its last byte.
         max_connections: open at once.
         count_timeout: called when a connection is closed because a request did not come.
+        count_refused: called with a reason when one is refused before an app has seen a request.
     """
 
     def __init__(
-        self, read_timeout_s: float, max_connections: int, count_timeout: Callable[[], None]
+        self,
+        read_timeout_s: float,
+        max_connections: int,
+        count_timeout: Callable[[], None],
+        count_refused: Callable[[str], None],
     ) -> None:
         self.read_timeout_s = read_timeout_s
         self.max_connections = max_connections
         self.count_timeout = count_timeout
+        self.count_refused = count_refused
         self.waiting: dict[BoundedProtocol, None] = {}  # oldest first
 
 
@@ -70,6 +76,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.connections) > self._limits.max_connections:
             oldest = next(iter(self._limits.waiting), None)
             if oldest is None:
+                self._limits.count_refused("too_many")
                 self._end(503, "every connection is in use; send this again")
                 return
             oldest.give_way()
@@ -88,6 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._has_begun and not self._has_head and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
+                self._limits.count_refused("head_too_large")
                 self._end(431, f"request line and headers are longer than {MAX_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:

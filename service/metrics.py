@@ -198,6 +198,11 @@ class Metrics:
         self.read_timeouts = self._counter(
             "rescore_read_timeouts", "Connections closed because a request did not come.", ()
         )
+        self.refused_connections = self._counter(
+            "rescore_connections_refused",
+            "Connections refused before a request was seen: too_many, head_too_large.",
+            ("reason",),
+        )
 
     def _queueing(self) -> None:
         self.shed = self._counter(

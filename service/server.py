@@ -147,6 +147,7 @@ def _config(app: FastAPI, settings: Settings, metrics: Metrics) -> BoundedConfig
         settings.read_timeout_s,
         max(min(settings.max_connections, files - RESERVED_FILES), 1),
         metrics.read_timeouts.inc,
+        lambda reason: metrics.refused_connections.labels(reason).inc(),
     )
     return BoundedConfig(
         app,

@@ -37,6 +37,7 @@ class Listening:
     app: Any
     limits: ConnectionLimits
     timeouts: list[None]
+    refused: list[str]
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection."""
@@ -51,7 +52,10 @@ async def listening(
     model = model or TableModel()
     app = create_app(Settings(models=(Path("tiny"),)), load=FakeLoader(fake_loaded(model=model)))
     timeouts: list[None] = []
-    limits = ConnectionLimits(read_timeout_s, max_connections, lambda: timeouts.append(None))
+    refused: list[str] = []
+    limits = ConnectionLimits(
+        read_timeout_s, max_connections, lambda: timeouts.append(None), refused.append
+    )
     config = BoundedConfig(app, limits, lifespan="off", log_config=None, backlog=4096)
     server = uvicorn.Server(config)
     config.load()
@@ -60,7 +64,7 @@ async def listening(
         with socket.create_server(("127.0.0.1", 0)) as listener:
             await server.startup([listener])
             try:
-                yield Listening(listener.getsockname()[1], app, limits, timeouts)
+                yield Listening(listener.getsockname()[1], app, limits, timeouts, refused)
             finally:
                 model.gate.set()
                 for connection in list(server.server_state.connections):
@@ -152,6 +156,7 @@ async def test_a_head_that_does_not_end_is_431() -> None:
             writer.write(sent)
             status, problem = await answer(reader)
             assert (status, problem["code"]) == (431, "headers_too_large")
+            assert server.refused.pop() == "head_too_large"
             writer.close()
         long = LIVE[:-2] + b"x: " + b"a" * 60_000 + b"\r\n\r\n"
         assert await ask(server, long) == 200
@@ -195,6 +200,7 @@ async def test_what_is_being_answered_is_not_closed_for_a_new_connection() -> No
         refused, other = await server.connect()
         status, problem = await answer(refused)
         assert (status, problem["code"]) == (503, "too_many_connections")
+        assert server.refused == ["too_many"]
         model.gate.set()
         assert (await answer(reader))[0] == 200
         for one in (writer, other):
