@@ -167,6 +167,9 @@ def logging_to(
         handler.close()
 
 
+ON_PURPOSE = (503, 504)  # of a server that is not ready, goes away or was given too little time
+
+
 class RequestLog:
     """One line for each request that deserves one.
 
@@ -196,7 +199,10 @@ class RequestLog:
         has_failed, is_slow = status >= 500, milliseconds >= self._slow_ms
         if not (has_failed or is_slow or self._logs_all):
             return
-        level = logging.ERROR if has_failed else logging.WARNING if is_slow else logging.INFO
+        if has_failed and status not in ON_PURPOSE:
+            level = logging.ERROR
+        else:
+            level = logging.WARNING if has_failed or is_slow else logging.INFO
         fields: dict[str, object] = {
             "method": method,
             "route": route,

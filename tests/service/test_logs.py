@@ -16,7 +16,15 @@ import pytest
 import uvicorn
 
 from service import server
-from service.logs import FLUSH_S, REQUEST, BackgroundHandler, JsonLines, RequestIds, logging_to
+from service.logs import (
+    FLUSH_S,
+    REQUEST,
+    BackgroundHandler,
+    JsonLines,
+    RequestIds,
+    RequestLog,
+    logging_to,
+)
 from service.settings import Settings
 from tests.fakes import TableModel, fake_loaded
 from tests.service.serving import Json, request, running, utterance
@@ -233,6 +241,14 @@ async def test_every_request_is_logged_where_that_is_asked_for() -> None:
     assert (line["method"], line["route"], line["status"]) == ("POST", "/v1/rescore", 200)
     assert (line["model"], line["request_id"]) == ("tiny", "r1")
     assert line["duration_ms"] >= line["timing"]["total_ms"] > 0.0
+
+
+@pytest.mark.parametrize(("status", "level"), [(500, "ERROR"), (503, "WARNING"), (504, "WARNING")])
+def test_what_a_server_says_on_purpose_is_no_error_of_the_log(
+    status: int, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    RequestLog().write(method="GET", route="/health/ready", status=status, seconds=0.0, state={})
+    assert [record.levelname for record in caplog.records] == [level]
 
 
 @pytest.mark.anyio
