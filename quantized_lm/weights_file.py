@@ -4,7 +4,8 @@
      "formula": "1*am + 0.4*lm[en-small] + 0.2*words",
      "request": {"weights": {...}, "lms": [...]}, "report": {...}}
 
-Only `weights` is read; `request` is for those who send them to a server. Fields that are left out have the defaults of `Weights`.
+Only `weights` is read; `request` is for those who send them to a server. Fields that are left out
+have the defaults of `Weights`.
 """
 
 from __future__ import annotations

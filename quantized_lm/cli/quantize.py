@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantized_lm.cli.console import command, note
+from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
 from quantized_lm.cli.train import CheckpointOption, RecipeArgument, RunOption
 from quantized_lm.pipeline.loop import CHECKPOINT_EVERY_S
 from quantized_lm.pipeline.quantize import quantize
@@ -16,6 +17,7 @@ def run(
     recipe: RecipeArgument,
     run: RunOption = None,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY_S,
+    device: TrainingDeviceOption = "cpu",
 ) -> None:
     """Distill the trained float model into one whose matrices are packed.
 
@@ -23,9 +25,14 @@ def run(
 
     secondpass quantize quantized_lm/recipes/en-small.yaml
     """
+    require_training_device(device)
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
     weights = quantize(
-        settings, run=folder, out=folder / "quantize", checkpoint_every_s=checkpoint_every
+        settings,
+        run=folder,
+        out=folder / "quantize",
+        checkpoint_every_s=checkpoint_every,
+        device=device,
     )
     note(f"{weights} is quantized; next: secondpass export {recipe}")

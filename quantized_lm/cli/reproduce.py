@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from quantized_lm.cli.console import command, note, print_json
+from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
 from quantized_lm.pipeline.reproduce.plan import make_plan
 from quantized_lm.pipeline.reproduce.report import Report, make_report
 from quantized_lm.pipeline.reproduce.results import MEASURED
@@ -54,6 +55,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the report here too.")
     ] = None,
+    device: TrainingDeviceOption = "cpu",
 ) -> None:
     """Make a table of models from recipes: train, quantize, measure, report.
 
@@ -64,8 +66,14 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass reproduce ptb --size smoke --data ~/text
     """
+    require_training_device(device)
     plan = make_plan(
-        load_task(task), size=size, data=data, speech=speech, architectures=architecture
+        load_task(task),
+        size=size,
+        data=data,
+        speech=speech,
+        architectures=architecture,
+        device=device,
     )
     store = Store(run / f"{plan.task.name}-{size}")
     failures = {}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from quantized_lm.cli.console import command, note
+from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
 from quantized_lm.pipeline.loop import CHECKPOINT_EVERY_S
 from quantized_lm.pipeline.recipe import load_recipe
 from quantized_lm.pipeline.train import train
@@ -32,6 +33,7 @@ def run(
     ],
     run: RunOption = None,
     checkpoint_every: CheckpointOption = CHECKPOINT_EVERY_S,
+    device: TrainingDeviceOption = "cpu",
 ) -> None:
     """Train the float teacher: tokenize the text once, then update until the last step.
 
@@ -41,7 +43,10 @@ def run(
 
     secondpass train quantized_lm/recipes/en-small.yaml --data ~/text
     """
+    require_training_device(device)
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
-    weights = train(settings, data=data, out=folder, checkpoint_every_s=checkpoint_every)
+    weights = train(
+        settings, data=data, out=folder, checkpoint_every_s=checkpoint_every, device=device
+    )
     note(f"{weights} is trained; next: secondpass quantize {recipe}")

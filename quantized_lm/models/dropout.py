@@ -28,10 +28,11 @@ class Dropout(nn.Dropout):
 @torch.library.custom_op("secondpass::random_bytes", mutates_args=())
 def _random_bytes(x: Tensor) -> Tensor:
     """A random byte for each element, (...) uint8."""
-    draws = torch.empty(-(-x.numel() // _BYTES), dtype=torch.int64).random_(-(1 << 63), None)
+    draws = torch.empty(-(-x.numel() // _BYTES), dtype=torch.int64, device=x.device)
+    draws.random_(-(1 << 63), None)
     return draws.view(torch.uint8)[: x.numel()].view(x.shape)
 
 
 @_random_bytes.register_fake
 def _(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=torch.uint8)
+    return torch.empty(x.shape, dtype=torch.uint8, device=x.device)

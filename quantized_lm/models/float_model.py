@@ -41,6 +41,11 @@ class FloatModel(nn.Module, ABC):
         self.max_tokens = config.max_tokens
         self.embedding = TiedEmbedding(config.vocab_size, config.model_dim)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
     def set_dropout(self, rate: float) -> None:
         """Drop this share of every hidden vector's elements in training mode; 0 at the start."""
         for module in self.modules():

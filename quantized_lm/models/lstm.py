@@ -149,8 +149,9 @@ class Lstm(FloatModel):
         if not starts.any():
             return self._run_rows(tokens.T, None).transpose(0, 1).contiguous()
         batch, length = tokens.shape
-        row = torch.arange(batch)[:, None]
-        place = torch.arange(length) + starts.cumsum(1)  # moved on by a gap for each start
+        row = torch.arange(batch, device=tokens.device)[:, None]
+        # Moved on by a gap for each start.
+        place = torch.arange(length, device=tokens.device) + starts.cumsum(1)
         spread = tokens.new_zeros(int(place.max()) + 1, batch)
         spread[place, row] = tokens
         is_gap = torch.ones_like(spread, dtype=torch.bool)
@@ -159,9 +160,10 @@ class Lstm(FloatModel):
 
     def _run_rows(self, tokens: Tensor, is_gap: Tensor | None) -> Tensor:
         """Everything but the output layer: (T, B) int64 -> (T, B, dim)."""
-        x: Tensor = self.embedding.embed(tokens).to(_product_dtype())
+        device = tokens.device.type
+        x: Tensor = self.embedding.embed(tokens).to(_product_dtype(device))
         # Autocast would hand the kernel a cell state of bfloat16.
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(device, enabled=False):
             x = self.drop(x)
             for layer in self._layers():
                 x = self.drop(layer(x, is_gap))
@@ -195,8 +197,10 @@ def _linears(gates: nn.ModuleDict) -> list[nn.Linear]:
     return [cast("nn.Linear", gates[gate]) for gate in GATES]
 
 
-def _product_dtype() -> torch.dtype:
+def _product_dtype(device: str) -> torch.dtype:
     """What autocast asks for, where the fused kernel can do it."""
+    if device != "cpu":  # cuDNN wants the cell state in the precision of its products
+        return torch.float32
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported  # noqa: SLF001 - no public name
     is_wanted = torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled
     return torch.bfloat16 if is_wanted and supported() else torch.float32

@@ -69,7 +69,7 @@ class Transformer(TreeTransformer):
 
     def _window_positions(self, visible: Tensor) -> Tensor:
         """One range for the whole window: only differences of rotary positions matter."""
-        return torch.arange(visible.shape[-1])
+        return torch.arange(visible.shape[-1], device=visible.device)
 
     def _run(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Embedding, blocks, final norm. `positions` are broadcast against `tokens`."""

@@ -57,14 +57,15 @@ class TreeTransformer(FloatModel):
     def forward(self, tokens: Tensor, document: Tensor) -> Tensor:
         """Hidden states of packed windows (see `FloatModel.forward`)."""
         length = tokens.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         visible = causal & (document[:, :, None] == document[:, None, :])
 
         def attend(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            dtype = v.dtype
+            dtype, device = v.dtype, v.device.type
             # On a CPU this takes torch three quarters of the time in float32 as in bfloat16.
-            with torch.autocast("cpu", enabled=False):
-                q, k, v = (part.transpose(1, 2).float() for part in (q, k, v))
+            inside = torch.float32 if device == "cpu" else dtype
+            with torch.autocast(device, enabled=False):
+                q, k, v = (part.transpose(1, 2).to(inside) for part in (q, k, v))
                 mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None])
             return mixed.transpose(1, 2).to(dtype)
 

@@ -208,8 +208,10 @@ def _diverged(plan: LoopPlan, progress: Progress, what: str) -> RecipeError:
     )
 
 
-def as_objective(loss: Callable[[Tensor, Tensor, Tensor], Tensor], *, compiled: bool) -> Objective:
-    """Let a loss over tensors (inputs, document, targets) take windows."""
+def as_objective(
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor], *, device: torch.device, compiled: bool
+) -> Objective:
+    """Let a loss over tensors (inputs, document, targets) on a device take windows."""
     run = torch.compile(loss, dynamic=False) if compiled else loss
 
     def objective(windows: Windows) -> Tensor:
@@ -217,9 +219,9 @@ def as_objective(loss: Callable[[Tensor, Tensor, Tensor], Tensor], *, compiled: 
             # The compiler's word on float16 scales beside bfloat16 products, which are meant.
             warnings.filterwarnings("ignore", message="bf16 and fp16 are mixed")
             return run(
-                torch.from_numpy(windows.inputs),
-                torch.from_numpy(windows.document),
-                torch.from_numpy(windows.targets),
+                torch.from_numpy(windows.inputs).to(device),
+                torch.from_numpy(windows.document).to(device),
+                torch.from_numpy(windows.targets).to(device),
             )
 
     return objective

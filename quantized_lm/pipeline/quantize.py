@@ -58,12 +58,18 @@ class Student:
 
 
 def quantize(
-    recipe: Recipe, *, run: Path, out: Path, checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    recipe: Recipe,
+    *,
+    run: Path,
+    out: Path,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    device: str = "cpu",
 ) -> Path:
     """Run the stage on what `train` left in the folder `run`; returns the student's best weights.
 
     Args:
         out: where the stage keeps its own files.
+        checkpoint_every_s, device: as `train`.
 
     Raises:
         DataError: there are no float weights.
@@ -71,8 +77,8 @@ def quantize(
             or training diverged.
     """
     corpus = open_corpus(recipe.corpus, run / "corpus")
-    teacher = load_teacher(recipe, run)
-    student = make_student(recipe, teacher)
+    teacher = load_teacher(recipe, run).to(device)
+    student = make_student(recipe, teacher).to(device)
     student.set_dropout(recipe.quantize.dropout)
     plan = recipe.quantize
     loop = LoopPlan(
@@ -191,10 +197,11 @@ def task_loss(
     if not kl_weight:
         return next_token_loss(student, compiled=compiled)
     teach, run = (model.runner(compiled=compiled) for model in (teacher, student))
+    device = student.device
 
     def loss(inputs: Tensor, document: Tensor, targets: Tensor) -> Tensor:
         kept = (targets != IGNORED).flatten()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             with torch.no_grad():
                 expected = teacher.embedding.logits(teach(inputs, document))
             logits = student.embedding.logits(run(inputs, document))
@@ -206,7 +213,7 @@ def task_loss(
         nll = functional.nll_loss(log_prob, targets.flatten(), ignore_index=IGNORED)
         return kl_weight * (divergence * kept).sum() / kept.sum() + (1 - kl_weight) * nll
 
-    return as_objective(loss, compiled=compiled)
+    return as_objective(loss, device=device, compiled=compiled)
 
 
 def _penalized(

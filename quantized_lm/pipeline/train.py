@@ -30,9 +30,19 @@ from quantized_lm.records import build, content_key
 
 
 def train(
-    recipe: Recipe, *, data: Path, out: Path, checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    device: str = "cpu",
 ) -> Path:
     """Run the stage; returns the best weights. Calling again continues, or returns if done.
+
+    Args:
+        data: folder of the text. out: of the run.
+        checkpoint_every_s: seconds of work a kill may cost.
+        device: of torch; a checkpoint may go on on another, not bit for bit.
 
     Raises:
         DataError: text missing, or `out` holds the checkpoint of another recipe or other text,
@@ -48,7 +58,7 @@ def train(
     model.initialize(recipe.seed)
     if start:
         model.load_state_dict(start)
-    model.set_dropout(recipe.train.dropout)
+    model.to(device).set_dropout(recipe.train.dropout)
     plan = recipe.train
     named = list(model.named_parameters())
     optimizers = make_optimizers(
@@ -147,13 +157,13 @@ def next_token_loss(model: FloatModel, *, compiled: bool) -> Objective:
     Args:
         compiled: fuse it with torch.compile: twice as fast, half a minute to start.
     """
-    run = model.runner(compiled=compiled)
+    run, device = model.runner(compiled=compiled), model.device
 
     def loss(inputs: Tensor, document: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model.embedding.logits(run(inputs, document))
         return functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
         )
 
-    return as_objective(loss, compiled=compiled)
+    return as_objective(loss, device=device, compiled=compiled)

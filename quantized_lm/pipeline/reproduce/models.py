@@ -150,10 +150,15 @@ class ModelStage(Stage):
 
 @dataclass(frozen=True, eq=False)
 class FloatStage(ModelStage):
-    """Corpus and trained float model: the folder is a run of `train`."""
+    """Corpus and trained float model: the folder is a run of `train`.
+
+    Attributes:
+        device: where it and its students are trained; not part of the key.
+    """
 
     recipe: Recipe
     text: TextStage
+    device: str = "cpu"
 
     kind = "float"
 
@@ -182,7 +187,8 @@ class FloatStage(ModelStage):
     def run(self, folder: Path, folder_of: FolderOf) -> None:
         """Train; goes on from a checkpoint."""
         _forget_compiled(self.recipe)
-        train(self.recipe, data=self.text.folder(folder_of), out=folder)
+        text = self.text.folder(folder_of)
+        train(self.recipe, data=text, out=folder, device=self.device)
         drop_checkpoint(folder / "train")
 
     def recipe_of(self, folder_of: FolderOf) -> Recipe:  # noqa: ARG002
@@ -246,7 +252,12 @@ class QuantizeStage(Stage):
     def run(self, folder: Path, folder_of: FolderOf) -> None:
         """Quantize; goes on from a checkpoint."""
         _forget_compiled(self.teacher.recipe)
-        quantize(self.recipe_of(folder_of), run=folder_of(self.teacher), out=folder)
+        quantize(
+            self.recipe_of(folder_of),
+            run=folder_of(self.teacher),
+            out=folder,
+            device=self.teacher.device,
+        )
         drop_checkpoint(folder)
 
     def recipe_of(self, folder_of: FolderOf) -> Recipe:

@@ -116,6 +116,7 @@ def make_plan(
     data: Path,
     speech: Path | None = None,
     architectures: Sequence[str] | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """Lay out every stage; runs nothing, but reads the text to name it by its content.
 
@@ -123,6 +124,7 @@ def make_plan(
         data: folder of the text files.
         speech: folder of the lists and lattices; None leaves them out.
         architectures: of the task; None for all.
+        device: of torch, where models are trained.
 
     Raises:
         RecipeError: the task is wrong anywhere, even in the last row.
@@ -135,7 +137,7 @@ def make_plan(
     decoded = {} if speech is None else _decoded(task, speech)
     benches, by_row = {}, {}
     for architecture in architectures or list(task.architectures):
-        bench = _bench(task, architecture, size, data)
+        bench = _bench(task, architecture, size, data, device)
         benches[architecture] = bench
         of_teacher = Measures.of(bench.teacher, task, decoded)
         for row in rows:
@@ -146,11 +148,11 @@ def make_plan(
     return Plan(task, size, benches, cells)
 
 
-def _bench(task: Task, architecture: str, size: str, data: Path) -> Workbench:
+def _bench(task: Task, architecture: str, size: str, data: Path, device: str) -> Workbench:
     setting = task.setting(architecture, size)
     recipe = task.recipe(architecture, setting, _NO_QUANTIZE)
     require_fit(recipe)
-    teacher = FloatStage(recipe, text_stage(recipe, data, setting.cut_lines))
+    teacher = FloatStage(recipe, text_stage(recipe, data, setting.cut_lines), device)
     return Workbench.of(setting, teacher, task.default_weights)
 
 

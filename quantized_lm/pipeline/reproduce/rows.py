@@ -243,7 +243,7 @@ class SmallerFloatRow(RowKind):
         """A float model of its own."""
         budget = int(bench.float_bytes / self.compression)
         recipe = replace(widest_within(bench.teacher.recipe, budget), start="")
-        return FloatStage(recipe, bench.teacher.text)
+        return replace(bench.teacher, recipe=recipe)
 
 
 ROW_KINDS: Mapping[str, type[RowKind]] = MappingProxyType(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from quantized_lm.artifact import read_manifest
 from tests.tiny import TINY_YAML, write_text
@@ -54,3 +55,21 @@ def test_an_unknown_split_is_refused(run: Command, recipe: Path, tmp_path: Path)
     result = run("perplexity", recipe, "--run", tmp_path, "--split", "tset")
     assert result.exit_code == 2
     assert "split is 'tset'; need dev or test" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "quantize", "reproduce"])
+def test_a_device_that_is_not_there_is_refused_at_once(
+    run: Command, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    data = () if command == "quantize" else ("--data", tmp_path)
+    for device, message in (
+        ("gpu", "--device is 'gpu'; need one of cpu, cuda"),
+        ("cuda", "--device cuda: this torch is a build for CPUs; install its CUDA build"),
+    ):
+        result = run(command, tmp_path / "absent.yaml", *data, "--device", device)
+        assert (result.exit_code, result.stderr) == (2, f"error: {message}\n")
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = run(command, tmp_path / "absent.yaml", *data, "--device", "cuda")
+    assert "torch finds no CUDA device; leave it out" in result.stderr
