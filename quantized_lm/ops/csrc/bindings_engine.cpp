@@ -30,9 +30,9 @@ bool is_ending() {
 }
 
 // Lets other threads have Python while it lives. A daemon thread may come back from a pass while
-// the interpreter ends: before 3.14 Python ends such a thread by unwinding its stack, and C++, which
-// takes that for an exception in a destructor, ends the process by a signal. So it stays away until
-// the process is gone. Who already waits for the interpreter when it begins to end is not saved.
+// the interpreter ends: before 3.14 Python ends such a thread by unwinding its stack, which C++
+// answers with an abort. So it stays away until the process is gone. Who already waits for the
+// interpreter when it begins to end is not saved.
 class PythonRelease {
 public:
     PythonRelease() : state_(PyEval_SaveThread()) {}

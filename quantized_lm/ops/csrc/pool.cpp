@@ -78,7 +78,9 @@ struct Pin {
 }  // namespace
 
 Pool::Pool(std::size_t threads, bool pins)
-    : threads_(threads), process_(this_process()), cores_(pins ? allowed_cores() : std::vector<int>()) {
+    : threads_(threads),
+      process_(this_process()),
+      cores_(pins ? allowed_cores() : std::vector<int>()) {
     try {
         for (std::size_t thread = 1; thread < threads; ++thread)
             others_->workers.emplace_back([this, thread] { work(thread); });
