@@ -28,6 +28,7 @@ def build(cls: type[T], value: object, *, where: str, error: type[SecondpassErro
 
     Raises:
         SecondpassError: of class `error`; names the field by its path and says what it should be.
+            What a dataclass refuses itself is raised so, too.
     """
     if not isinstance(value, dict):
         raise error(f"{where}: got {value!r}; need a mapping of fields")
@@ -45,12 +46,16 @@ def build(cls: type[T], value: object, *, where: str, error: type[SecondpassErro
     missing = sorted(required - set(value))
     if missing:
         raise error(f"{where}: field {missing[0]!r} is missing")
-    return cls(
-        **{
-            name: _convert(hints[name], item, where=f"{where}: {name}", error=error)
-            for name, item in value.items()
-        }
-    )
+    fields = {
+        name: _convert(hints[name], item, where=f"{where}: {name}", error=error)
+        for name, item in value.items()
+    }
+    try:
+        return cls(**fields)
+    except error:
+        raise
+    except SecondpassError as fault:
+        raise error(f"{where}: {fault}") from None
 
 
 def write_record(path: Path, record: Any) -> None:
@@ -116,7 +121,14 @@ def _convert(hint: Any, item: object, *, where: str, error: type[SecondpassError
             for key, part in item.items()
         }
     if hint is float and isinstance(item, int) and not isinstance(item, bool):
-        return float(item)
+        return _float(item, where=where, error=error)
     if hint is Any or (origin is None and type(item) is hint):
         return item
     raise error(f"{where}: got {item!r}; need {getattr(hint, '__name__', hint)}")
+
+
+def _float(item: int, *, where: str, error: type[SecondpassError]) -> float:
+    try:
+        return float(item)
+    except OverflowError:
+        raise error(f"{where}: got an integer of {item.bit_length()} bits; need float") from None

@@ -31,50 +31,14 @@ from quantized_lm.errors import FormatError
 from quantized_lm.quant import entropy
 from quantized_lm.quant.formats import get_format
 from quantized_lm.quant.tensor import QuantizedTensor
+from quantized_lm.tensor_entry import FLOAT_BYTES, FLOATS, TensorEntry
 
 AUTO = "auto"
-_FLOATS = "float32"
-_FLOAT_BYTES = 4
 _HEADER_ALIGNMENT = 8
 
 Arrays = Mapping[str, NDArray[Any]]
 Packed = Mapping[str, QuantizedTensor]
 Floats = Mapping[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """One tensor on disk.
-
-    Attributes:
-        format: key of FORMATS, or "float32".
-        group_size: 0 is unpacked.
-        size_bytes: what it takes in its arrays.
-        bits_per_weight: those bytes over its weights.
-        coding: key of CODINGS.
-        num_levels: length of its level table; 0 if unpacked, or if the table itself says it.
-    """
-
-    format: str
-    shape: tuple[int, ...]
-    group_size: int
-    size_bytes: int
-    bits_per_weight: float
-    coding: str = ""
-    num_levels: int = 0
-
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of words, scales and levels, whatever the coding."""
-        if not self.coding:
-            return self.size_bytes
-        row_format = get_format(self.format)
-        return row_format.matrix_bytes(_matrix_shape(self), self.group_size, self.num_levels)
-
-    @property
-    def packed_bits_per_weight(self) -> float:
-        """`packed_bytes` over weights."""
-        return 8 * self.packed_bytes / math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -150,13 +114,18 @@ def restore(content: bytes, entries: Mapping[str, TensorEntry], version: int) ->
         version: of the format, 1 or 2.
 
     Raises:
-        FormatError: the content is no safetensors file, or does not fit the entries.
+        FormatError: the content is no safetensors file, does not fit the entries, or an unpacked
+            tensor holds NaN or infinity.
     """
     try:
         arrays = safetensors.numpy.load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # numpy has not every type of number
         raise FormatError(f"weights.safetensors cannot be parsed ({error})") from None
-    return _READERS[version](arrays, entries)
+    restored = _READERS[version](arrays, entries)
+    for name, array in restored.plain.items():
+        if not np.isfinite(array).all():
+            raise FormatError(f"tensor {name!r} holds NaN or infinity; need finite numbers")
+    return restored
 
 
 def weights_bytes(packed: Packed, plain: Floats, coding: str = AUTO) -> int:
@@ -185,7 +154,7 @@ def float_bytes(shapes: Mapping[str, tuple[int, ...]]) -> int:
     header: dict[str, Any] = {}
     start = 0
     for name in sorted(shapes):
-        end = start + _FLOAT_BYTES * math.prod(shapes[name])
+        end = start + FLOAT_BYTES * math.prod(shapes[name])
         header[name] = {"dtype": "F32", "shape": shapes[name], "data_offsets": [start, end]}
         start = end
     size = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
@@ -204,9 +173,9 @@ def _store(packed: Packed, plain: Floats, choice: Mapping[str, str]) -> Stored:
             entries[name] = _entry(tensor, key, written.size_bytes[name])
     if plain:
         floats = [plain[name].reshape(-1) for name in sorted(plain)]
-        arrays[_FLOATS] = np.concatenate(floats).astype(np.float32, copy=False)
+        arrays[FLOATS] = np.concatenate(floats).astype(np.float32, copy=False)
     entries = {name: entries[name] for name in packed} | {
-        name: TensorEntry(_FLOATS, array.shape, 0, array.size * _FLOAT_BYTES, 32.0)
+        name: TensorEntry(FLOATS, array.shape, 0, array.size * FLOAT_BYTES, 32.0)
         for name, array in plain.items()
     }
     return Stored(safetensors.numpy.save(arrays), entries)
@@ -293,7 +262,7 @@ def _read_named(arrays: Arrays, entries: Mapping[str, TensorEntry]) -> Restored:
         with entropy.naming(name):
             restored.packed[name] = QuantizedTensor(
                 entry.format,
-                _matrix_shape(entry),
+                entry.matrix_shape,
                 entry.group_size,
                 _array(arrays, f"{name}.words", np.uint32),
                 _array(arrays, f"{name}.scale", np.float16),
@@ -320,7 +289,7 @@ def _read_joined(arrays: Arrays, entries: Mapping[str, TensorEntry]) -> Restored
 def _read_floats(
     arrays: Arrays, entries: Mapping[str, TensorEntry]
 ) -> dict[str, NDArray[np.float32]]:
-    floats = _Pieces(arrays, _FLOATS, np.float32)
+    floats = _Pieces(arrays, FLOATS, np.float32)
     plain = {}
     for name, entry in entries.items():
         with entropy.naming(name):
@@ -334,16 +303,8 @@ _READERS: Mapping[int, Callable[[Arrays, Mapping[str, TensorEntry]], Restored]] 
 )
 
 
-def _matrix_shape(entry: TensorEntry) -> tuple[int, int]:
-    if len(entry.shape) != 2:
-        raise FormatError(f"shape is {entry.shape}; need two dimensions to be packed")
-    return entry.shape[0], entry.shape[1]
-
-
 def _form(entry: TensorEntry) -> entropy.TensorForm:
-    return entropy.TensorForm(
-        entry.format, _matrix_shape(entry), entry.group_size, entry.num_levels
-    )
+    return entropy.TensorForm(entry.format, entry.matrix_shape, entry.group_size, entry.num_levels)
 
 
 def _array(arrays: Arrays, name: str, dtype: type[np.generic]) -> NDArray[Any]:
@@ -364,7 +325,7 @@ class _Pieces:
     def take(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """The next piece."""
         end = self._at + math.prod(shape)
-        if min(shape, default=0) < 0 or end > len(self._array):
+        if end > len(self._array):
             raise FormatError(
                 f"array {self._name!r} has {len(self._array)} numbers; need {end} for {shape}"
             )

@@ -118,18 +118,24 @@ class Tokenizer:
     def from_json(cls, content: bytes, rules: TextRules, *, where: str) -> Tokenizer:
         """Read the content of a `tokenizer.json` of the tokenizers library.
 
+        Padding and truncation are left out: how long a text may be is not the vocabulary's matter.
+
         Raises:
-            DataError: it is not one, or lacks the boundary or unknown symbol at its id.
+            DataError: it is not one, lacks the boundary or unknown symbol at its id, or has
+                something else for what it does not know.
         """
         try:
             vocabulary = VocabularyTokenizer.from_buffer(content)
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception
             raise DataError(f"{where}: not a tokenizer.json ({error}); make it again") from None
+        vocabulary.no_padding()
+        vocabulary.no_truncation()
         for symbol, expected in ((BOUNDARY, BOUNDARY_ID), (UNK, UNK_ID)):
             if vocabulary.token_to_id(symbol) != expected:
                 raise DataError(
                     f"{where}: {symbol} has id {vocabulary.token_to_id(symbol)}; need {expected}"
                 )
+        _require_unknown(vocabulary, where)
         return cls(vocabulary, rules)
 
     def to_json(self) -> bytes:
@@ -166,6 +172,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of token ids, the two symbols included."""
         return int(self.vocabulary.get_vocab_size())
+
+    @property
+    def largest_id(self) -> int:
+        """Of all tokens, those included that were added to the vocabulary."""
+        return max(self.vocabulary.get_vocab().values())
 
     def words(self, text: str) -> list[str]:
         """What was said: the normalized words without pauses, noises and sentence marks.
@@ -230,3 +241,20 @@ class Tokenizer:
             return (UNK_ID,)
         ids = self.vocabulary.encode(word, add_special_tokens=False).ids
         return tuple(token or UNK_ID for token in ids) or (UNK_ID,)
+
+
+def _require_unknown(vocabulary: VocabularyTokenizer, where: str) -> None:
+    """Pass if a word that nobody has seen has a token.
+
+    Raises:
+        DataError: it has not, or another one than a text's unknown words.
+    """
+    symbol = getattr(vocabulary.model, "unk_token", None)
+    if symbol not in (None, UNK):
+        raise DataError(f"{where}: unknown words are {symbol!r}; need {UNK} or none")
+    private = map(chr, range(0xE000, 0xF900))  # characters that stand for nothing
+    strange = next((one for one in private if vocabulary.token_to_id(one) is None), "\U0010fffd")
+    try:
+        vocabulary.encode(strange, add_special_tokens=False)
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise DataError(f"{where}: fails at unknown words ({error}); need {UNK} for them") from None

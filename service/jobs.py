@@ -5,6 +5,7 @@ Every ticket is answered exactly once: with a result, with an error, or by its w
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -140,3 +141,35 @@ class Started(Generic[Result]):
 def requests_of(tickets: Sequence[Ticket[Any]]) -> set[QueuedRequest]:
     """The requests that tickets belong to."""
     return {ticket.request for ticket in tickets}
+
+
+async def answered(tickets: Sequence[Ticket[Any]], limit_s: float) -> None:
+    """Wait until all are answered, one of them by an error, or for so long.
+
+    One wake-up of the event loop for all of them: what `asyncio.wait` of wrapped futures comes to,
+    at a fraction of its cost.
+    """
+    loop = asyncio.get_running_loop()
+    is_over = loop.create_future()
+    # Not the tickets: a future remembers what it called, and they would never be freed.
+    waited_for = [None for _ in tickets]
+
+    def wake() -> None:
+        if not is_over.done():
+            is_over.set_result(None)
+
+    def take(future: Future[Any]) -> None:
+        """Runs where the answer comes from: on the engine's thread, or another."""
+        if future.cancelled():  # by whoever waited
+            return
+        waited_for.pop()  # one at a time, whichever threads
+        if future.exception() or not waited_for:
+            loop.call_soon_threadsafe(wake)
+
+    timer = loop.call_later(max(limit_s, 0.0), wake)
+    try:
+        for ticket in tickets:
+            ticket.future.add_done_callback(take)
+        await is_over
+    finally:
+        timer.cancel()

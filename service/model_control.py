@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from quantized_lm.artifact import LoadedModel, Manifest, read_manifest
+from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import ArtifactError, SecondpassError
+from quantized_lm.manifest import Manifest, read_manifest
+from quantized_lm.memory import available_bytes
 from service.errors import (
     LastModelError,
     MemoryBudgetError,
     ModelLoadingError,
     ModelNotFoundError,
 )
-from service.memory import available_bytes
 from service.metrics import Metrics
 from service.registry import LoadModel, Registry, hide_model, require_budget, show_model
 from service.served_schemas import AdminModel

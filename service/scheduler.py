@@ -7,7 +7,6 @@ accepted is answered exactly once (`jobs.py`), also if a pass fails, the thread 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 import threading
@@ -22,7 +21,7 @@ from service.admission import Admission, EngineLoad, QueueLimits, count_refused
 from service.costs import Costs
 from service.errors import DeadlineExceededError, DrainingError, NotReadyError
 from service.job_queue import JobQueue
-from service.jobs import Completed, Job, QueuedRequest, Started, Ticket
+from service.jobs import Completed, Job, QueuedRequest, Started, Ticket, answered
 from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.pass_plan import Pass, Planner, find_late
@@ -166,7 +165,7 @@ class Scheduler:
         except DeadlineExceededError:
             return [None] * len(jobs)
         try:
-            await _answered(tickets, jobs[0].deadline_s - self._clock() + GRACE_S)
+            await answered(tickets, jobs[0].deadline_s - self._clock() + GRACE_S)
             futures = [ticket.future for ticket in tickets]
             results = [future.result() if future.done() else None for future in futures]
             finished_s = [one.finished_s for one in results if one is not None]
@@ -288,22 +287,34 @@ class Scheduler:
             entry.ticket.num_nodes += entry.piece.num_nodes
 
     def _forward(self, plan: Pass, entries: Sequence[Started[Any]]) -> bool:
-        """One pass of these, and whether it went well. One that fails, fails all that is in it."""
+        """One pass of these, and whether it went well. If not, each is run alone."""
         try:
             answers = forward([entry.piece for entry in entries], plan.model.model)
             learning = list(zip(entries, answers, strict=True))
         except Exception as error:
-            logger.exception(
-                "a pass of %d pieces of work failed on %s", len(entries), plan.model.name
-            )
+            name = plan.model.name
+            logger.exception("a pass of %d pieces of work failed on %s", len(entries), name)
+            learning = []
+            if len(entries) == 1:
+                entries[0].ticket.fail(error)
+        if not learning and len(entries) > 1:
             for entry in entries:
-                entry.ticket.fail(error)
-            return False
+                self._run_alone(entry)
         for entry, (piece, log_prob) in learning:
             entry.last_pass = self._planner.number
             with self._failing_alone(entry.ticket):
                 piece.learn(log_prob)
-        return True
+        return bool(learning)
+
+    def _run_alone(self, entry: Started[Any]) -> None:
+        """From its beginning to its end: who knows what a failed pass has left in its tree."""
+        job = entry.ticket.job
+        with self._failing_alone(entry.ticket):
+            entry.piece = Running(job.work, job.model.model)
+            while self._goes_on(entry, self._clock()):
+                entry.ticket.num_nodes += entry.piece.num_nodes
+                ((_, log_prob),) = forward([entry.piece], job.model.model)
+                entry.piece.learn(log_prob)
 
     def _settle(self, now_s: float) -> None:
         """Stop what is or will be late, hand out what is over, forget what nobody waits for."""
@@ -359,35 +370,3 @@ class Scheduler:
         except Exception as error:
             logger.exception("a piece of work failed on %s", ticket.job.model.name)
             ticket.fail(error)
-
-
-async def _answered(tickets: Sequence[Ticket[Any]], limit_s: float) -> None:
-    """Wait until all are answered, one of them by an error, or for so long.
-
-    One wake-up of the event loop for all of them: what `asyncio.wait` of wrapped futures comes to,
-    at a fraction of its cost.
-    """
-    loop = asyncio.get_running_loop()
-    is_over = loop.create_future()
-    # Not the tickets: a future remembers what it called, and they would never be freed.
-    waited_for = [None for _ in tickets]
-
-    def wake() -> None:
-        if not is_over.done():
-            is_over.set_result(None)
-
-    def take(answered: Future[Any]) -> None:
-        """Runs where the answer comes from: on the engine's thread, or another."""
-        if answered.cancelled():  # by whoever waited
-            return
-        waited_for.pop()  # one at a time, whichever threads
-        if answered.exception() or not waited_for:
-            loop.call_soon_threadsafe(wake)
-
-    timer = loop.call_later(max(limit_s, 0.0), wake)
-    try:
-        for ticket in tickets:
-            ticket.future.add_done_callback(take)
-        await is_over
-    finally:
-        timer.cancel()

@@ -31,6 +31,7 @@ from service.tracing import start_tracing
 
 RESERVED_FILES = 64  # descriptors that are no connections: libraries, logs, models being read
 logger = logging.getLogger("uvicorn.error")  # where uvicorn says such things itself
+ANSWERS_S = 2  # for sending what whoever still waits at the end is told
 GC_OBJECTS = 10_000  # made and not freed before the collector looks for cycles; Python's is 700
 # What the engine's Python may keep the event loop waiting; Python's own is ten times that.
 SWITCH_S = 0.0005
@@ -38,6 +39,9 @@ SWITCH_S = 0.0005
 
 class DrainingServer(uvicorn.Server):
     """Sets `app.state.draining` at the first signal and stops `drain_s` later, or at the second.
+
+    The config's timeout_graceful_shutdown is when whoever still waits is told that the server is
+    going away; uvicorn's own end of it, which cancels requests, comes ANSWERS_S later.
 
     Runs the app's lifespan itself: uvicorn would log a refused model as a traceback and exit 3,
     here the error reaches whoever called `run`.
@@ -52,6 +56,9 @@ class DrainingServer(uvicorn.Server):
         self._admin = None if admin is None else _second(admin)
         self._reloads: set[asyncio.Task[None]] = set()
         self._drain_s = drain_s
+        self._shutdown_s = config.timeout_graceful_shutdown
+        if self._shutdown_s is not None:
+            config.timeout_graceful_shutdown = self._shutdown_s + ANSWERS_S
         self._exit_at_s: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
@@ -97,7 +104,9 @@ class DrainingServer(uvicorn.Server):
 
         The admin port last, so that what watches can see the end.
         """
+        telling = asyncio.create_task(self._tell_who_waits())
         await super().shutdown(sockets)
+        telling.cancel()
         if self._admin is not None:
             await self._admin.shutdown()
         await self._lifespan.aclose()
@@ -108,6 +117,12 @@ class DrainingServer(uvicorn.Server):
             await self._admin.on_tick(counter)
         is_drained = self._exit_at_s is not None and time.monotonic() >= self._exit_at_s
         return await super().on_tick(counter) or is_drained
+
+    async def _tell_who_waits(self) -> None:
+        """End the work of the requests that are in flight for too long."""
+        if self._shutdown_s is not None:
+            await asyncio.sleep(self._shutdown_s)
+            await asyncio.to_thread(self.config.app.state.core.engine.stop, 0.0)  # type: ignore[union-attr]
 
     def _on_hangup(self) -> None:
         """Read the API keys again, and the models that have changed."""

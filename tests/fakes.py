@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.artifact import LoadedModel, Manifest
-from quantized_lm.storage import TensorEntry
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.manifest import Manifest
+from quantized_lm.tensor_entry import TensorEntry
 from quantized_lm.tokenizer import BOUNDARY_ID, TextRules, Tokenizer
 
 WORDS = "the cat sat on a mat and saw an old dog run far from it"

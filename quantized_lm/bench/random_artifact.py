@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from quantized_lm.artifact import FORMAT_VERSION, ArtifactParts, Manifest, write_artifact
+from quantized_lm.artifact import ArtifactParts, write_artifact
 from quantized_lm.bench.lists import Tokens
 from quantized_lm.bench.weights import load_gpt2, read_packed
+from quantized_lm.manifest import FORMAT_VERSION, Manifest
 from quantized_lm.tokenizer import BOUNDARY, BOUNDARY_ID, UNK_ID, TextRules, Tokenizer
 
 _GOLDEN_WORDS = (2, 3, 4)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from quantized_lm.artifact import bundled_path, read_manifest
+from quantized_lm.artifact import bundled_path
 from quantized_lm.bench import lists
 from quantized_lm.bench.installs import Environment, torch_requirement
 from quantized_lm.bench.lists import Tokens
@@ -35,6 +35,7 @@ from quantized_lm.bench.weights import (
     write_packed,
 )
 from quantized_lm.bench.workers import ProcessWorker, Worker, WorkerError
+from quantized_lm.manifest import read_manifest
 from quantized_lm.tokenizer import Tokenizer
 
 

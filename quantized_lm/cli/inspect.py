@@ -12,13 +12,7 @@ import typer
 from rich.bar import Bar
 from rich.table import Table
 
-from quantized_lm.artifact import (
-    DEFAULT_MODEL,
-    Manifest,
-    bundled_path,
-    load_artifact,
-    read_manifest,
-)
+from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
 from quantized_lm.cli.console import command, out, print_json
 from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
@@ -26,9 +20,10 @@ from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import names_lattice
 from quantized_lm.lattice.formats import ReadOptions, format_by_name
 from quantized_lm.lattice.symbols import read_symbols
+from quantized_lm.manifest import Manifest, read_manifest
 from quantized_lm.ops import AUTO
 from quantized_lm.quant.formats import FORMATS
-from quantized_lm.storage import TensorEntry
+from quantized_lm.tensor_entry import TensorEntry
 
 _BAR_WIDTH = 14
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from quantized_lm.errors import ShapeError
 from quantized_lm.models.plan import Floats, ModelPlan, ProjectionPlan
 from quantized_lm.ops import PackedWeight
 
+MAX_TOKENS = 1 << 16  # some tables have a row for each depth, whatever the weights are
 Shapes = dict[str, tuple[int, ...]]  # of parameters, by name
 
 
@@ -37,13 +39,18 @@ class ModelConfig(Protocol):
         ...
 
     @property
+    def num_layers(self) -> int:
+        """Layers that are alike, each with parameters of its own."""
+        ...
+
+    @property
     def model_dim(self) -> int:
         """Width of the embedding and of what the output layer takes."""
         ...
 
     @property
     def max_tokens(self) -> int:
-        """Longest path from the root, root excluded."""
+        """Longest path from the root, root excluded; 1 to MAX_TOKENS."""
         ...
 
     def shapes(self) -> Shapes:
@@ -53,6 +60,19 @@ class ModelConfig(Protocol):
     def plan(self, weights: Weights) -> ModelPlan:
         """What the model computes, as data."""
         ...
+
+
+def require_sizes(max_tokens: int, **sizes: int) -> None:
+    """Pass if a model can have these sizes.
+
+    Raises:
+        ShapeError: one is below 1, or max_tokens above MAX_TOKENS; names it.
+    """
+    for name, size in {"max_tokens": max_tokens, **sizes}.items():
+        if size < 1:
+            raise ShapeError(f"{name} is {size}; need 1 or more")
+    if max_tokens > MAX_TOKENS:
+        raise ShapeError(f"max_tokens is {max_tokens}; need at most {MAX_TOKENS}")
 
 
 def in_layers(path: str, num_layers: int, layer: Shapes) -> Shapes:

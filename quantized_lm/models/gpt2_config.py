@@ -17,11 +17,14 @@ class Gpt2Config(TreeTransformerConfig):
     norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse heads of different widths."""
+        """Refuse heads of different widths, and norms that could divide by zero."""
+        super().__post_init__()
         if self.model_dim % self.num_heads:
             raise ShapeError(
                 f"model_dim {self.model_dim} over num_heads {self.num_heads} is no whole number"
             )
+        if not 0 < self.norm_epsilon < 1:
+            raise ShapeError(f"norm_epsilon is {self.norm_epsilon}; need more than 0, less than 1")
 
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the module."""

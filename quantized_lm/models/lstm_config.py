@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantized_lm.models.config import Shapes, Weights, in_layers
+from quantized_lm.models.config import Shapes, Weights, in_layers, require_sizes
 from quantized_lm.models.plan import LstmLayerPlan, LstmPlan
 
 GATES = ("i", "f", "g", "o")  # input, forget, candidate, output: the order of torch's kernel
@@ -18,6 +18,15 @@ class LstmConfig:
     num_layers: int
     model_dim: int
     max_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model has."""
+        require_sizes(
+            self.max_tokens,
+            vocab_size=self.vocab_size,
+            num_layers=self.num_layers,
+            model_dim=self.model_dim,
+        )
 
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the module."""

@@ -90,7 +90,8 @@ class NativeModel:
         Raises:
             ShapeError: the arrays do not fit together, a parent does not exist, a token is out of
                 range or a path too long, or a tree is given twice; the trees are as before.
-            BackendError: the model computes something that is no number.
+            BackendError: the model computes something that is no number, or its threads are those
+                of the process that this one was forked from.
         """
         for array in (*parents, *tokens):
             if array.dtype != np.int32 or array.ndim != 1:
@@ -106,6 +107,8 @@ class NativeModel:
             )
         except ValueError as error:
             raise ShapeError(str(error)) from None
+        except RuntimeError as error:
+            raise BackendError(str(error)) from None
         if not np.isfinite(log_prob).all():
             raise BackendError("log-probabilities hold NaN or infinity; need finite weights")
         ends = itertools.accumulate(sizes)

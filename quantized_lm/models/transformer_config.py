@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
 
 from quantized_lm.errors import ShapeError
-from quantized_lm.models.config import Shapes, Weights, in_layers
+from quantized_lm.models.config import Shapes, Weights, in_layers, require_sizes
 from quantized_lm.models.plan import BlockPlan, Floats, NormPlan, TransformerPlan
 
 NORM_EPSILON = 1e-6
@@ -24,6 +25,18 @@ class TreeTransformerConfig(ABC):
     num_heads: int
     ffn_dim: int
     max_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model has. One without layers is embedding and norm alone."""
+        require_sizes(
+            self.max_tokens,
+            vocab_size=self.vocab_size,
+            model_dim=self.model_dim,
+            num_heads=self.num_heads,
+            ffn_dim=self.ffn_dim,
+        )
+        if self.num_layers < 0:
+            raise ShapeError(f"num_layers is {self.num_layers}; need 0 or more")
 
     @property
     def head_dim(self) -> int:
@@ -46,11 +59,14 @@ class TransformerConfig(TreeTransformerConfig):
     rope_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        """Refuse heads that cannot be turned by halves."""
+        """Refuse heads that cannot be turned by halves, and rates that are none."""
+        super().__post_init__()
         if self.model_dim % (2 * self.num_heads):
             raise ShapeError(
                 f"model_dim {self.model_dim} over num_heads {self.num_heads} is no even number"
             )
+        if not (math.isfinite(self.rope_base) and self.rope_base >= 1):
+            raise ShapeError(f"rope_base is {self.rope_base}; need a finite number of 1 or more")
 
     @property
     def rope_rates(self) -> Floats:

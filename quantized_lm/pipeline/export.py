@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from quantized_lm.artifact import FORMAT_VERSION, ArtifactParts, Manifest, write_artifact
+from quantized_lm.artifact import ArtifactParts, write_artifact
+from quantized_lm.manifest import FORMAT_VERSION, Manifest
 from quantized_lm.pipeline.checkpoint import read_history
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.quantize import load_student

@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from quantized_lm.artifact import model_folder, read_verified
+from quantized_lm.artifact import model_folder
 from quantized_lm.errors import RecipeError
+from quantized_lm.manifest import read_verified
 from quantized_lm.records import build
 from quantized_lm.tokenizer import TextRules
 

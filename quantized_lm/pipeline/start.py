@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quantized_lm.artifact import model_folder, read_manifest, read_verified
+from quantized_lm.artifact import model_folder
 from quantized_lm.errors import RecipeError
+from quantized_lm.manifest import read_manifest, read_verified
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.storage import restore
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from quantized_lm.artifact import model_folder, read_verified
+from quantized_lm.artifact import model_folder
 from quantized_lm.errors import DataError, RecipeError
+from quantized_lm.manifest import read_verified
 from quantized_lm.pipeline.recipe import CorpusRecipe
 from quantized_lm.pipeline.text_files import read_lines
 from quantized_lm.tokenizer import BOUNDARY, UNK, Tokenizer

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import zlib
 from pathlib import Path
@@ -13,14 +14,10 @@ import safetensors.numpy
 import torch
 
 from quantized_lm.artifact import (
-    GOLDEN_TOLERANCE,
-    GOLDEN_TOLERANCE_INT8,
     ArtifactParts,
     LoadedModel,
-    _manifest_hash,
     bundled_path,
     load_artifact,
-    read_manifest,
     write_artifact,
 )
 from quantized_lm.errors import (
@@ -30,6 +27,8 @@ from quantized_lm.errors import (
     ArtifactVersionError,
     BackendError,
 )
+from quantized_lm.golden import GOLDEN_TOLERANCE, GOLDEN_TOLERANCE_INT8
+from quantized_lm.manifest import manifest_hash, read_manifest
 from quantized_lm.models.transformer import Transformer
 from quantized_lm.models.transformer_config import TransformerConfig
 from quantized_lm.ops import BACKENDS
@@ -87,7 +86,7 @@ def edit_manifest(folder: Path, *, seal: bool, **changes: object) -> None:
     path = folder / "manifest.json"
     value = {**json.loads(path.read_text()), **changes}
     if seal:
-        value["sha256"] = _manifest_hash(value)
+        value["sha256"] = manifest_hash(value)
     path.write_text(json.dumps(value))
 
 
@@ -155,7 +154,14 @@ def test_a_newer_format_asks_for_an_upgrade(artifact: Path) -> None:
         ({"unexpected": 1}, "unknown field 'unexpected'"),
         ({"architecture": "rnn"}, "'rnn'"),
         ({"files": {"../x": {"sha256": "", "size_bytes": 0}}}, "leaves the folder"),
-        ({"tensors": {}}, "does not fit the architecture"),
+        ({"tensors": {}}, "parameters is 18468; its tensors have 0"),
+        ({"parameters": 0}, "parameters is 0; its tensors have 18468"),
+        ({"bits_per_weight": 0.0}, "bits_per_weight is 0.0; need a byte or more"),
+        ({"bits_per_weight": math.nan}, "bits_per_weight is nan"),
+        ({"bits_per_weight": 10**400}, "integer of 1329 bits; need float"),
+        ({"max_tokens": 31}, "max_tokens is 31; its config has 96"),
+        ({"text": {"case": "Title"}}, "manifest.json: text: text case is 'Title'"),
+        ({"files": {"a\0b": {"sha256": "", "size_bytes": 1}}}, "cannot be read.*null byte"),
         ({"config": {}}, "is missing"),
     ],
 )
@@ -219,8 +225,9 @@ def test_one_wrong_bit_behind_right_hashes_is_refused(artifact: Path, tmp_path: 
 
 def test_a_shape_of_another_architecture_is_refused_before_it_takes_memory(artifact: Path) -> None:
     tensors = json.loads((artifact / "manifest.json").read_text())["tensors"]
-    tensors["embedding.weight"]["shape"] = [1 << 40, 1 << 40]
-    edit_manifest(artifact, seal=True, tensors=tensors)
+    tensors["embedding.weight"]["shape"] = [1 << 20, 1 << 20]
+    parameters = sum(math.prod(entry["shape"]) for entry in tensors.values())
+    edit_manifest(artifact, seal=True, tensors=tensors, parameters=parameters)
     with pytest.raises(ArtifactIntegrityError, match=r"'embedding\.weight' is .*need \(64, 32\)"):
         load_artifact(artifact)
 

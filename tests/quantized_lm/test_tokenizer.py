@@ -304,3 +304,33 @@ def test_a_file_that_is_no_vocabulary_is_refused(tokenizer: Tokenizer) -> None:
     swapped = tokenizer.to_json().replace(b'"</s>"', b'"</t>"')
     with pytest.raises(DataError, match="</s> has id None; need 0"):
         Tokenizer.from_json(swapped, TextRules(), where="x")
+
+
+def test_what_a_file_says_of_lengths_is_left_out(tokenizer: Tokenizer) -> None:
+    odd = BpeTokenizer.from_str(tokenizer.to_json().decode())
+    odd.enable_padding(length=100, pad_token="</s>")
+    odd.enable_truncation(max_length=1)
+    again = Tokenizer.from_json(odd.to_str().encode(), tokenizer.rules, where="x")
+    assert again.encode("cats and zebras") == tokenizer.encode("cats and zebras")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (models.WordLevel({"</s>": 0, "<unk>": 1, "[UNK]": 2}, unk_token="[UNK]"), "'\\[UNK\\]'"),
+        (models.BPE({"</s>": 0, "<unk>": 1, "a": 2}, [], unk_token="a"), "'a'; need <unk> or none"),
+        (models.Unigram([("</s>", 0.0), ("<unk>", 0.0)]), "fails at unknown words"),
+    ],
+)
+def test_a_vocabulary_with_something_else_for_unknown_words_is_refused(
+    model: models.Model, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Tokenizer.from_json(BpeTokenizer(model).to_str().encode(), TextRules(), where="x")
+
+
+def test_the_largest_id_may_be_of_an_added_token(tokenizer: Tokenizer) -> None:
+    assert tokenizer.largest_id == tokenizer.vocab_size - 1
+    more = BpeTokenizer.from_str(tokenizer.to_json().decode())
+    more.add_tokens(["zebra"])
+    assert Tokenizer(more, TextRules()).largest_id == tokenizer.vocab_size

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from quantized_lm.artifact import LoadedModel, load_artifact, read_manifest
+from quantized_lm.artifact import LoadedModel, load_artifact
+from quantized_lm.manifest import read_manifest
 from service.api_keys import ApiKey, hash_of, write_keys
 from service.app import create_app
 from service.settings import Settings

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from quantized_lm.artifact import LoadedModel, read_manifest
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.manifest import read_manifest
 from service.model_control import MARGIN_BYTES, loading_bytes
 from tests.conftest import TinyRun
 from tests.fakes import TableModel

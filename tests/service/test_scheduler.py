@@ -60,15 +60,31 @@ def test_work_is_taken_in_between_two_waves_and_leaves_as_soon_as_it_is_over() -
 
 
 @pytest.mark.parametrize("poison", [-1, -2])
-def test_a_failed_pass_fails_every_job_in_it_and_none_after(poison: int) -> None:
+def test_of_a_failed_pass_only_the_piece_at_fault_fails(poison: int) -> None:
     model = DoublingModel()
     scheduler = engine(model.clock)
-    failing = scheduler.submit([job(model, number) for number in (1, poison, 2)])
+    first, failing, second = scheduler.submit(
+        [job(model, 1, waves=2), job(model, poison), job(model, 2)]
+    )
     run(scheduler)
-    assert all(isinstance(future.exception(0), ValueError) for future in failing)
-    (after,) = scheduler.submit([job(model, 5)])
+    assert isinstance(failing.exception(0), ValueError)
+    assert (result(first), result(second)) == (2, 4)
+    assert model.passes == [("a", [1, poison, 2]), *[("a", [1])] * 2, ("a", [poison]), ("a", [2])]
+
+
+def test_after_a_failed_pass_a_piece_begins_anew_and_is_still_given_up_when_late() -> None:
+    model = DoublingModel()
+    scheduler = engine(model.clock)
+    whole, late = scheduler.submit([job(model, 1, waves=3), job(model, 2, waves=9, by_s=9.0)])
+    scheduler.step()
+    (failing,) = scheduler.submit([job(model, -1)])
+    model.during[4] = lambda: setattr(model.clock, "now_s", 9.0)
     run(scheduler)
-    assert result(after) == 10
+    assert isinstance(failing.exception(0), ValueError)
+    assert (result(whole), result(late)) == (2, None)
+    passes = [numbers for _, numbers in model.passes]
+    assert [sorted(numbers) for numbers in passes[:2]] == [[1, 2], [-1, 1, 2]]
+    assert sorted(passes[2:]) == [[-1], *[[1]] * 3, *[[2]] * 2]
 
 
 @pytest.mark.parametrize("method", ["begin", "next_wave", "learn", "result"])

@@ -36,23 +36,37 @@ from tests.fakes import FakeLoader, TableModel, fake_loaded
 
 model = TableModel()
 model.gate.clear()
-app = create_app(Settings(models=(Path("tiny"),)), load=FakeLoader(fake_loaded(model=model)))
+shutdown_s = int(sys.argv[2])
+settings = Settings(models=(Path("tiny"),), shutdown_s=shutdown_s or 30)
+app = create_app(settings, load=FakeLoader(fake_loaded(model=model)))
 
 def open_gate():
     app.state.draining.wait()
     model.gate.set()
 
-threading.Thread(target=open_gate, daemon=True).start()
-config = uvicorn.Config(app, port=0, access_log=False)
+if not shutdown_s:
+    threading.Thread(target=open_gate, daemon=True).start()
+config = uvicorn.Config(
+    app, port=0, access_log=False, timeout_graceful_shutdown=shutdown_s or None
+)
 DrainingServer(config, drain_s=float(sys.argv[1])).run()
 """
 
 
 @contextlib.contextmanager
-def serving(drain_s: float) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """A server process whose model answers only once the drain has begun."""
+def serving(
+    drain_s: float, shutdown_s: int = 0
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A server process whose model answers only once the drain has begun.
+
+    Args:
+        shutdown_s: if it is not 0, the model never answers, and this is how long requests wait.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(drain_s)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", SERVER, str(drain_s), str(shutdown_s)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     assert process.stderr is not None
     rest = threading.Thread(target=process.stderr.read)  # or the pipe fills and the server waits
@@ -79,6 +93,17 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0() -> None:
             pass
         process.send_signal(signal.SIGTERM)
         assert waiting.result(60).status_code == 200
+        assert process.wait(60) == 0
+
+
+def test_who_waits_longer_than_the_shutdown_may_take_is_told_that_the_server_goes() -> None:
+    with serving(drain_s=0, shutdown_s=1) as (process, client), ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.post, "/v1/rescore", json=request())
+        while 'inflight_requests{model="tiny"} 1.0' not in client.get("/metrics").text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        reply = waiting.result(60)
+        assert (reply.status_code, reply.json()["code"]) == (503, "draining")
         assert process.wait(60) == 0
 
 

@@ -5,8 +5,10 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine.h"
@@ -19,6 +21,32 @@ using namespace nb::literals;
 using AnyFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Integers = Array<const std::int32_t, 1>;
 
+bool is_ending() {
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
+// Lets other threads have Python while it lives. A daemon thread may come back from a pass while
+// the interpreter ends: before 3.14 Python ends such a thread by unwinding its stack, which C++
+// answers with an abort. So it stays away until the process is gone. Who already waits for the
+// interpreter when it begins to end is not saved.
+class PythonRelease {
+public:
+    PythonRelease() : state_(PyEval_SaveThread()) {}
+    ~PythonRelease() {
+        while (is_ending()) std::this_thread::sleep_for(std::chrono::hours(1));
+        PyEval_RestoreThread(state_);
+    }
+    PythonRelease(const PythonRelease&) = delete;
+    PythonRelease& operator=(const PythonRelease&) = delete;
+
+private:
+    PyThreadState* state_;
+};
+
 void extend(Engine& engine, const std::vector<Tree*>& trees,
             const std::vector<Integers>& parents, const std::vector<Integers>& tokens,
             const Array<float, 1>& log_prob) {
@@ -29,6 +57,7 @@ void extend(Engine& engine, const std::vector<Tree*>& trees,
     std::vector<Growth> growths;
     std::size_t count = 0;
     for (std::size_t i = 0; i < trees.size(); ++i) {
+        require(trees[i] != nullptr, "tree " + std::to_string(i) + " is None; need a tree");
         require(parents[i].shape(0) == tokens[i].shape(0),
                 "parents are " + shape_of(parents[i]) + ", tokens " + shape_of(tokens[i]) +
                     "; need one shape");
@@ -36,7 +65,7 @@ void extend(Engine& engine, const std::vector<Tree*>& trees,
         count += tokens[i].shape(0);
     }
     require_shape(log_prob, "log_prob", 1, count);
-    const nb::gil_scoped_release release;
+    const PythonRelease release;
     engine.extend(growths.data(), growths.size(), log_prob.data());
 }
 

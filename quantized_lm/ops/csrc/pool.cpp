@@ -1,5 +1,11 @@
 #include "pool.h"
 
+#include <stdexcept>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -21,6 +27,12 @@ inline void pause() noexcept {
     asm volatile("yield");
 #endif
 }
+
+#if defined(__unix__) || defined(__APPLE__)
+std::int64_t this_process() noexcept { return getpid(); }
+#else
+std::int64_t this_process() noexcept { return 0; }
+#endif
 
 #if defined(__linux__)
 // Core numbers above 1023 are not seen: cpu_set_t ends there.
@@ -66,10 +78,12 @@ struct Pin {
 }  // namespace
 
 Pool::Pool(std::size_t threads, bool pins)
-    : threads_(threads), cores_(pins ? allowed_cores() : std::vector<int>()) {
+    : threads_(threads),
+      process_(this_process()),
+      cores_(pins ? allowed_cores() : std::vector<int>()) {
     try {
         for (std::size_t thread = 1; thread < threads; ++thread)
-            workers_.emplace_back([this, thread] { work(thread); });
+            others_->workers.emplace_back([this, thread] { work(thread); });
     } catch (...) {  // no more threads to be had: end those there are
         stop();
         throw;
@@ -79,13 +93,24 @@ Pool::Pool(std::size_t threads, bool pins)
 Pool::~Pool() { stop(); }
 
 void Pool::stop() noexcept {
+    if (is_forked()) {
+        // Nobody is there to join, and a condition variable is not destroyed while it has sleepers.
+        static_cast<void>(others_.release());
+        return;
+    }
     stops_ = true;
     task_.fetch_add(1);
     wake_sleepers();
-    for (std::thread& worker : workers_) worker.join();
+    for (std::thread& worker : others_->workers) worker.join();
 }
 
+bool Pool::is_forked() const noexcept { return threads_ > 1 && this_process() != process_; }
+
 void Pool::run(Function function, const void* context) {
+    if (is_forked())
+        throw std::runtime_error(
+            "the thread pool was made before this process was forked; load the model after the "
+            "fork");
     const std::lock_guard<std::mutex> caller(caller_);
     const Pin pin(cores_, 0);
     function_ = function;
@@ -133,16 +158,16 @@ void Pool::wait_until(Condition holds, std::chrono::microseconds patience) noexc
     // Either the condition is seen to hold below, or who makes it hold sees a sleeper: both sides
     // write before they read, in the one order that sequentially consistent operations have.
     sleepers_.fetch_add(1);
-    std::unique_lock<std::mutex> lock(sleep_);
-    wake_.wait(lock, holds);
+    std::unique_lock<std::mutex> lock(others_->sleep);
+    others_->wake.wait(lock, holds);
     sleepers_.fetch_sub(1);
 }
 
 void Pool::wake_sleepers() noexcept {
     if (sleepers_.load() == 0) return;
     // Not between a sleeper's look at its condition and its sleep.
-    { const std::lock_guard<std::mutex> lock(sleep_); }
-    wake_.notify_all();
+    { const std::lock_guard<std::mutex> lock(others_->sleep); }
+    others_->wake.notify_all();
 }
 
 }  // namespace secondpass

@@ -3,7 +3,8 @@
 // Workers look for the next task for some tens of microseconds and then sleep: an idle pool uses no
 // CPU. Who waits inside a task is more patient, but sleeps too in the end: where there are fewer
 // free cores than threads, the one that is waited for needs the core. A pool does not survive
-// fork(): the child has the object but not its threads, so it must not use it.
+// fork(): the child has the object but not its threads. There it refuses to run anything, and what
+// its threads were about to use is never freed.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
@@ -31,7 +33,8 @@ public:
     std::size_t threads() const noexcept { return threads_; }
 
     // Calls task(i) on every thread i < threads() and returns when all are done. Callers wait for
-    // each other. A task may not throw: the others could be at a barrier, waiting for it.
+    // each other. A task may not throw: the others could be at a barrier, waiting for it. Throws
+    // std::runtime_error in a forked child that lacks the threads.
     template <typename Task>
     void run(const Task& task) {
         static_assert(noexcept(task(std::size_t{0})), "a task may not throw");
@@ -53,8 +56,17 @@ private:
     template <typename Condition>
     void wait_until(Condition holds, std::chrono::microseconds patience) noexcept;
     void wake_sleepers() noexcept;
+    bool is_forked() const noexcept;
+
+    // The other threads, and where those sleep that have nothing to do.
+    struct Others {
+        std::mutex sleep;
+        std::condition_variable wake;
+        std::vector<std::thread> workers;
+    };
 
     const std::size_t threads_;
+    const std::int64_t process_;  // that has the threads
     std::vector<int> cores_;  // of thread i: cores_[i % size]; empty: not pinned
     std::mutex caller_;       // held by the one who runs a task
 
@@ -69,9 +81,7 @@ private:
     alignas(64) std::atomic<std::uint32_t> phase_{0};  // counts barriers
 
     alignas(64) std::atomic<std::size_t> sleepers_{0};
-    std::mutex sleep_;
-    std::condition_variable wake_;
-    std::vector<std::thread> workers_;
+    std::unique_ptr<Others> others_ = std::make_unique<Others>();
 };
 
 // Items [first, second) of `count` that are this thread's share. Shares differ by one at most; what

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from quantized_lm.artifact import load_artifact, read_manifest
+from quantized_lm.artifact import load_artifact
 from quantized_lm.errors import DataError
 from quantized_lm.files import write_atomic
+from quantized_lm.manifest import read_manifest
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.pipeline.allocate import read_allocation
 from quantized_lm.pipeline.checkpoint import read_history

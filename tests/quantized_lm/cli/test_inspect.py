@@ -8,7 +8,7 @@ import json
 import pytest
 
 from quantized_lm.cli import inspect
-from quantized_lm.storage import TensorEntry
+from quantized_lm.tensor_entry import TensorEntry
 from tests.fakes import fake_loaded
 
 from .conftest import Command

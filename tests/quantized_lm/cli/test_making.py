@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantized_lm.artifact import read_manifest
+from quantized_lm.manifest import read_manifest
 from tests.tiny import TINY_YAML, write_text
 
 from .conftest import Command

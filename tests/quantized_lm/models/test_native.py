@@ -370,12 +370,15 @@ def test_a_context_that_does_not_fit_is_refused(native: NativeModel) -> None:
         native.new_state([1] * 65)
 
 
-def test_a_tree_given_twice_or_of_another_model_is_refused(
+def test_no_tree_and_one_given_twice_or_of_another_model_are_refused(
     native: NativeModel, model: FloatModel
 ) -> None:
     state = native.new_state()
     with pytest.raises(ShapeError, match="given twice"):
         native.extend([state, state], [int32(0)] * 2, [int32(1)] * 2)
+    nothing: Any = None
+    with pytest.raises(ShapeError, match="tree 1 is None; need a tree"):
+        native.extend([state, nothing], [int32(0)] * 2, [int32(1)] * 2)
     other = load(model, select_backend("cpu", threads=1))
     with pytest.raises(ShapeError, match="another model's"):
         other.extend([state], [int32(0)], [int32(1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,46 @@ from quantized_lm.ops.linear import linear
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
 
+LOADED = """
+import os, signal, sys, threading, time
+from quantized_lm.artifact import bundled_path, load_artifact
+from quantized_lm.errors import BackendError
+from quantized_lm.scoring import ScoreRequest, score_lists
+
+loaded = load_artifact(bundled_path("en-small"), backend="cpu", threads=2)
+"""
+FORKED = """
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # or a child that hangs stays
+    try:
+        score_lists([ScoreRequest(("yes",))], loaded)
+    except BackendError as error:
+        print(error, flush=True)
+    del loaded
+else:
+    status = os.waitpid(child, 0)[1]
+    print(status, score_lists([ScoreRequest(("yes",))], loaded)[0].log_prob)
+"""
+# The interpreter flushes when it has begun to end, and here waits so for the pass to end before it.
+LEFT = """
+class Slow:
+    closed = False
+
+    def flush(self):
+        time.sleep(1)
+
+begun = threading.Event()
+requests = [ScoreRequest(tuple(f"{number} hello there my friend" for number in range(200)))]
+
+def score():
+    begun.set()
+    score_lists(requests, loaded)
+
+threading.Thread(target=score, daemon=True).start()
+begun.wait()
+sys.stdout = Slow()
+"""
 pytestmark = pytest.mark.usefixtures("cpu")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -85,3 +126,28 @@ def test_a_pool_that_has_ended_is_not_found() -> None:
     del backend, weight
     with pytest.raises(ValueError, match=f"no pool has handle {handle}"):
         operator(*arguments, handle)
+
+
+def ran(script: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, with a model loaded."""
+    return subprocess.run(
+        [sys.executable, "-c", LOADED + script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_is_refused_the_threads_it_lacks_and_ends() -> None:
+    done = ran(FORKED)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.endswith("made before this process was forked; load the model after the fork")
+    assert second.startswith("0 [-")
+
+
+def test_a_daemon_thread_in_a_pass_lets_the_process_end() -> None:
+    done = ran(LEFT)
+    assert (done.returncode, done.stderr) == (0, "")

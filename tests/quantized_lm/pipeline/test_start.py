@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from quantized_lm.artifact import read_manifest
 from quantized_lm.errors import ArtifactError, ArtifactIntegrityError, DataError, RecipeError
+from quantized_lm.manifest import read_manifest
 from quantized_lm.pipeline.checkpoint import load_weights
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.export import RunFolders, export

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from quantized_lm.artifact import read_manifest
 from quantized_lm.errors import RecipeError, SecondpassError
+from quantized_lm.manifest import read_manifest
 from quantized_lm.pipeline.reproduce import task as task_file
 from quantized_lm.pipeline.reproduce.markdown import render
 from quantized_lm.pipeline.reproduce.models import ArtifactStage, FloatStage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.memory import available_bytes
+from quantized_lm.memory import available_bytes
 
 MIB = 1 << 20
 VERSION_2 = "0::/system.slice/pod\n"
