@@ -24,6 +24,7 @@ LOADING = {
     "perplexity": ["Y", "--run", "R", "--model", "A"],
     "inspect": ["A", "--verify"],
 }
+TRAINING = ("train", "quantize", "reproduce")
 
 
 @pytest.fixture(autouse=True)
@@ -102,9 +103,12 @@ def test_workers_of_a_cluster_have_no_gpu(filled: dict[str, str]) -> None:
     ]
 
 
-def test_every_command_that_loads_a_model_says_where_it_shall_run() -> None:
+def test_every_command_that_loads_or_trains_a_model_says_where() -> None:
     for name in ("serve", *(name for name, _ in COMMANDS)):
-        assert ("--device" in invoke(name, "--help").stdout) == (name in LOADING), name
+        shown = invoke(name, "--help").stdout
+        assert ("--device" in shown) == (name in (*LOADING, *TRAINING)), name
+        # A variable that is set for servers decides nothing of a training.
+        assert ("SECONDPASS_DEVICE" in shown) == (name in LOADING), name
 
 
 @pytest.mark.parametrize(
