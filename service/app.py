@@ -18,6 +18,7 @@ from starlette.types import Lifespan
 from quantized_lm.artifact import LoadedModel, load_artifact
 from service.auth import Guard, KeyRing
 from service.core import start_core
+from service.default_weights import read_default_weights, with_weights
 from service.errors import install_error_handlers
 from service.logs import RequestLog
 from service.loop_lag import LoopLag
@@ -63,7 +64,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         core = await asyncio.to_thread(
-            start_core, settings, metrics, draining, load or _loader(settings)
+            start_core, settings, metrics, draining, _tuned(load or _loader(settings), settings)
         )
         app.state.core = core
         lag.is_idle = lambda: core.engine.is_idle
@@ -152,3 +153,13 @@ def _loader(settings: Settings) -> LoadModel:
         )
 
     return load
+
+
+def _tuned(load: LoadModel, settings: Settings) -> LoadModel:
+    """With the weights that files have when it is called, so that a reload takes those."""
+
+    def load_tuned(folder: Path, backend: str) -> LoadedModel:
+        tuned = read_default_weights(settings.weights_files)
+        return with_weights(load(folder, backend), tuned)
+
+    return load_tuned

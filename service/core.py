@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.admission import QueueLimits
 from service.deadlines import Deadlines
+from service.default_weights import read_default_weights, require_served
 from service.errors import DrainingError, NotReadyError
 from service.lattice_rescoring import LatticeRescorer
 from service.metrics import Metrics
@@ -80,10 +81,13 @@ def start_core(
     Raises:
         ArtifactError: a model is refused.
         ModelConflictError: two models have one name, or the budget is below one longest text.
+        DataError: the weights to count with are unusable, or of no model that is served.
     """
     registry = load_registry(settings.models, load, backend=settings.backend, metrics=metrics)
     for model in registry.models.values():
         require_budget(model, settings.budget_tokens)
+    if settings.model_folder is None:  # otherwise the model may come later
+        require_served(read_default_weights(settings.weights_files), registry.models)
     engine = Scheduler(
         limits=QueueLimits(
             settings.budget_tokens, settings.max_queued_requests, settings.queue_tokens

@@ -36,6 +36,11 @@ class Settings(BaseSettings):
         default=None,
         description="The only folder from whose subfolders admin routes may load models.",
     )
+    weights_files: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="Files of `secondpass tune`, for requests that name no weights; in the "
+        "environment separated as in PATH. Without one a model's own weights count.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     admin_host: str = Field(
@@ -164,7 +169,7 @@ class Settings(BaseSettings):
         """Most tree nodes that may wait."""
         return self.max_queued_tokens or BUDGETS_QUEUED * self.budget_tokens
 
-    @field_validator("models", mode="before")
+    @field_validator("models", "weights_files", mode="before")
     @classmethod
     def _split_paths(cls, value: object) -> object:
         if isinstance(value, str):

@@ -21,8 +21,8 @@ MOST_KNOWN = 256  # resolved weights that are remembered
 class KnownWeights:
     """Resolved weights, and which choice over which defaults they came of: few differ.
 
-    Knows models by their revision alone: one that is replaced is not kept alive, nor are its
-    defaults taken for those of the next.
+    Knows models by their revision and defaults alone: one that is replaced is not kept alive, nor
+    are its defaults taken for those of the next.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class KnownWeights:
         """
         says_something = not _CHOICE.isdisjoint(request.model_fields_set)
         choice = request.model_dump_json(include=_CHOICE) if says_something else ""
-        key = (choice, *(model.revision for model in models))
+        key = (choice, *(f"{m.revision} {m.manifest.default_weights}" for m in models))
         known = self._known.get(key)
         if known is None:
             known = resolve_weights(request, models)

@@ -1,0 +1,70 @@
+"""Tuned weights that a server counts with where requests name none, in place of a model's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from quantized_lm.artifact import LoadedModel
+from quantized_lm.combine import Weights
+from quantized_lm.errors import DataError
+from quantized_lm.weights_file import read_weights
+
+_REMEDY = "tune on lists that one model has rescored, and only its scale and numbers"
+
+
+def read_default_weights(paths: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """By model name, as a manifest has them, of files that `secondpass tune` wrote.
+
+    Raises:
+        DataError: a file cannot be read, weighs what a model's defaults cannot, or two are of one
+            model.
+        InputError: a value is unusable.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for path in paths:
+        weights = read_weights(path)
+        if len(weights.lm_scales) != 1:
+            names = ", ".join(weights.lm_scales) or "none"
+            raise DataError(f"{path}: lm_scales names {names}; need one model; {_REMEDY}")
+        ((name, lm_scale),) = weights.lm_scales.items()
+        if name in found:
+            raise DataError(f"{path}: there are weights of {name} already; need one file of it")
+        found[name] = {"lm_scale": lm_scale, **_numbers(weights, path)}
+    return found
+
+
+def require_served(tuned: Iterable[str], served: Iterable[str]) -> None:
+    """Refuse weights that would never count: a misspelled name would cost words in silence.
+
+    Raises:
+        DataError: they are of a model that is not served.
+    """
+    unknown = sorted(set(tuned) - set(served))
+    if unknown:
+        raise DataError(
+            f"weights_files: there are weights of {unknown[0]!r}, which is not served; need one of "
+            f"{', '.join(sorted(served))}"
+        )
+
+
+def with_weights(model: LoadedModel, tuned: Mapping[str, Mapping[str, float]]) -> LoadedModel:
+    """The model with its defaults replaced, if there are some for it."""
+    if model.name not in tuned:
+        return model
+    manifest = dataclasses.replace(model.manifest, default_weights=dict(tuned[model.name]))
+    return dataclasses.replace(model, manifest=manifest)
+
+
+def _numbers(weights: Weights, path: Path) -> dict[str, float]:
+    """What differs from the defaults of `Weights`, apart from the LM's scale."""
+    numbers = {"am_scale": weights.am_scale}
+    for field in dataclasses.fields(Weights):
+        value = getattr(weights, field.name)
+        if field.name in ("lm_scales", "am_scale") or value == getattr(Weights(), field.name):
+            continue
+        if not isinstance(value, float):
+            raise DataError(f"{path}: {field.name} is no part of a model's defaults; {_REMEDY}")
+        numbers[field.name] = value
+    return numbers

@@ -1,0 +1,89 @@
+"""SECONDPASS_WEIGHTS_FILES: what counts where a request names no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantized_lm.combine import Weights
+from quantized_lm.errors import DataError, SecondpassError
+from quantized_lm.weights_file import write_weights
+from service.default_weights import read_default_weights, with_weights
+from service.settings import Settings
+from tests.fakes import fake_loaded
+from tests.service.serving import request, running
+
+
+def tuned(path: Path, model: str = "tiny", **fields: Any) -> Path:
+    write_weights(path, Weights(lm_scales={model: 0.25}, **fields), {})
+    return path
+
+
+@pytest.mark.anyio
+async def test_requests_without_weights_get_the_tuned_ones(tmp_path: Path) -> None:
+    file = tuned(tmp_path / "w.json", am_scale=0.5, word_bonus=-1.5)
+    async with running(weights_files=(file,)) as (client, _):
+        usual = (await client.post("/v1/rescore", json=request())).json()
+        given = request(weights={"lm_scale": 2.0})
+        named = (await client.post("/v1/rescore", json=given)).json()
+        shown = (await client.get("/v1/models/tiny")).json()
+    assert usual["formula"] == "0.5*am + 0.25*lm[tiny] - 1.5*words"
+    assert named["formula"] == "0.5*am + 2*lm[tiny] - 1.5*words"
+    assert shown["default_weights"] == {"am_scale": 0.5, "lm_scale": 0.25, "word_bonus": -1.5}
+
+
+@pytest.mark.anyio
+async def test_a_model_that_is_loaded_again_takes_what_the_file_then_says(tmp_path: Path) -> None:
+    file = tuned(tmp_path / "w.json")
+    async with running(weights_files=(file,)) as (client, app):
+        before = (await client.post("/v1/rescore", json=request())).json()
+        registry = app.state.core.registry
+        changed = with_weights(
+            registry.models["tiny"], read_default_weights((tuned(file, word_bonus=3.0),))
+        )
+        registry.put(changed)
+        after = (await client.post("/v1/rescore", json=request())).json()
+    assert before["formula"] == "1*am + 0.25*lm[tiny]"
+    assert after["formula"] == "1*am + 0.25*lm[tiny] + 3*words"
+
+
+@pytest.mark.anyio
+async def test_weights_of_no_model_are_refused(tmp_path: Path) -> None:
+    file = tuned(tmp_path / "w.json", model="tny")
+    with pytest.raises(SecondpassError, match="weights of 'tny', which is not served; need one of"):
+        async with running(weights_files=(file,)):
+            pass
+    async with running(weights_files=(file,), model_folder=tmp_path):
+        pass  # it may come later
+
+
+def test_other_models_keep_their_own() -> None:
+    model = fake_loaded()
+    assert with_weights(model, {"other": {"lm_scale": 1.0}}) is model
+
+
+@pytest.mark.parametrize("fields", [{"extra": {"ctc": 1.0}}, {"length_norm": "words"}])
+def test_what_a_models_defaults_cannot_say_is_refused(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    file = tuned(tmp_path / "w.json", **fields)
+    with pytest.raises(DataError, match=f"{next(iter(fields))} is no part of a model's defaults"):
+        read_default_weights((file,))
+
+
+def test_each_model_has_one_file_and_each_file_one_model(tmp_path: Path) -> None:
+    first, second = tuned(tmp_path / "a.json"), tuned(tmp_path / "b.json")
+    with pytest.raises(DataError, match=r"b\.json: there are weights of tiny already"):
+        read_default_weights((first, second))
+    write_weights(second, Weights(lm_scales={"a": 0.1, "b": 0.2}), {})
+    with pytest.raises(DataError, match="lm_scales names a, b; need one model"):
+        read_default_weights((second,))
+    with pytest.raises(DataError, match="no weights can be read"):
+        read_default_weights((tmp_path / "absent.json",))
+
+
+def test_the_setting_is_paths_as_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDPASS_WEIGHTS_FILES", "a.json:b.json")
+    assert Settings().weights_files == (Path("a.json"), Path("b.json"))
