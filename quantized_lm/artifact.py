@@ -19,10 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.errors import (
-    ArtifactError,
-    FormatError,
-)
+from quantized_lm.errors import ArtifactError, FormatError
 from quantized_lm.files import write_atomic
 from quantized_lm.golden import GOLDEN_TOLERANCE_INT8, golden_json, read_golden, require_golden
 from quantized_lm.manifest import (

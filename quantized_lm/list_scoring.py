@@ -36,23 +36,29 @@ def rescore_utterances(
     Raises:
         DataError: a list cannot be ranked; the message names the utterance and the field.
     """
-    for batch in _batches(utterances, scorer, keeps_failed=keeps_failed):
-        lists = run_batch([one for _, one in batch if not isinstance(one, DataError)], scorer)
-        of_prepared = iter(lists)
+    for batch in _batches(utterances, scorer):
+        scored = iter(run_batch([one for _, one in batch if isinstance(one, PreparedList)], scorer))
         for utterance, prepared in batch:
-            if isinstance(prepared, DataError):
-                yield unranked_record(utterance, str(prepared))
-                continue
-            column = _lm_column(scorer.name, next(of_prepared))
+            scores = next(scored) if isinstance(prepared, PreparedList) else prepared
             try:
-                with naming(utterance.id):
-                    ranking = combine(components_of(join(utterance, column)), weights)
+                record = _ranked_record(utterance, scorer.name, scores, weights)
             except DataError as error:
                 if not keeps_failed:
                     raise
-                yield unranked_record(utterance, str(error))
-            else:
-                yield result_record(utterance, column, ranking)
+                record = unranked_record(utterance, str(error))
+            yield record
+
+
+def _ranked_record(
+    utterance: Utterance, name: str, scores: ListScores | DataError, weights: Weights
+) -> Json:
+    """The line of a list, if it can be ranked."""
+    if isinstance(scores, DataError):
+        raise scores
+    column = _lm_column(name, scores)
+    with naming(utterance.id):
+        ranking = combine(components_of(join(utterance, column)), weights)
+    return result_record(utterance, column, ranking)
 
 
 def _lm_column(name: str, scores: ListScores) -> LmColumn:
@@ -67,7 +73,7 @@ def _lm_column(name: str, scores: ListScores) -> LmColumn:
 
 
 def _batches(
-    utterances: Iterable[Utterance], scorer: TextScorer, *, keeps_failed: bool
+    utterances: Iterable[Utterance], scorer: TextScorer
 ) -> Iterator[list[tuple[Utterance, PreparedList | DataError]]]:
     """Lists for one pass each, in order; those that cannot be prepared as the reason why."""
     batch: list[tuple[Utterance, PreparedList | DataError]] = []
@@ -82,8 +88,6 @@ def _batches(
             with naming(utterance.id):
                 prepared = prepare(request, scorer)
         except DataError as error:
-            if not keeps_failed:
-                raise
             batch.append((utterance, error))
             continue
         if batch and cost + prepared.cost_tokens > _BATCH_TOKENS:

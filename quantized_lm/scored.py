@@ -122,37 +122,15 @@ def result_record(utterance: Utterance, lms: LmColumn, ranking: Ranking) -> dict
     A total or posterior that JSON has no number for (-inf) becomes null.
     """
     scored = join(utterance, lms)
-    entries = []
-    for rank, position in enumerate(ranking.order.tolist(), start=1):
-        hypothesis = scored[position]
-        entries.append(
-            {
-                "rank": rank,
-                "input_rank": position + 1,
-                "text": hypothesis.text,
-                "score": finite(ranking.total[position]),
-                "posterior": float(ranking.posterior[position]),
-                "components": {
-                    "am": hypothesis.am,
-                    "graph": hypothesis.graph,
-                    "lm": dict(hypothesis.lm),
-                    "extra": dict(hypothesis.extra),
-                },
-                "num_words": hypothesis.num_words,
-                "num_tokens": hypothesis.num_tokens,
-                "num_chars": hypothesis.num_chars,
-                "oov": list(lms.oov[position]),
-            }
-        )
-    record: dict[str, object] = {
-        "id": utterance.id,
-        "changed": bool(ranking.order[0] != 0),
-        "degraded": [],
-        "hypotheses": entries,
-    }
-    if utterance.ref is not None:
-        record["ref"] = utterance.ref
-    return record
+    entries = [
+        _entry(rank, position, scored[position], lms.oov[position])
+        | {
+            "score": finite(ranking.total[position]),
+            "posterior": float(ranking.posterior[position]),
+        }
+        for rank, position in enumerate(ranking.order.tolist(), start=1)
+    ]
+    return _record(utterance, entries, changed=bool(ranking.order[0] != 0), degraded=[])
 
 
 def unranked_record(utterance: Utterance, detail: str) -> dict[str, object]:
@@ -161,31 +139,47 @@ def unranked_record(utterance: Utterance, detail: str) -> dict[str, object]:
     Args:
         detail: why.
     """
+    unknown = [0] * len(utterance.hypotheses)
+    scored = join(utterance, LmColumn({}, unknown, unknown, ()))
+    entries = [_entry(place + 1, place, one, ()) for place, one in enumerate(scored)]
+    return _record(utterance, entries, changed=False, degraded=[FAILED]) | {"detail": detail}
+
+
+def _entry(
+    rank: int, position: int, hypothesis: ScoredHypothesis, oov: Sequence[str]
+) -> dict[str, object]:
+    """One hypothesis of a line, not ranked yet."""
+    return {
+        "rank": rank,
+        "input_rank": position + 1,
+        "text": hypothesis.text,
+        "score": None,
+        "posterior": None,
+        "components": {
+            "am": hypothesis.am,
+            "graph": hypothesis.graph,
+            "lm": dict(hypothesis.lm),
+            "extra": dict(hypothesis.extra),
+        },
+        "num_words": hypothesis.num_words,
+        "num_tokens": hypothesis.num_tokens,
+        "num_chars": hypothesis.num_chars,
+        "oov": list(oov),
+    }
+
+
+def _record(
+    utterance: Utterance,
+    entries: list[dict[str, object]],
+    *,
+    changed: bool,
+    degraded: list[str],
+) -> dict[str, object]:
     record: dict[str, object] = {
         "id": utterance.id,
-        "changed": False,
-        "degraded": [FAILED],
-        "detail": detail,
-        "hypotheses": [
-            {
-                "rank": rank,
-                "input_rank": rank,
-                "text": hypothesis.text,
-                "score": None,
-                "posterior": None,
-                "components": {
-                    "am": hypothesis.am_score,
-                    "graph": hypothesis.graph_score,
-                    "lm": {},
-                    "extra": dict(hypothesis.extra),
-                },
-                "num_words": 0,
-                "num_tokens": 0,
-                "num_chars": len(hypothesis.text),
-                "oov": [],
-            }
-            for rank, hypothesis in enumerate(utterance.hypotheses, start=1)
-        ],
+        "changed": changed,
+        "degraded": degraded,
+        "hypotheses": entries,
     }
     if utterance.ref is not None:
         record["ref"] = utterance.ref

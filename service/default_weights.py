@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from quantized_lm.artifact import LoadedModel
-from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError
+from quantized_lm.records import without_defaults
 from quantized_lm.weights_file import read_weights
 
 _REMEDY = "tune on lists that one model has rescored, and only its scale and numbers"
@@ -31,7 +31,12 @@ def read_default_weights(paths: Iterable[Path]) -> dict[str, dict[str, float]]:
         ((name, lm_scale),) = weights.lm_scales.items()
         if name in found:
             raise DataError(f"{path}: there are weights of {name} already; need one file of it")
-        found[name] = {"lm_scale": lm_scale, **_numbers(weights, path)}
+        numbers = {**without_defaults(weights), "am_scale": weights.am_scale}
+        del numbers["lm_scales"]
+        for field, value in numbers.items():
+            if not isinstance(value, float):
+                raise DataError(f"{path}: {field} is no part of a model's defaults; {_REMEDY}")
+        found[name] = {"lm_scale": lm_scale, **numbers}
     return found
 
 
@@ -55,16 +60,3 @@ def with_weights(model: LoadedModel, tuned: Mapping[str, Mapping[str, float]]) -
         return model
     manifest = dataclasses.replace(model.manifest, default_weights=dict(tuned[model.name]))
     return dataclasses.replace(model, manifest=manifest)
-
-
-def _numbers(weights: Weights, path: Path) -> dict[str, float]:
-    """What differs from the defaults of `Weights`, apart from the LM's scale."""
-    numbers = {"am_scale": weights.am_scale}
-    for field in dataclasses.fields(Weights):
-        value = getattr(weights, field.name)
-        if field.name in ("lm_scales", "am_scale") or value == getattr(Weights(), field.name):
-            continue
-        if not isinstance(value, float):
-            raise DataError(f"{path}: {field.name} is no part of a model's defaults; {_REMEDY}")
-        numbers[field.name] = value
-    return numbers

@@ -294,17 +294,18 @@ class Scheduler:
         except Exception as error:
             name = plan.model.name
             logger.exception("a pass of %d pieces of work failed on %s", len(entries), name)
-            learning = []
             if len(entries) == 1:
                 entries[0].ticket.fail(error)
-        if not learning and len(entries) > 1:
-            for entry in entries:
-                self._run_alone(entry)
-        for entry, (piece, log_prob) in learning:
-            entry.last_pass = self._planner.number
-            with self._failing_alone(entry.ticket):
-                piece.learn(log_prob)
-        return bool(learning)
+                return False
+        else:
+            for entry, (piece, log_prob) in learning:
+                entry.last_pass = self._planner.number
+                with self._failing_alone(entry.ticket):
+                    piece.learn(log_prob)
+            return True
+        for entry in entries:
+            self._run_alone(entry)
+        return False
 
     def _run_alone(self, entry: Started[Any]) -> None:
         """From its beginning to its end: who knows what a failed pass has left in its tree."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantized_lm.artifact import model_folder
 from quantized_lm.errors import RecipeError
-from quantized_lm.manifest import read_manifest, read_verified
+from quantized_lm.manifest import Manifest, read_manifest, read_verified
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.storage import restore
 
@@ -21,9 +21,8 @@ def start_weights(recipe: Recipe) -> dict[str, Tensor]:
     """
     if not recipe.start:
         return {}
-    require_fit(recipe)
+    manifest = fitting_manifest(recipe)
     folder = model_folder(recipe.start)
-    manifest = read_manifest(folder)
     stored = read_verified(folder, "weights.safetensors")
     weights = restore(stored, manifest.tensors, manifest.format_version)
     packed = {name: tensor.dequantize() for name, tensor in weights.packed.items()}
@@ -51,15 +50,13 @@ def model_revisions(recipe: Recipe) -> list[str]:
     return sorted(read_manifest(model_folder(name)).sha256 for name in names)
 
 
-def require_fit(recipe: Recipe) -> None:
-    """Refuse a recipe whose model is not the one that it starts from.
+def fitting_manifest(recipe: Recipe) -> Manifest:
+    """Of the model that a recipe starts from, if that is the one it trains.
 
     Raises:
         RecipeError: another architecture, vocabulary or size.
         ArtifactError: there is no such model.
     """
-    if not recipe.start:
-        return
     manifest = read_manifest(model_folder(recipe.start))
     corpus = recipe.corpus
     fields = [
@@ -75,3 +72,4 @@ def require_fit(recipe: Recipe) -> None:
                 f"{name} is {asked}; {recipe.start}, which the recipe starts from, has {wanted}: "
                 "leave it out"
             )
+    return manifest

@@ -138,8 +138,14 @@ def recipe_key(recipe: Recipe, corpus: str) -> str:
     Args:
         corpus: key of the prepared text.
     """
-    free = {"steps": 0, "decay_share": 0.0, "restarts": (), "eval_every": 1}
-    free |= {"keep_every": 0, "compile": False}
+    free = {
+        "steps": 0,
+        "decay_share": 0.0,
+        "restarts": (),
+        "eval_every": 1,
+        "keep_every": 0,
+        "compile": False,
+    }
     revision = start_revision(recipe)
     return content_key(
         recipe.seed,

@@ -22,7 +22,7 @@ from quantized_lm.pipeline.reproduce.speech import (
 )
 from quantized_lm.pipeline.reproduce.store import Stage
 from quantized_lm.pipeline.reproduce.task import Task
-from quantized_lm.pipeline.start import require_fit
+from quantized_lm.pipeline.start import fitting_manifest
 
 # Of float models, which stages take as part of a recipe but never read.
 _NO_QUANTIZE = QuantizeRecipe(steps=0, batch_windows=1, matrix_lr=0.0, other_lr=0.0, formats={})
@@ -151,7 +151,8 @@ def make_plan(
 def _bench(task: Task, architecture: str, size: str, data: Path, device: str) -> Workbench:
     setting = task.setting(architecture, size)
     recipe = task.recipe(architecture, setting, _NO_QUANTIZE)
-    require_fit(recipe)
+    if recipe.start:
+        fitting_manifest(recipe)
     teacher = FloatStage(recipe, text_stage(recipe, data, setting.cut_lines), device)
     return Workbench.of(setting, teacher, task.default_weights)
 
