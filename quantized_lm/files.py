@@ -36,6 +36,9 @@ def open_atomic(path: Path, *, tag: str = "") -> Iterator[BinaryIO]:
             handle.flush()
             os.fsync(handle.fileno())
         beside.replace(real)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say whose write failed
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

@@ -70,6 +70,17 @@ class TextRules:
             text = _PUNCTUATION.sub(" ", text)
         return text.split()
 
+    def said(self, text: str) -> list[str]:
+        """What was said: the normalized words without pauses, noises and sentence marks.
+
+        The symbol of an unknown word, <unk>, is a word that no rule changes.
+        """
+        if _MARKS.search(text) is None and _SILENCE not in text.lower():
+            return self.words(text)
+        symbols = filter(is_word, text.split())
+        words = ([UNK] if one.lower() == UNK else self.words(one) for one in symbols)
+        return list(itertools.chain.from_iterable(words))
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -151,7 +162,8 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, special_tokens=[BOUNDARY, UNK], show_progress=False
         )
-        bpe.train_from_iterator((" ".join(rules.words(line)) for line in lines), trainer)
+        known = ((word for word in rules.said(line) if word != UNK) for line in lines)
+        bpe.train_from_iterator(map(" ".join, known), trainer)
         return cls(bpe, rules)
 
     @classmethod
@@ -179,15 +191,8 @@ class Tokenizer:
         return max(self.vocabulary.get_vocab().values())
 
     def words(self, text: str) -> list[str]:
-        """What was said: the normalized words without pauses, noises and sentence marks.
-
-        The symbol of an unknown word, <unk>, is a word that no rule changes.
-        """
-        if _MARKS.search(text) is None and _SILENCE not in text.lower():
-            return self.rules.words(text)
-        said = filter(is_word, text.split())
-        words = ([UNK] if one.lower() == UNK else self.rules.words(one) for one in said)
-        return list(itertools.chain.from_iterable(words))
+        """`TextRules.said` by the model's rules."""
+        return self.rules.said(text)
 
     def encode(self, text: str) -> Encoding:
         """Tokens of one text. An empty or all-punctuation text has none."""

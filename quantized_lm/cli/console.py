@@ -24,7 +24,10 @@ FAILED = 2
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """A command that answers an error of ours with one line on stderr and exit code 2."""
+    """A command that answers an error of ours with one line on stderr and exit code 2.
+
+    A disk that is full or may not be written to is no fault of ours, and is answered so, too.
+    """
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -32,6 +35,13 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             function(*args, **kwargs)
         except SecondpassError as error:
             typer.echo(f"error: {explain(error)}", err=True)
+            raise typer.Exit(FAILED) from None
+        except BrokenPipeError:
+            raise  # whoever reads our output has gone: typer ends in silence
+        except OSError as error:
+            if error.filename is None:
+                raise
+            typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
             raise typer.Exit(FAILED) from None
 
     return guarded

@@ -166,7 +166,10 @@ def _best_of_same(
     utterances: Sequence[ScoredUtterance], other: Path, weights: Weights | None
 ) -> list[str]:
     """The best texts of the same utterances in another file."""
-    by_id = {utterance.id: utterance for utterance in read_scored(other)}
+    by_id: dict[str, ScoredUtterance] = {}
+    for utterance in read_scored(other):
+        if by_id.setdefault(utterance.id, utterance) is not utterance:
+            raise DataError(f"{other}: utterance {utterance.id!r} stands there twice; need it once")
     best = []
     for utterance in utterances:
         match = by_id.get(utterance.id)

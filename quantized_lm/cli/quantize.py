@@ -7,6 +7,7 @@ from pathlib import Path
 from quantized_lm.cli.console import command, note
 from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
 from quantized_lm.cli.train import CheckpointOption, RecipeArgument, RunOption
+from quantized_lm.pipeline.lock import only_one
 from quantized_lm.pipeline.loop import CHECKPOINT_EVERY_S
 from quantized_lm.pipeline.quantize import quantize
 from quantized_lm.pipeline.recipe import load_recipe
@@ -28,11 +29,12 @@ def run(
     require_training_device(device)
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
-    weights = quantize(
-        settings,
-        run=folder,
-        out=folder / "quantize",
-        checkpoint_every_s=checkpoint_every,
-        device=device,
-    )
+    with only_one(folder):
+        weights = quantize(
+            settings,
+            run=folder,
+            out=folder / "quantize",
+            checkpoint_every_s=checkpoint_every,
+            device=device,
+        )
     note(f"{weights} is quantized; next: secondpass export {recipe}")

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from quantized_lm.cli.console import command, note, print_json
 from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
+from quantized_lm.pipeline.lock import only_one
 from quantized_lm.pipeline.reproduce.plan import make_plan
 from quantized_lm.pipeline.reproduce.report import Report, make_report
 from quantized_lm.pipeline.reproduce.results import MEASURED
 from quantized_lm.pipeline.reproduce.run import run_cells
-from quantized_lm.pipeline.reproduce.store import Store, only_one
+from quantized_lm.pipeline.reproduce.store import Store
 from quantized_lm.pipeline.reproduce.task import load_task
 from quantized_lm.pipeline.reproduce.view import View
 from quantized_lm.pipeline.reproduce.writing import write_report

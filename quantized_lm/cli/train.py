@@ -9,6 +9,9 @@ import typer
 
 from quantized_lm.cli.console import command, note
 from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
+from quantized_lm.pipeline.batches import share_cut
+from quantized_lm.pipeline.corpus import open_corpus
+from quantized_lm.pipeline.lock import only_one
 from quantized_lm.pipeline.loop import CHECKPOINT_EVERY_S
 from quantized_lm.pipeline.recipe import load_recipe
 from quantized_lm.pipeline.train import train
@@ -23,6 +26,8 @@ RunOption = Annotated[
 CheckpointOption = Annotated[
     float, typer.Option("--checkpoint-every", min=0.0, help="Seconds between checkpoints.")
 ]
+
+_TOLD_CUT = 0.001
 
 
 @command
@@ -46,7 +51,15 @@ def run(
     require_training_device(device)
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
-    weights = train(
-        settings, data=data, out=folder, checkpoint_every_s=checkpoint_every, device=device
-    )
+    with only_one(folder):
+        weights = train(
+            settings, data=data, out=folder, checkpoint_every_s=checkpoint_every, device=device
+        )
+    window = settings.train.window
+    cut = share_cut(open_corpus(settings.corpus, folder / "corpus").tokens("train"), window)
+    if cut >= _TOLD_CUT:
+        note(
+            f"{100 * cut:.1f} % of the text stands past the first {window} tokens of its line, and "
+            "was never trained on; let a line be a sentence, or raise `window`"
+        )
     note(f"{weights} is trained; next: secondpass quantize {recipe}")

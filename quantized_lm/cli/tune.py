@@ -52,7 +52,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     speakers: SpeakersOption = "all",
     speaker_of: SpeakerOfOption = SPEAKER_PATTERN,
     restarts: Annotated[int, typer.Option(min=1, help="Starting points of the search.")] = 8,
-    seed: Annotated[int, typer.Option(help="Same seed, same weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same weights.")] = 0,
 ) -> None:
     """Search the weights exactly along lines (Och) with Powell restarts. Runs no model.
 

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.errors import InputError
-from quantized_lm.pipeline.rates import allocate_rates, levels_for
+from quantized_lm.pipeline.rates import allocate_rates, cost_at, levels_for
 from quantized_lm.pipeline.sensitivity import SensitivityReport
 from quantized_lm.pipeline.sizes import SizeTable
+from quantized_lm.quant.formats import Grid, get_format
 from quantized_lm.records import read_record
 
 Costs = Mapping[str, Mapping[str, float]]
@@ -66,7 +67,8 @@ def rated_allocation(
         report: what rounding each matrix costs. at: the choice whose costs are compared.
         weights: how many each matrix has.
         bits: mean over all weights, at the codes' entropy.
-        budget_bytes: what the file is hoped to come to; by default `bits` for each weight.
+        budget_bytes: what the file is hoped to come to; by default what it would take without
+            coding, but for the codes, which take `bits` for each weight.
 
     Raises:
         InputError: the choice was not measured, or as `allocate_rates`.
@@ -75,15 +77,17 @@ def rated_allocation(
         raise InputError(f"sensitivities at {at!r} are missing; need them for every matrix")
     costs = {name: row[at].mean for name, row in report.costs.items()}
     rates = allocate_rates(costs, weights, bits=bits)
+    measured_bits = get_format(Grid.parse(at).format).stored_bits
     if budget_bytes is None:
-        budget_bytes = math.ceil(bits * sum(weights.values()) / 8)
+        codes = sum(weights[name] * (rate - measured_bits) for name, rate in rates.items()) / 8
+        budget_bytes = report.sizes.total(dict.fromkeys(rates, at)) + math.ceil(codes)
     return Allocation(
         metric=report.metric,
         formats={name: levels_for(rate) for name, rate in rates.items()},
         budget_bytes=budget_bytes,
         size_bytes=budget_bytes,  # what training and coding come to is not known before
         float_bytes=report.sizes.float_bytes,
-        cost=sum(costs.values()),
+        cost=sum(cost_at(costs[name], rate - measured_bits) for name, rate in rates.items()),
         rates=rates,
     )
 

@@ -183,6 +183,12 @@ class WindowPacker:
         return np.concatenate(([BOUNDARY_ID], body))
 
 
+def share_cut(tokens: NDArray[np.uint16], window: int) -> float:
+    """Share of a shard's tokens that no window has, since their line begins too far before them."""
+    lengths = np.diff(np.flatnonzero(np.asarray(tokens) == BOUNDARY_ID), prepend=-1)
+    return float(np.maximum(lengths - window, 0).sum() / lengths.sum())
+
+
 def held_out_windows(
     tokens: NDArray[np.uint16], *, window: int, batch_windows: int, continuous: bool = False
 ) -> Iterator[Windows]:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ def prepare_corpus(recipe: CorpusRecipe, *, data: Path, out: Path) -> Corpus:
     key = corpus_key(recipe, data=data)
     done = out / "corpus.json"
     names = {"key": key, "recipe": content_key(recipe)}
-    if not done.exists() or not names.items() <= json.loads(done.read_text()).items():
+    if not names.items() <= _state(done).items():
         out.mkdir(parents=True, exist_ok=True)
         done.unlink(missing_ok=True)
         tokenizer = make_tokenizer(recipe, data)
@@ -72,10 +73,9 @@ def open_corpus(recipe: CorpusRecipe, folder: Path) -> Corpus:
     Raises:
         DataError: nothing complete is there, or it was made by another recipe.
     """
-    done = folder / "corpus.json"
-    if not done.exists():
+    state = _state(folder / "corpus.json")
+    if not state:
         raise DataError(f"{folder} holds no prepared corpus; run `secondpass train` first")
-    state = json.loads(done.read_text())
     if state.get("recipe") != content_key(recipe):  # earlier versions did not say
         raise DataError(
             f"{folder} was prepared by a recipe with another `corpus`; run `secondpass train` with "
@@ -100,6 +100,15 @@ def corpus_key(recipe: CorpusRecipe, *, data: Path) -> str:
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error}); check --data") from None
     return digest.hexdigest()
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """What `prepare_corpus` wrote last; empty if that is not there or damaged."""
+    try:
+        state = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def _write_shards(
@@ -136,28 +145,33 @@ def _encode_chunk(lines: list[str], tokenizer: Tokenizer) -> tuple[NDArray[np.ui
 
 
 def _parts(recipe: CorpusRecipe, data: Path) -> Iterator[tuple[str, str, Iterable[str]]]:
-    """Split, file name and lines of everything that becomes a shard."""
+    """Split, file name and lines of everything that becomes a shard.
+
+    A file that stands in `train` more than once counts so often there, and is held out from once.
+    """
+    is_held_out = False
     for name in recipe.train:
-        if name == recipe.held_out:
-            yield from _held_out_parts(recipe, name, data / name)
-        else:
+        if name != recipe.held_out:
             yield "train", name, read_lines(data / name)
+            continue
+        for split, lines in _held_out_parts(recipe, data / name):
+            if split == "train" or not is_held_out:
+                yield split, name, lines
+        is_held_out = True
     for split, name in (("dev", recipe.dev), ("test", recipe.test)):
         if name:
             yield split, name, read_lines(data / name)
 
 
-def _held_out_parts(
-    recipe: CorpusRecipe, name: str, path: Path
-) -> Iterator[tuple[str, str, Iterable[str]]]:
+def _held_out_parts(recipe: CorpusRecipe, path: Path) -> Iterator[tuple[str, list[str]]]:
     whole = list(read_lines(path))
     test = len(whole) - recipe.test_lines
     dev = test - recipe.dev_lines
     if dev <= 0:
         raise DataError(f"{path}: {len(whole)} lines are too few to hold out dev and test from")
-    yield "train", name, whole[:dev]
-    yield "dev", name, whole[dev:test]
-    yield "test", name, whole[test:]
+    yield "train", whole[:dev]
+    yield "dev", whole[dev:test]
+    yield "test", whole[test:]
 
 
 def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.artifact import load_artifact
+from quantized_lm.artifact import LoadedModel, load_artifact
 from quantized_lm.errors import DataError
 from quantized_lm.models.base import LanguageModel
 from quantized_lm.ops import AUTO
+from quantized_lm.pipeline.checkpoint import read_history
 from quantized_lm.pipeline.corpus import Corpus, open_corpus
 from quantized_lm.pipeline.progress import track
 from quantized_lm.pipeline.quantize import load_teacher
@@ -77,7 +78,8 @@ def evaluate(
         backend, device: of the artifact, as `load_artifact` takes them.
 
     Raises:
-        DataError: no such split, or the run's corpus or float weights are missing.
+        DataError: no such split, the run's corpus or float weights are missing, or the artifact
+            was made of other float weights.
         ArtifactError: the artifact is refused.
         BackendError: the backend or the device cannot be used here.
     """
@@ -90,10 +92,20 @@ def evaluate(
             "measured; name the model of that run"
         )
     teacher = load_teacher(recipe, run)
+    _require_of_teacher(loaded, run)
     text = held_out_text(recipe, corpus, split)
     nats = line_nats(loaded.model, text, f"{loaded.name} on {split}")
     teacher_nats = line_nats(teacher, text, f"float teacher on {split}")
     return compare(nats, teacher_nats, text, backend=loaded.backend, words=corpus.words[split])
+
+
+def _require_of_teacher(artifact: LoadedModel, run: Path) -> None:
+    """The difference is called what packing cost: it must not be that of two float models."""
+    if artifact.manifest.provenance.get("train") != read_history(run / "train" / "history.jsonl"):
+        raise DataError(
+            f"{artifact.name} packs another float model than the one that {run} has now; quantize "
+            "and export that, or name the run that the model was made in"
+        )
 
 
 def compare(
@@ -224,7 +236,7 @@ def _passages(line: tuple[int, ...], limit: int) -> Iterator[Passage]:
         limit: tokens of a path.
     """
     yield Passage((), (line[:limit],))
-    step = limit // 2
+    step = max(1, limit // 2)
     for start in range(limit, len(line), step):
         yield Passage(line[start - (limit - step) : start], (line[start : start + step],))
 

@@ -8,7 +8,7 @@ not trained rounded.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -73,8 +73,8 @@ def quantize(
 
     Raises:
         DataError: there are no float weights.
-        RecipeError: a matrix matches no format pattern, a method or one of its settings is unknown,
-            or training diverged.
+        RecipeError: a matrix matches no format pattern, a pattern stands for no matrix, a method
+            or one of its settings is unknown, or training diverged.
     """
     corpus = open_corpus(recipe.corpus, run / "corpus")
     teacher = load_teacher(recipe, run).to(device)
@@ -96,6 +96,7 @@ def quantize(
         key=_stage_key(recipe, run),
         checkpoint_every_s=checkpoint_every_s,
         extra_gradient=plan.extra_gradient,
+        measures_first=True,  # nothing that training makes worse than rounding is kept
     )
     compiled = recipe.train.compile and plan.steps > 0
     loss = task_loss(student, teacher, kl_weight=plan.kl_weight, compiled=compiled)
@@ -118,12 +119,7 @@ def load_teacher(recipe: Recipe, run: Path) -> FloatModel:
     """
     corpus = open_corpus(recipe.corpus, run / "corpus")
     weights = load_weights(run / "train" / "weights.pt", key=recipe_key(recipe, corpus.key))
-    step = read_history(run / "train" / "history.jsonl")[-1]["step"]
-    if step != recipe.train.steps:
-        raise DataError(
-            f"{run / 'train'} has made {step} updates of {recipe.train.steps}; run `secondpass "
-            f"train` to its end, or set steps of `train` to {step}"
-        )
+    _require_trained(run / "train", recipe.train.steps, stage="train")
     teacher = make_model(recipe)
     teacher.load_state_dict(weights)
     return teacher.requires_grad_(requires_grad=False).eval()
@@ -142,7 +138,10 @@ def make_student(recipe: Recipe, teacher: FloatModel) -> FloatModel:
     method = TRAINED_QUANTIZERS[plan.method]
     student = make_model(recipe)
     student.load_state_dict(teacher.state_dict())
-    for name in matrix_names(student):
+    names = matrix_names(student)
+    _require_used("formats", plan.formats, names)
+    _require_used("overrides", plan.overrides, names)
+    for name in names:
         module = student.get_submodule(name.removesuffix(".weight"))
         assert isinstance(module.weight, Tensor)
         fields = {**plan.settings, **(_first_match(plan.overrides, name) or {})}
@@ -170,8 +169,10 @@ def load_student(recipe: Recipe, *, run: Path, out: Path) -> Student:
     """Read the packed tensors off the best weights of the quantize stage.
 
     Raises:
-        DataError: there are none, or of another recipe or teacher.
+        DataError: there are none, training has not come to its end, or they are of another recipe
+            or teacher.
     """
+    _require_trained(out, recipe.quantize.steps, stage="quantize")
     student = make_student(recipe, load_teacher(recipe, run))
     student.load_state_dict(load_weights(out / "weights.pt", key=_stage_key(recipe, run)))
     student.eval()
@@ -268,12 +269,36 @@ def _grid(formats: Mapping[str, str], name: str) -> Grid:
     return Grid.parse(choice)
 
 
+def _require_used(field: str, by_pattern: Mapping[str, object], names: Collection[str]) -> None:
+    """A pattern that is first for no matrix would silently do nothing."""
+    used = {_first_pattern(by_pattern, name) for name in names}
+    for pattern in by_pattern:
+        if pattern not in used:
+            raise RecipeError(
+                f"quantize: {field}: {pattern!r} is the first match of no matrix; the first wins, "
+                f"and the matrices are {', '.join(names)}"
+            )
+
+
+def _require_trained(folder: Path, steps: int, *, stage: str) -> None:
+    history = folder / "history.jsonl"
+    step = read_history(history)[-1]["step"] if history.exists() else 0
+    if step != steps:
+        set_steps = f", or set steps of `{stage}` to {step}" if step else ""
+        raise DataError(
+            f"{folder} has made {step} updates of {steps}; run `secondpass {stage}` to its "
+            f"end{set_steps}"
+        )
+
+
 def _first_match(by_pattern: Mapping[str, Value], name: str) -> Value | None:
     """The value of the first pattern that matches."""
-    for pattern, value in by_pattern.items():
-        if fnmatch.fnmatchcase(name, pattern):
-            return value
-    return None
+    pattern = _first_pattern(by_pattern, name)
+    return None if pattern is None else by_pattern[pattern]
+
+
+def _first_pattern(patterns: Iterable[str], name: str) -> str | None:
+    return next((one for one in patterns if fnmatch.fnmatchcase(name, one)), None)
 
 
 def _stage_key(recipe: Recipe, run: Path) -> str:

@@ -60,6 +60,11 @@ def allocate_rates(
     return rates(high)
 
 
+def cost_at(cost: float, more_bits: float) -> float:
+    """What rounding to so many more bits per weight would cost, by the formula above."""
+    return max(cost, 0.0) * 4**-more_bits
+
+
 def levels_for(bits: float) -> str:
     """The format and level table for a rate."""
     return next(choice for most, choice in _LEVELS if bits <= most)

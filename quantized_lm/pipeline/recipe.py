@@ -19,9 +19,11 @@ from quantized_lm.records import build
 from quantized_lm.tokenizer import TextRules
 
 LARGEST_VOCABULARY = 1 << 16
+_LARGEST_SEED = (1 << 32) - 1
 # What a recipe that starts from a model has as that model's recipe, unless it says otherwise.
 _TAKEN = ("seed", "architecture")
 _OF_OWN_STEPS = ("restarts", "keep_every")  # of training, which it does not have
+_OF_EVERY_STAGE = ("steps", "matrix_lr", "other_lr", "clip_norm", "warmup_steps")
 _TAKEN_OF_CORPUS = ("vocab_size", "text", "merge", "context", "continuous")
 
 
@@ -80,6 +82,14 @@ class CorpusRecipe:
                 f"corpus: merge is {self.merge}, context is {self.context}; need both at least 0 "
                 "and their sum below 1, or no document would end"
             )
+        if not self.vocab_from:
+            raise RecipeError("corpus: vocab_from is empty; name what the vocabulary is made from")
+        for split, file in (("dev", self.dev), ("test", self.test)):
+            if file in self.train:
+                raise RecipeError(
+                    f"corpus: {split} is {file}, which is in train; what is trained on measures "
+                    f"nothing: name another file, or hold lines out with {split}_lines"
+                )
 
 
 @dataclass(frozen=True)
@@ -116,8 +126,9 @@ class TrainRecipe:
 
     def __post_init__(self) -> None:
         _require_counts("train", self, ("window", "batch_windows", "eval_every"))
-        if self.keep_every < 0:
-            raise RecipeError(f"train: keep_every is {self.keep_every}; need at least 0")
+        _require_from_zero("train", self, (*_OF_EVERY_STAGE, "weight_decay", "keep_every"))
+        _require_shares("train", self, ("decay_share",))
+        _require_dropout("train", self.dropout)
         ends = (0, *self.restarts, self.steps)
         if self.restarts and list(ends) != sorted(set(ends)):
             raise RecipeError(
@@ -164,6 +175,9 @@ class QuantizeRecipe:
 
     def __post_init__(self) -> None:
         _require_counts("quantize", self, ("batch_windows", "eval_every"))
+        _require_from_zero("quantize", self, (*_OF_EVERY_STAGE, "scale_lr"))
+        _require_shares("quantize", self, ("kl_weight",))
+        _require_dropout("quantize", self.dropout)
 
 
 @dataclass(frozen=True)
@@ -188,8 +202,10 @@ class Recipe:
     start: str = ""
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise RecipeError(f"seed is {self.seed}; need at least 0")
+        if not 0 <= self.seed <= _LARGEST_SEED:
+            raise RecipeError(f"seed is {self.seed}; need 0 to {_LARGEST_SEED}")
+        if not self.name or self.name.startswith(".") or Path(self.name).name != self.name:
+            raise RecipeError(f"name is {self.name!r}; need the name of a folder, such as en-mine")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -275,6 +291,23 @@ def _require_counts(section: str, fields: object, names: tuple[str, ...]) -> Non
     for name in names:
         if getattr(fields, name) < 1:
             raise RecipeError(f"{section}: {name} is {getattr(fields, name)}; need at least 1")
+
+
+def _require_from_zero(section: str, fields: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not getattr(fields, name) >= 0:
+            raise RecipeError(f"{section}: {name} is {getattr(fields, name)}; need at least 0")
+
+
+def _require_shares(section: str, fields: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not 0 <= getattr(fields, name) <= 1:
+            raise RecipeError(f"{section}: {name} is {getattr(fields, name)}; need 0 to 1")
+
+
+def _require_dropout(section: str, dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise RecipeError(f"{section}: dropout is {dropout}; need at least 0 and below 1")
 
 
 def _mapping(value: object) -> dict[str, Any]:

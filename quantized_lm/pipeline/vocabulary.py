@@ -57,7 +57,7 @@ def _pieces(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
 
 def _frequent_words(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
     """The most frequent first; of equal ones, the first met."""
-    count = Counter(word for line in _text(files) for word in recipe.text.words(line))
+    count = Counter(word for line in _text(files) for word in recipe.text.said(line))
     for symbol in (BOUNDARY, UNK):
         count.pop(symbol, None)
     words = [word for word, _ in count.most_common(recipe.vocab_size - 2)]
@@ -65,7 +65,11 @@ def _frequent_words(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
 
 
 def _symbol_table(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
-    """Words of lines "WORD ID", by their order; <eps>, #0, <s>, </s> and <unk> are left out."""
+    """Words of lines "WORD ID", by their order; <eps>, #0, <s>, </s> and <unk> are left out.
+
+    Raises:
+        DataError: a line is something else, or most words are none that the recipe's text can have.
+    """
     words = []
     for path in files:
         for number, line in enumerate(read_lines(path), start=1):
@@ -74,6 +78,14 @@ def _symbol_table(recipe: CorpusRecipe, files: list[Path]) -> Tokenizer:
                 raise DataError(f"{path}, line {number}: got {line.strip()!r}; need WORD ID")
             if not _NO_WORD.fullmatch(fields[0]):
                 words.append(fields[0])
+    strange = [word for word in words if recipe.text.words(word) != [word]]
+    if len(strange) > len(words) / 2:
+        read = " ".join(recipe.text.words(strange[0]))
+        raise DataError(
+            f"{files[0]}: {len(strange)} of {len(words)} words never occur in text as the recipe "
+            f"reads it, such as {strange[0]!r}, which is {read!r} there; set `text` of `corpus`, "
+            "such as {case: upper, strip_punctuation: false}"
+        )
     return Tokenizer.of_words(words, rules=recipe.text)
 
 

@@ -242,8 +242,10 @@ class QuantizeStage(Stage):
 
     @property
     def content(self) -> tuple[object, ...]:
-        """How it is quantized; the order of formats counts, and no mapping keeps it in a key."""
-        return (self.quantize, list(self.quantize.formats.items()))
+        """How it is quantized; the order of patterns counts, and no mapping keeps it in a key."""
+        overrides = list(self.quantize.overrides)
+        formats = list(self.quantize.formats.items())
+        return (self.quantize, formats, *([overrides] if overrides else []))
 
     @property
     def title(self) -> str:

@@ -6,12 +6,10 @@ other text or another recipe is never found, let alone reused. File times play n
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -150,21 +148,3 @@ class Store:
             seconds = round(earlier + self._clock() - started, 3)
             record = StageRecord(stage.key, stage.title, status, seconds, reason)
             write_record(folder / _RECORD, record)
-
-
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock: two runs at once would halve each other's speed and share files.
-
-    Raises:
-        DataError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(
-                f"{folder}: another `secondpass reproduce` works there; wait for it or stop it"
-            ) from None
-        yield

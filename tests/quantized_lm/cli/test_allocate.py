@@ -123,6 +123,13 @@ def test_rates_are_allocated_for_a_recipe(run: Command, recipe: Path) -> None:
     weights = {name: make_model(load_recipe(recipe)).get_parameter(name).numel() for name in rates}
     mean = sum(weights[name] * rate for name, rate in rates.items()) / sum(weights.values())
     assert mean == pytest.approx(2.0)
+    fewer = json.loads(
+        run("allocate", recipe, *folder, "--coded-bits", "1").stdout.splitlines()[-1]
+    )
+    assert fewer["cost"] > record["cost"] > 0
+    codes = sum(weights.values()) / 8
+    assert record["size_bytes"] - fewer["size_bytes"] == pytest.approx(codes, abs=2)
+    assert fewer["size_bytes"] > 1.2 * codes  # scales, tables and plain tensors are in it
     pasted = yaml.safe_load(result.stderr[result.stderr.index("method:") :])
     assert pasted["overrides"] == {name: {"bits": round(rate, 3)} for name, rate in rates.items()}
     assert set(pasted["formats"]) == set(rates)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import typer
 from rich.progress import ProgressColumn
@@ -42,3 +44,27 @@ def test_progress_shows_a_speed() -> None:
         column = bar.columns[3]
         assert isinstance(column, ProgressColumn)
         assert "utterances/s" in str(column(bar.tasks[task]))
+
+
+def test_a_disk_that_refuses_is_one_line_and_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @command
+    def failing() -> None:
+        (tmp_path / "file").write_bytes(b"")
+        (tmp_path / "file" / "below").mkdir()
+
+    with pytest.raises(typer.Exit) as caught:
+        failing()
+    assert caught.value.exit_code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/file/below: Not a directory\n"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe", "out"), OSError("no name")])
+def test_what_names_no_file_and_a_reader_who_left_pass(error: OSError) -> None:
+    @command
+    def failing() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        failing()

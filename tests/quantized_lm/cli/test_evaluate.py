@@ -105,3 +105,7 @@ def test_what_cannot_be_compared_is_refused(run: Command, scored: Path) -> None:
     result = run("evaluate", scored, "--against", fewer)
     assert result.exit_code == 2
     assert "has no utterance" in result.stderr
+    fewer.write_bytes(gzip.compress(b"".join([*lines, lines[0]])))
+    result = run("evaluate", fewer, "--against", fewer)
+    assert result.exit_code == 2
+    assert "stands there twice; need it once" in result.stderr

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from quantized_lm.manifest import read_manifest
+from quantized_lm.pipeline.lock import only_one
 from tests.tiny import TINY_YAML, write_text
 
 from .conftest import Command
@@ -73,3 +74,24 @@ def test_a_device_that_is_not_there_is_refused_at_once(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = run(command, tmp_path / "absent.yaml", *data, "--device", "cuda")
     assert "torch finds no CUDA device; leave it out" in result.stderr
+
+
+def test_text_that_no_window_has_is_told_of(run: Command, recipe: Path, tmp_path: Path) -> None:
+    write_text(tmp_path, lines=300)
+    recipe.write_text(recipe.read_text().replace("window: 48", "window: 6"))
+    result = run("train", recipe, "--data", tmp_path, "--run", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert (
+        "% of the text stands past the first 6 tokens of its line, and was never" in result.stderr
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "quantize"])
+def test_a_folder_has_one_command_at_a_time(
+    run: Command, recipe: Path, tmp_path: Path, command: str
+) -> None:
+    data = ("--data", tmp_path) if command == "train" else ()
+    with only_one(tmp_path / "run"):
+        result = run(command, recipe, *data, "--run", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "another `secondpass` works there; wait for it or stop it" in result.stderr

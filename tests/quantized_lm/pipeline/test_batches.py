@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantized_lm.pipeline.batches import IGNORED, Grouping, WindowPacker, held_out_windows
+from quantized_lm.pipeline.batches import (
+    IGNORED,
+    Grouping,
+    WindowPacker,
+    held_out_windows,
+    share_cut,
+)
 
 LINES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=40)
 
@@ -107,3 +114,9 @@ def test_measuring_running_text_starts_at_its_first_line() -> None:
     assert sum(part.num_tokens for part in windows) == 160
     documents = {tuple(row[row != IGNORED]) for part in windows for row in part.targets}
     assert tuple(shard(lines)[:16]) in documents
+
+
+def test_what_stands_past_a_window_of_its_line_is_counted() -> None:
+    tokens = shard([[2, 3, 4, 5], [2], [2, 3]])
+    assert share_cut(tokens, 5) == 0.0
+    assert share_cut(tokens, 2) == pytest.approx((3 + 0 + 1) / 10)

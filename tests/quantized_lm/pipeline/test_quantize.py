@@ -40,6 +40,23 @@ def test_distillation_beats_rounding_the_teacher(tiny_run: TinyRun) -> None:
     ]
     teacher = json.loads((tiny_run.out / "train" / "history.jsonl").read_text().splitlines()[-1])
     assert rows[-1]["dev_nll"] < teacher["dev_nll"] + 0.05
+    assert rows[0]["step"] == 0
+    assert rows[0]["dev_nll"] > rows[-1]["dev_nll"]
+
+
+def test_training_that_only_does_harm_keeps_what_rounding_made(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    plan = replace(tiny_run.recipe.quantize, steps=3, matrix_lr=0.05, other_lr=0.05, warmup_steps=0)
+    recipe = replace(tiny_run.recipe, quantize=plan)
+    quantize(recipe, run=tiny_run.out, out=tmp_path)
+    rounded = replace(recipe, quantize=replace(plan, steps=0))
+    quantize(rounded, run=tiny_run.out, out=tmp_path / "rounded")
+    kept = load_student(recipe, run=tiny_run.out, out=tmp_path).packed
+    for name, tensor in load_student(
+        rounded, run=tiny_run.out, out=tmp_path / "rounded"
+    ).packed.items():
+        np.testing.assert_array_equal(kept[name].dequantize(), tensor.dequantize())
 
 
 def test_quantizing_needs_a_trained_teacher(tmp_path: Path) -> None:
@@ -52,6 +69,23 @@ def test_a_matrix_without_a_format_is_named(tiny_run: TinyRun) -> None:
     teacher = load_teacher(tiny_run.recipe, tiny_run.out)
     with pytest.raises(RecipeError, match=r"no pattern matches 'embedding\.weight'"):
         make_student(replace(tiny_run.recipe, quantize=partial), teacher)
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {"formats": {"*": "4bit", "embedding.*": "8bit"}},
+        {"formats": {"*": "4bit"}, "overrides": {"embeding.*": {}}},
+    ],
+    ids=["hidden behind another", "misspelled"],
+)
+def test_a_pattern_that_decides_nothing_is_named(
+    tiny_run: TinyRun, patterns: dict[str, Any]
+) -> None:
+    plan = replace(tiny_run.recipe.quantize, **patterns)
+    teacher = load_teacher(tiny_run.recipe, tiny_run.out)
+    with pytest.raises(RecipeError, match=r"'embed+ing\.\*' is the first match of no matrix"):
+        make_student(replace(tiny_run.recipe, quantize=plan), teacher)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,13 @@ import math
 import pytest
 
 from quantized_lm.errors import InputError
-from quantized_lm.pipeline.rates import HIGHEST_BITS, LOWEST_BITS, allocate_rates, levels_for
+from quantized_lm.pipeline.rates import (
+    HIGHEST_BITS,
+    LOWEST_BITS,
+    allocate_rates,
+    cost_at,
+    levels_for,
+)
 from quantized_lm.quant.formats import Grid
 
 WEIGHTS = {"a": 100, "b": 400, "c": 50}
@@ -66,3 +72,8 @@ def test_means_out_of_reach_are_refused(bits: float) -> None:
 def test_costs_of_nothing_are_refused() -> None:
     with pytest.raises(InputError, match="no matrix costs anything"):
         allocate_rates({"a": 0.0}, {"a": 1}, bits=2.0)
+
+
+def test_a_bit_more_costs_a_quarter() -> None:
+    assert [cost_at(2.0, bits) for bits in (-1, 0, 1, 2)] == [8.0, 2.0, 0.5, 0.125]
+    assert cost_at(-2.0, 1) == 0.0

@@ -26,7 +26,11 @@ def test_every_recipe_that_ships_reads(path: Path) -> None:
         ("{steps: 150,", "{steps: true,", "train: steps: got True; need int"),
         ("[tiny.txt.gz]", "[3]", "corpus: train: got 3; need str"),
         ("license: none", "license: {a: 1}", "license: got {'a': 1}; need str"),
-        ("seed: 3", "seed: -1", "seed is -1; need at least 0"),
+        ("seed: 3", "seed: -1", "seed is -1; need 0 to 4294967295"),
+        ("name: tiny", "name: ../tiny", r"name is '../tiny'; need the name of a folder"),
+        ("name: tiny", "name: ''", "name is ''; need the name of a folder"),
+        ("vocab_from: [tiny.txt.gz]", "vocab_from: []", "vocab_from is empty; name what"),
+        ("  dev_lines: 20", "  dev: tiny.txt.gz", "dev is tiny.txt.gz, which is in train"),
         (
             "  vocab_size: 64",
             "  vocab_size: 70007",
@@ -38,6 +42,11 @@ def test_every_recipe_that_ships_reads(path: Path) -> None:
             "merge is 0.6, context is",
         ),
         ("{steps: 150,", "{steps: 150, eval_every: 0,", "train: eval_every is 0; need at least 1"),
+        ("{steps: 150,", "{steps: -5,", "train: steps is -5; need at least 0"),
+        ("{steps: 150,", "{steps: 150, decay_share: 3,", "train: decay_share is 3.0; need 0 to 1"),
+        ("{steps: 150,", "{steps: 150, dropout: 1,", "train: dropout is 1.0; need at least 0 and"),
+        ("{steps: 100,", "{steps: 100, kl_weight: 9,", "quantize: kl_weight is 9.0; need 0 to 1"),
+        ("{steps: 100,", "{steps: 100, warmup_steps: -1,", "quantize: warmup_steps is -1; need at"),
     ],
 )
 def test_a_slip_in_a_recipe_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -148,3 +148,37 @@ def test_sensitivities_of_other_weights_are_not_allocated_by(tiny_run: TinyRun, 
     train(longer, data=tiny_run.data, out=run)
     with pytest.raises(DataError, match="of other weights or text; run `secondpass sensitivity`"):
         read_current(longer, "kl", run=run)
+
+
+def test_a_student_in_the_making_is_not_packed(tiny_run: TinyRun, run: Path) -> None:
+    history = run / "quantize" / "history.jsonl"
+    rows = history.read_text().splitlines(keepends=True)
+    made = json.loads(rows[-2])["step"]
+    history.write_text("".join(rows[:-1]))
+    with pytest.raises(
+        DataError, match=f"has made {made} updates of 20; run `secondpass quantize`"
+    ):
+        export_of(tiny_run.recipe, run)
+    history.unlink()
+    with pytest.raises(DataError, match="has made 0 updates of 20; run `secondpass quantize` to"):
+        export_of(tiny_run.recipe, run)
+
+
+def test_a_packed_model_is_not_measured_beside_a_teacher_that_trained_on(
+    tiny_run: TinyRun, run: Path
+) -> None:
+    packed = export_of(tiny_run.recipe, run)
+    longer = tiny_recipe(steps=64)
+    train(longer, data=tiny_run.data, out=run)
+    with pytest.raises(DataError, match="tiny packs another float model than the one that"):
+        evaluate(longer, run=run, artifact=packed)
+
+
+def test_a_damaged_account_of_the_corpus_is_made_anew(tiny_run: TinyRun, run: Path) -> None:
+    state = run / "corpus" / "corpus.json"
+    whole = json.loads(state.read_text())
+    state.write_text(state.read_text()[:20])
+    with pytest.raises(DataError, match="holds no prepared corpus; run `secondpass train` first"):
+        load_teacher(tiny_run.recipe, run)
+    prepare_corpus(tiny_run.recipe.corpus, data=tiny_run.data, out=run / "corpus")
+    assert json.loads(state.read_text()) == whole

@@ -31,7 +31,9 @@ train: {{steps: 4}}
 
 
 def as_yaml(recipe: Recipe) -> bytes:
-    return yaml.safe_dump(json.loads(json.dumps(without_defaults(recipe)))).encode()
+    return yaml.safe_dump(
+        json.loads(json.dumps(without_defaults(recipe))), sort_keys=False
+    ).encode()
 
 
 def exported(run: TinyRun, out: Path, recipe_yaml: bytes, lm_scale: float = 0.7) -> Path:

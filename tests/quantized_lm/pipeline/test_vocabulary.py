@@ -91,3 +91,26 @@ def test_text_that_cannot_be_read_is_named_with_its_line(data: Path) -> None:
     with pytest.raises(DataError, match="no words for dev"):
         prepare_corpus(RECIPE, data=data, out=data / "corpus")
     assert not (data / "corpus" / "corpus.json").exists()
+
+
+def test_noises_and_sentence_marks_are_no_words_of_a_vocabulary(data: Path) -> None:
+    (data / "train.txt").write_text("<s> b [noise] </s>\na [noise] b ++um++ sil\n")
+    tokenizer = make_tokenizer(replace(RECIPE, vocab_size=4), data)
+    assert [tokenizer.piece(token) for token in range(4)] == ["</s>", "<unk>", "b", "a"]
+
+
+def test_a_table_whose_words_the_text_never_has_is_refused(data: Path) -> None:
+    (data / "words.txt").write_text("ZEBRA 2\nAPE 3\nan 4\n")
+    recipe = replace(RECIPE, vocabulary="kaldi", vocab_from=("words.txt",), text=TextRules())
+    with pytest.raises(DataError, match="2 of 3 words never occur .*'ZEBRA', which is 'zebra'"):
+        make_tokenizer(recipe, data)
+    upper = replace(recipe, text=TextRules(case="upper"))
+    assert make_tokenizer(upper, data).encode("zebra").ids == (2,)
+
+
+def test_a_file_that_counts_twice_is_held_out_from_once(data: Path) -> None:
+    once = replace(RECIPE, dev="", dev_lines=1, held_out="train.txt")
+    twice = replace(once, train=("train.txt", "train.txt"))
+    first = prepare_corpus(once, data=data, out=data / "once").words
+    second = prepare_corpus(twice, data=data, out=data / "twice").words
+    assert second == {**first, "train": 2 * first["train"]}

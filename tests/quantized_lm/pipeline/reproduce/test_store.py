@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from quantized_lm.errors import DataError, RecipeError
-from quantized_lm.pipeline.reproduce.store import FolderOf, Stage, Store, only_one
+from quantized_lm.pipeline.lock import only_one
+from quantized_lm.pipeline.reproduce.store import FolderOf, Stage, Store
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ def test_a_folder_of_another_stage_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_runs_cannot_work_in_one_folder(tmp_path: Path) -> None:
-    refused = pytest.raises(DataError, match="another `secondpass reproduce` works there")
+    refused = pytest.raises(DataError, match="another `secondpass` works there")
     with only_one(tmp_path / "runs"), refused, only_one(tmp_path / "runs"):
         pass
     with only_one(tmp_path / "runs"):

@@ -223,3 +223,15 @@ def test_a_rated_row_may_take_a_share_by_architecture(text: Path) -> None:
     whole, shared = bits(), bits(lstm=0.5)
     assert shared["transformer"] == whole["transformer"]
     assert shared["lstm"] == pytest.approx(0.5 * whole["lstm"], abs=1e-4)
+
+
+def test_the_order_of_patterns_is_part_of_what_a_student_is(text: Path) -> None:
+    def key(*patterns: str) -> str:
+        overrides = {pattern: {"trusts_half_steps": True} for pattern in patterns}
+        task = only_rows(tiny_task(), "qat-2bit")
+        base = merged(task.base, {"methods": {"distilled": {"overrides": overrides}}})
+        task = replace(task, base=base)
+        plan = make_plan(task, size="small", data=text, architectures=["lstm"])
+        return plan.cells[0].model.key
+
+    assert key("embedding.*", "*") != key("*", "embedding.*")
