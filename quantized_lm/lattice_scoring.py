@@ -18,7 +18,7 @@ from quantized_lm.lattice.search import FoundSequence, LatticeSearch
 from quantized_lm.lattice.spoken import ArcWeights, SpokenLattice, speak
 from quantized_lm.prefix_cache import Reused
 from quantized_lm.pruning import Wave
-from quantized_lm.scoring import TextScorer
+from quantized_lm.scoring import TextScorer, context_room
 from quantized_lm.waves import run_all
 
 BUDGETS = (
@@ -28,7 +28,6 @@ BUDGETS = (
     "max_tokens",
     "overloaded",
 )  # cuts that nobody wished for
-_LONGEST_CONTEXT = 0.5  # share of what the model takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,7 +316,7 @@ def prepare_lattice(request: LatticeRequest, scorer: TextScorer) -> PreparedLatt
         LatticeError: it has ids for words and no symbol table, or no path has a finite score.
     """
     spoken = speak(request.lattice, scorer.tokenizer, request.weights, silence=request.silence)
-    room = int(_LONGEST_CONTEXT * scorer.model.max_tokens)
+    room = context_room(scorer.model.max_tokens)
     context = scorer.tokenizer.context_ids(request.context, room=room)
     longest = scorer.model.max_tokens - len(context) - 1
     prepared = PreparedLattice(request, spoken, context, longest)

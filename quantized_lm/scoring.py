@@ -44,7 +44,8 @@ class ScoreRequest:
 
     Attributes:
         texts: hypotheses; an empty one is silence.
-        context: earlier texts, oldest first; the model sees as much of the newest as fits.
+        context: earlier texts, oldest first; the model sees as much of the newest as
+            `context_room` allows.
         final: whether `</s>` is scored.
     """
 
@@ -266,12 +267,28 @@ def prepare_encoded(
             f"text has {encoded.num_tokens[index]} tokens; {scorer.name} takes at most {limit - 1}",
             pointer=f"/hypotheses/{index}/text",
         )
-    context = scorer.tokenizer.context_ids(request.context, room=limit - longest - 1)
+    room = context_room(limit, longest + 1)
+    context = scorer.tokenizer.context_ids(request.context, room=room)
     ids, lengths = encoded.ids, encoded.num_tokens + int(request.final)
     if not request.final:
         ids = ids[ids != BOUNDARY_ID]
     tree = merge_prefixes(ids, lengths, context=context)
     return PreparedList(request.texts, encoded, tree, request.final, scorer.tokenizer)
+
+
+def context_room(max_tokens: int, text_tokens: int = 0) -> int:
+    """Most tokens of context that a model reads before texts.
+
+    Half of what it takes, so that neither the other texts of a list nor the words that a partial
+    text grows by change what it reads; half of that, and so on, only where a text needs the room.
+
+    Args:
+        max_tokens: what the model takes. text_tokens: of the longest text, `</s>` counted.
+    """
+    room = max_tokens // 2
+    while room > max_tokens - text_tokens:
+        room //= 2
+    return room
 
 
 def run_batch(prepared: Sequence[PreparedList], scorer: TextScorer) -> list[ListScores]:

@@ -71,7 +71,10 @@ class Context(Wire):
     """What was said before; it is read by the LM and never scored."""
 
     text: list[Text] = Field(
-        default_factory=list, max_length=MAX_CONTEXT_TEXTS, description="Oldest first."
+        default_factory=list,
+        max_length=MAX_CONTEXT_TEXTS,
+        description="Oldest first. The newest tokens are read, up to half of what the model takes; "
+        "a quarter, an eighth and so on beside a text that needs more than the other half.",
     )
 
 

@@ -75,6 +75,17 @@ def test_partials_cost_what_is_new_and_score_the_same(
     assert computed < 0.6 * asked
 
 
+def test_partials_after_a_context_that_is_cut_find_it_as_they_grow() -> None:
+    loaded = fake_loaded()
+    cache = PrefixCache(loaded.model, ROOMY)
+    found = [
+        run([prepared], loaded.model, cache)[0].usage.cache_hits
+        for prepared in partials(loaded, ["a dog ran far"] * 20)
+    ]
+    assert found[0] == 0
+    assert min(found[1:]) >= loaded.model.max_tokens // 2
+
+
 @st.composite
 def conversations(draw: st.DrawFn) -> list[ScoreRequest]:
     """Requests whose contexts and texts begin alike now and then."""

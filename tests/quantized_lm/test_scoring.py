@@ -5,7 +5,7 @@ import pytest
 
 from quantized_lm.artifact import LoadedModel, load_artifact
 from quantized_lm.errors import TooLongError
-from quantized_lm.scoring import ScoreRequest, prepare, run_batch, score_lists
+from quantized_lm.scoring import ScoreRequest, context_room, prepare, run_batch, score_lists
 from tests.conftest import TinyRun
 
 TEXTS = ("the cat sees the dog", "the cat sees the king", "", "the cat sees the dog")
@@ -96,3 +96,18 @@ def test_only_the_newest_context_that_fits_is_used(loaded: LoadedModel) -> None:
         ids
     )
     assert np.isfinite(run_batch([prepared], loaded)[0].scores[0].log_prob)
+
+
+@pytest.mark.parametrize(
+    ("text_tokens", "room"), [(0, 48), (48, 48), (49, 24), (72, 24), (73, 12), (95, 1), (96, 0)]
+)
+def test_the_context_has_half_the_room_or_less_by_halves(text_tokens: int, room: int) -> None:
+    assert context_room(96, text_tokens) == room
+
+
+def test_list_mates_do_not_change_what_is_read_of_a_long_context(loaded: LoadedModel) -> None:
+    context = ("the king finds the train by the river",) * 20
+    text, mate = "the cat sees the dog", "the queen " * 20
+    (alone,) = score_lists([ScoreRequest((text,), context)], loaded)
+    (in_list,) = score_lists([ScoreRequest((text, mate), context)], loaded)
+    assert in_list.log_prob[0] == pytest.approx(alone.log_prob[0], abs=1e-4)
