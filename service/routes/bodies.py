@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
+from quantized_lm.components import escape
 from quantized_lm.errors import InputError
 
 # A fault that is told takes a kilobyte, and a request may have one every few bytes.
@@ -56,6 +58,20 @@ def validated(
             for fault in error.errors(include_url=False, include_input=False, include_context=False)
         ]
     raise RequestValidationError(faults)
+
+
+def require_no_query(request: Request) -> None:
+    """Pass if there is nothing in the query, which nobody reads beside a body of JSON.
+
+    Raises:
+        InputError: there is; the pointer names the parameter.
+    """
+    if request.scope["query_string"]:
+        for name in request.query_params:
+            raise InputError(
+                f"{name} is in the query; need it in the body, as that is JSON",
+                pointer=f"/{escape(name)}",
+            )
 
 
 def require_few(error: ValidationError) -> None:

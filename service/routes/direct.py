@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.middleware import CLIENT_GONE, inner_path, require_json
-from service.routes.bodies import read_json, require_few, validated
+from service.routes.bodies import read_json, require_few, require_no_query, validated
 from service.routes.exchange import arrival_of, core_of, unless_gone
 
 METHOD = "POST"
@@ -43,10 +43,12 @@ class DirectRoute:
         Raises:
             UnsupportedMediaTypeError: its headers say that its body is not plain JSON.
             RequestValidationError: the body is not what the function takes.
-            InputError: so, in more places than can be told; or a header is wrong.
+            InputError: so, in more places than can be told; or a header is wrong, or there is
+                a query.
             OverloadedError: it would be refused whatever its body says.
         """
         require_json(request)
+        require_no_query(request)
         content = await request.body()
         _require_hope(request, content)
         started_s = time.perf_counter()

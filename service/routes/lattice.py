@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
-from quantized_lm.errors import InputError, LatticeError
+from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.files import GZIP
 from quantized_lm.lattice.formats import LATTICE_FORMATS, format_of_media_type
 from service.errors import UnsupportedMediaTypeError
@@ -27,7 +27,7 @@ from service.latticework import (
 )
 from service.middleware import CLIENT_GONE, IDENTITY, JSON, encoding_of, media_type_of
 from service.openapi import ENGINE_PROBLEMS
-from service.routes.bodies import validated
+from service.routes.bodies import require_no_query, validated
 from service.routes.exchange import (
     arrival_of,
     core_of,
@@ -146,10 +146,7 @@ def _asked(request: Request, content: bytes, max_bytes: int) -> AskedLattices:
     media_type = media_type_of(request.headers)
     content = unpacked(content, max_bytes)
     if media_type == JSON:
-        for name in request.query_params:
-            raise InputError(
-                f"{name} is in the query; need it in the body, as that is JSON", pointer=f"/{name}"
-            )
+        require_no_query(request)
         sent = validated(REQUEST, _json(content), "body")
         sources = [source_of(position, one) for position, one in enumerate(sent.lattices)]
         return AskedLattices(sent, sent.options, sources)

@@ -57,6 +57,15 @@ async def test_what_is_wrong_is_told_with_pointers(path: str) -> None:
         assert (method.status_code, method.headers["Allow"]) == (405, "POST")
 
 
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_query_is_refused_and_not_ignored(path: str) -> None:
+    async with running() as (client, _):
+        refused = await client.post(f"{path}?a/b=10&lm_scale=1", json=BODIES[path])
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_field")
+        assert [one["pointer"] for one in refused.json()["errors"]] == ["/a~1b"]
+        assert (await client.post(f"{path}?", json=BODIES[path])).status_code == 200
+
+
 async def test_under_a_root_path_the_way_is_as_short() -> None:
     taken: list[str] = []
 
