@@ -23,9 +23,10 @@ from service.errors import install_error_handlers
 from service.logs import RequestLog
 from service.loop_lag import LoopLag
 from service.metrics import Metrics
-from service.middleware import BodyLimits, Envelope, Observers
+from service.middleware import Envelope, Observers
 from service.openapi import ProblemApi
 from service.registry import LoadModel
+from service.request_bodies import BodyLimits
 from service.routes import DIRECT_ROUTERS, OPERATOR_ROUTERS, PROBE_ROUTERS, ROUTERS
 from service.routes.direct import DirectRoutes
 from service.routes.lattice import PATH as LATTICE_PATH

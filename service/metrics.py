@@ -207,7 +207,7 @@ class Metrics:
     def _queueing(self) -> None:
         self.shed = self._counter(
             "rescore_shed",
-            "Requests refused because of the queue: queue_full, predicted_late, draining.",
+            "Requests refused, whatever they asked for, by reason.",
             ("model", "reason"),
         )
         self.cost = self._gauge(

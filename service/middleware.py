@@ -1,4 +1,4 @@
-"""What is done to every request: an id, a size limit on the body, a count and a duration."""
+"""What is done to every request: an id, a bound on its body, a count and a duration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from service.errors import UnsupportedMediaTypeError
 from service.logs import REQUEST, RequestIds, RequestLog
 from service.loop_lag import LoopLag
 from service.metrics import OTHER_MODEL, Metrics
+from service.request_bodies import BodyLimits, HeldBodies, RequestBody
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -49,19 +50,6 @@ class Observers:
     lag: LoopLag = field(default_factory=LoopLag)
 
 
-@dataclass(frozen=True)
-class BodyLimits:
-    """How large a body may be.
-
-    Attributes:
-        usual: bytes; a larger one raises BodyTooLargeError where it is read.
-        of_path: the same for routes with a limit of their own.
-    """
-
-    usual: int
-    of_path: Mapping[str, int] = field(default_factory=dict)
-
-
 class Envelope:
     """ASGI middleware around one request.
 
@@ -89,6 +77,7 @@ class Envelope:
         observers = observers or Observers()
         self._log, self._spans, self._lag = observers.log, observers.spans, observers.lag
         self._bodies = bodies
+        self._held = HeldBodies(bodies.held_bytes, metrics)
         self._routes = routes
         self._clock = clock
 
@@ -113,28 +102,16 @@ class Envelope:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
+        body = self._body(scope, headers, receive)
         try:
-            await self._app(scope, self._limited(scope, headers, receive), send_with_id)
+            await self._app(scope, body.receive, send_with_id)
         finally:
+            body.let_go()
             self._measure(scope, status, self._clock() - started_s, span)
 
-    def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        declared = headers.get("content-length", "")
+    def _body(self, scope: Scope, headers: Headers, receive: Receive) -> RequestBody:
         limit = self._bodies.of_path.get(inner_path(scope), self._bodies.usual)
-        declares_more = declared.isdecimal() and int(declared) > limit
-        size_bytes = 0
-
-        async def receive_limited() -> Message:
-            nonlocal size_bytes
-            if declares_more:
-                raise BodyTooLargeError(f"the body has {declared} bytes; need {limit} or fewer")
-            message = await receive()
-            size_bytes += len(message.get("body", b""))
-            if size_bytes > limit:
-                raise BodyTooLargeError(f"the body has more than {limit} bytes; need that or fewer")
-            return message
-
-        return receive_limited
+        return RequestBody(headers, receive, limit, self._held)
 
     def _span(self, scope: Scope, headers: Headers) -> Span | None:
         """Probes and scrapes come by the clock, and nobody looks for their traces."""

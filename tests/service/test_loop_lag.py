@@ -13,7 +13,8 @@ import service.app
 from service.deadlines import Arrival
 from service.loop_lag import EVERY_S, LoopLag
 from service.metrics import Metrics
-from service.middleware import BodyLimits, Envelope, Observers
+from service.middleware import Envelope, Observers
+from service.request_bodies import BodyLimits
 from tests.fakes import TableModel, fake_loaded
 from tests.service.serving import request, running
 

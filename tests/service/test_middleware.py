@@ -8,7 +8,8 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service.metrics import Metrics
-from service.middleware import BodyLimits, Envelope
+from service.middleware import Envelope
+from service.request_bodies import BodyLimits
 from tests.fakes import TableModel, fake_loaded
 from tests.service.serving import request, running
 
