@@ -81,7 +81,7 @@ def start_core(
     Raises:
         ArtifactError: a model is refused.
         ModelConflictError: two models have one name, or the budget is below one longest text.
-        DataError: the weights to count with are unusable, or of no model that is served.
+        WeightsFileError: the weights to count with are unusable, or of no model that is served.
     """
     registry = load_registry(settings.models, load, backend=settings.backend, metrics=metrics)
     for model in registry.models.values():

@@ -160,7 +160,7 @@ ERRORS: Mapping[type[Exception], ErrorKind] = {
     ModelLoadingError: ErrorKind(409, "model_loading", "The model is being loaded", 1),
     MemoryBudgetError: ErrorKind(409, "memory_budget", "The model does not fit into memory"),
     LastModelError: ErrorKind(409, "last_model", "The only model cannot be unloaded"),
-    ArtifactError: ErrorKind(422, "invalid_model", "The model folder is refused"),
+    ArtifactError: ErrorKind(422, "invalid_model", "The model or its weights are refused"),
     ClientDisconnect: ErrorKind(499, "canceled", "The client went away"),
     NotReadyError: ErrorKind(503, "not_ready", "The engine is not running", retry_after_s=1),
     DrainingError: ErrorKind(503, "draining", "The server is shutting down", retry_after_s=1),

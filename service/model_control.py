@@ -19,6 +19,7 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import ArtifactError, SecondpassError
 from quantized_lm.manifest import Manifest, read_manifest
 from quantized_lm.memory import available_bytes
+from service.default_weights import read_default_weights
 from service.errors import (
     LastModelError,
     MemoryBudgetError,
@@ -77,7 +78,7 @@ class ModelControl:
         return [self._describe(name, models.get(name)) for name in sorted({*models, *folders})]
 
     async def load(self, name: str) -> AdminModel:
-        """Serve a model; nothing is done if it is served and its folder has not changed.
+        """Serve a model; nothing is done if it is served and it, with its weights, has not changed.
 
         Raises:
             ModelNotFoundError: no folder has that name.
@@ -118,7 +119,7 @@ class ModelControl:
         return self._describe(name, None)
 
     async def reload_changed(self) -> None:
-        """Reload every model whose folder holds another revision; logs a line for each model."""
+        """Reload every model that has changed, or whose weights have; logs a line for each."""
         names = list(self._registry.models)
         changes = (self._change(name, is_forced=False) for name in names)
         for name, change in zip(
@@ -135,13 +136,16 @@ class ModelControl:
         """Put what a model's folder holds where requests find it, and say whether that was done.
 
         Args:
-            is_forced: whether it is done even if that revision is served already.
+            is_forced: whether it is done even if nothing has changed.
         """
         with self._alone(name), self._noting_failure(name):
             folder = await self._folder(name)
             old = self._registry.models.get(name)
-            kept = None if old is None or is_forced else old.revision
-            if kept is not None and await asyncio.to_thread(_revision, folder) == kept:
+            if (
+                old is not None
+                and not is_forced
+                and await asyncio.to_thread(self._is_current, old, folder)
+            ):
                 return False
             async with self._loading:
                 model = await asyncio.to_thread(self._prepare, name, folder)
@@ -153,6 +157,16 @@ class ModelControl:
         self._metrics.model_reloads.labels(name, "ok").inc()
         logger.info("model %s is %s", name, model.revision)
         return True
+
+    def _is_current(self, model: LoadedModel, folder: Path) -> bool:
+        """Whether a model is what its folder and the weights files hold. On a thread."""
+        manifest = read_manifest(folder)
+        tuned = read_default_weights(self._settings.weights_files)
+        weights = tuned.get(model.name, manifest.default_weights)
+        return (model.revision, model.manifest.default_weights) == (
+            f"sha256:{manifest.sha256}",
+            weights,
+        )
 
     def _prepare(self, name: str, folder: Path) -> LoadedModel:
         """A model that is fit to be served. On a thread."""
@@ -256,10 +270,6 @@ def warm(model: LoadedModel) -> None:
     chain = np.arange(length, dtype=np.int32)
     tokens = chain % np.int32(model.model.vocab_size)
     model.model.extend([model.model.new_state()], [chain], [tokens])
-
-
-def _revision(folder: Path) -> str:
-    return f"sha256:{read_manifest(folder).sha256}"
 
 
 def _inside(top: Path) -> Iterator[Path]:

@@ -22,7 +22,7 @@ async def list_models(core: CoreDep) -> AdminModelList:
 
 @router.post("/models/{name}/load")
 async def load_model(name: str, core: CoreDep) -> AdminModel:
-    """Serve a model of the model folder; nothing is done if this revision of it is served."""
+    """Serve a model of the model folder; nothing is done if it is served with these weights."""
     return await core.control.load(name)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from quantized_lm.combine import Weights
-from quantized_lm.errors import DataError, SecondpassError
+from quantized_lm.errors import SecondpassError
 from quantized_lm.weights_file import write_weights
-from service.default_weights import read_default_weights, with_weights
+from service.default_weights import WeightsFileError, read_default_weights, with_weights
 from service.settings import Settings
 from tests.fakes import fake_loaded
+from tests.service.artifacts import act, administering
 from tests.service.serving import request, running
+from tests.service.test_errors import check_problem
 
 
 def tuned(path: Path, model: str = "tiny", **fields: Any) -> Path:
@@ -35,18 +37,39 @@ async def test_requests_without_weights_get_the_tuned_ones(tmp_path: Path) -> No
 
 
 @pytest.mark.anyio
-async def test_a_model_that_is_loaded_again_takes_what_the_file_then_says(tmp_path: Path) -> None:
-    file = tuned(tmp_path / "w.json")
-    async with running(weights_files=(file,)) as (client, app):
-        before = (await client.post("/v1/rescore", json=request())).json()
-        registry = app.state.core.registry
-        changed = with_weights(
-            registry.models["tiny"], read_default_weights((tuned(file, word_bonus=3.0),))
-        )
-        registry.put(changed)
-        after = (await client.post("/v1/rescore", json=request())).json()
-    assert before["formula"] == "1*am + 0.25*lm[tiny]"
-    assert after["formula"] == "1*am + 0.25*lm[tiny] + 3*words"
+async def test_a_hangup_takes_what_the_file_then_says(
+    home: Path, served: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tuned(home.parent / "w.json", "given")
+    async with administering(home, served, weights_files=(file,)) as (client, app):
+        formulas = []
+        with caplog.at_level("INFO", "service.model_control"):
+            for fields in ({}, {"word_bonus": 3.0}, {"word_bonus": 3.0}):
+                tuned(file, "given", **fields)
+                await app.state.core.control.reload_changed()
+                reply = await client.post("/v1/rescore", json=request())
+                formulas.append(reply.json()["formula"])
+    assert formulas == ["1*am + 0.25*lm[given]", *["1*am + 0.25*lm[given] + 3*words"] * 2]
+    messages = [record.getMessage() for record in caplog.records]
+    assert [one.endswith("is unchanged") for one in messages] == [True, False, True]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("content", [None, "{", '{"weights": {"lm_scales": {"given": 1e999}}}'])
+async def test_a_broken_file_is_named_and_what_is_served_stays(
+    home: Path, served: Path, content: str | None
+) -> None:
+    file = tuned(home.parent / "w.json", "given")
+    async with administering(home, served, weights_files=(file,)) as (client, app):
+        file.unlink()
+        if content is not None:
+            file.write_text(content)
+        for what in ("reload", "load"):
+            problem = check_problem(await act(client, "given", what), 422, "invalid_model")
+            assert str(file) in problem["detail"]
+        await app.state.core.control.reload_changed()
+        reply = await client.post("/v1/rescore", json=request())
+    assert reply.json()["formula"] == "1*am + 0.25*lm[given]"
 
 
 @pytest.mark.anyio
@@ -69,18 +92,20 @@ def test_what_a_models_defaults_cannot_say_is_refused(
     tmp_path: Path, fields: dict[str, Any]
 ) -> None:
     file = tuned(tmp_path / "w.json", **fields)
-    with pytest.raises(DataError, match=f"{next(iter(fields))} is no part of a model's defaults"):
+    with pytest.raises(
+        WeightsFileError, match=f"{next(iter(fields))} is no part of a model's defaults"
+    ):
         read_default_weights((file,))
 
 
 def test_each_model_has_one_file_and_each_file_one_model(tmp_path: Path) -> None:
     first, second = tuned(tmp_path / "a.json"), tuned(tmp_path / "b.json")
-    with pytest.raises(DataError, match=r"b\.json: there are weights of tiny already"):
+    with pytest.raises(WeightsFileError, match=r"b\.json: there are weights of tiny already"):
         read_default_weights((first, second))
     write_weights(second, Weights(lm_scales={"a": 0.1, "b": 0.2}), {})
-    with pytest.raises(DataError, match="lm_scales names a, b; need one model"):
+    with pytest.raises(WeightsFileError, match="lm_scales names a, b; need one model"):
         read_default_weights((second,))
-    with pytest.raises(DataError, match="no weights can be read"):
+    with pytest.raises(WeightsFileError, match="no weights can be read"):
         read_default_weights((tmp_path / "absent.json",))
 
 
