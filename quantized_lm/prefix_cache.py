@@ -167,11 +167,12 @@ class Growth:
         return node
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Entry:
     tree: KnownTree
-    keys: Sequence[int]  # of its nodes
+    keys: Sequence[int]  # of its nodes, each once
     num_bytes: int
+    num_newest: int  # keys of paths that no newer tree has
 
 
 class PrefixCache:
@@ -180,7 +181,8 @@ class PrefixCache:
     Args:
         model: whose trees they are.
         max_bytes: most that they hold together, about.
-        on_event: told of each search that found something or nothing, and of each tree forgotten.
+        on_event: told of each search, and of each tree forgotten for want of room. It is a hit if
+            the whole context was found or, of work without one, half of its first wave.
     """
 
     def __init__(
@@ -216,11 +218,12 @@ class PrefixCache:
         if not found:
             self._on_event("miss")
             return Growth(KnownTree.fresh(self._model, context), context)
-        self._on_event("hit")
         (number, _), *_ = found.most_common(1)
         self._entries.move_to_end(number)
         source = self._entries[number].tree
         nodes = _found_nodes(source, parents, tokens)
+        wanted = len(context) or len(keys) / 2  # fewer are a word that many texts begin with
+        self._on_event("hit" if len(nodes) - 1 >= wanted else "miss")
         inner = {above for above, _ in source.child}
         was_run = {position for position, node in enumerate(nodes) if node in inner}
         return Growth(self._part(source, nodes), context, len(nodes), was_run)
@@ -238,13 +241,24 @@ class PrefixCache:
         size = self._size(tree)
         if len(tree.token) == 1 or size > self._max_bytes:
             return
-        keys = _keys(tree.parent, tree.token)
-        self._entries[self._next_entry] = _Entry(tree, keys, size)
+        keys = list(dict.fromkeys(_keys(tree.parent, tree.token)))
+        self._supersede(keys)
+        self._entries[self._next_entry] = _Entry(tree, keys, size, len(keys))
         self._entry_of.update(dict.fromkeys(keys, self._next_entry))
         self._next_entry += 1
         self.num_bytes += size
         while self.num_bytes > self._max_bytes:
             self._forget_oldest()
+
+    def _supersede(self, keys: Sequence[int]) -> None:
+        """Forget the trees all of whose paths newer ones have: nothing would find them."""
+        taken = Counter(self._entry_of[key] for key in keys if key in self._entry_of)
+        for number, num_taken in taken.items():
+            entry = self._entries[number]
+            entry.num_newest -= num_taken
+            if not entry.num_newest:
+                del self._entries[number]
+                self.num_bytes -= entry.num_bytes
 
     def _forget_oldest(self) -> None:
         number, entry = self._entries.popitem(last=False)

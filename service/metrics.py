@@ -145,8 +145,8 @@ class Metrics:
         self.prefix_cache = {
             event: self._counter(f"rescore_prefix_cache_{name}", text, ("model",))
             for event, name, text in (
-                ("hit", "hits", "Contexts and partial lists of which a tree was kept."),
-                ("miss", "misses", "Contexts and partial lists of which none was."),
+                ("hit", "hits", "Contexts found whole, lists without one to half, in a kept tree."),
+                ("miss", "misses", "Contexts and partial lists found to less."),
                 ("eviction", "evictions", "Kept trees forgotten for want of room."),
             )
         }

@@ -184,7 +184,7 @@ def test_the_tree_used_longest_ago_is_forgotten_first() -> None:
     cache = PrefixCache(loaded.model, ROOMY)
     ask("cat")
     size = cache.num_bytes
-    cache = PrefixCache(loaded.model, 5 * size, lambda event: events.update([event]))
+    cache = PrefixCache(loaded.model, 4 * size, lambda event: events.update([event]))
     for word in ("cat", "mat", "dog", "cat"):
         ask(word)
     assert events["hit"] == 1
@@ -193,6 +193,50 @@ def test_the_tree_used_longest_ago_is_forgotten_first() -> None:
     assert ask("cat") > 0
     assert ask("mat") == 0
     assert events["eviction"] > 0
+
+
+def test_one_stream_does_not_crowd_out_another() -> None:
+    loaded = fake_loaded()
+    events: Counter[str] = Counter()
+
+    def ask(context: str, text: str) -> int:
+        request = ScoreRequest((text,), (context,), final=False)
+        (scores,) = run([prepare(request, loaded)], loaded.model, cache)
+        return scores.usage.cache_hits
+
+    said = HEARD * 2
+    cache = PrefixCache(loaded.model, ROOMY)
+    ask("a dog ran far", " ".join(said))
+    cache = PrefixCache(loaded.model, 4 * cache.num_bytes, lambda event: events.update([event]))
+    ask("an old mat", "the")
+    for length in range(1, len(said) + 1):
+        ask("a dog ran far", " ".join(said[:length]))
+        assert len(cache) == 2
+        assert cache.num_bytes == sum(entry.num_bytes for entry in cache._entries.values())
+    assert ask("an old mat", "the cat") > 0
+    assert events == {"miss": 2, "hit": len(said)}
+
+
+def test_paths_that_only_an_older_tree_has_are_still_found() -> None:
+    loaded = fake_loaded()
+    cache = PrefixCache(loaded.model, ROOMY)
+    for text in ("the cat sat", "the dog", "the cat sat on"):
+        (scores,) = run([prepare(ScoreRequest((text,), final=False), loaded)], loaded.model, cache)
+    assert scores.usage.cache_hits >= len(loaded.tokenizer.encode("the cat sat").ids)
+    assert len(cache) == 2
+
+
+def test_a_first_word_that_contexts_share_is_no_hit() -> None:
+    loaded = fake_loaded()
+    events: list[str] = []
+    cache = PrefixCache(loaded.model, ROOMY, events.append)
+    asked: list[tuple[str, tuple[str, ...]]] = [
+        *(("the cat", ("a dog ran far",)), ("the cat", ("a mat",)), ("an old mat", ("a mat",))),
+        *(("the cat sat", ()), ("the cat sat on", ()), ("the old dog ran far", ())),
+    ]
+    for text, context in asked:
+        run([prepare(ScoreRequest((text,), context, final=False), loaded)], loaded.model, cache)
+    assert events == ["miss", "miss", "hit", "miss", "hit", "miss"]
 
 
 def test_work_that_was_stopped_leaves_nothing() -> None:
