@@ -157,8 +157,9 @@ class Guard:
             response = await handle(Request(scope), error)
             await response(scope, receive, send)
         finally:
+            tree_nodes = self._tree_nodes(scope["state"])
             if caller is not None:
-                caller.take_tree_nodes(_tree_nodes(scope["state"]))
+                caller.take_tree_nodes(tree_nodes)
 
     def _admitted(self, scope: Scope) -> Caller | None:
         """Whose request this is; None if nobody needs to know.
@@ -186,6 +187,16 @@ class Guard:
             raise
         return caller
 
+    def _tree_nodes(self, state: Mapping[str, Any]) -> int:
+        """What the engine did for a request: for its answer, and in vain."""
+        nodes: int = state["usage"]["tree_nodes"] if "usage" in state else 0
+        if "arrival" in state:
+            lost = state["arrival"].lost
+            for model, unanswered in lost.unanswered.items():
+                self._metrics.tokens.labels(model, "lost").inc(unanswered)
+            nodes += lost.tree_nodes + lost.unanswered.total()
+        return nodes
+
     def _authenticated(self, authorization: str | None) -> Caller:
         if authorization is None:
             self._metrics.auth_failures.labels("missing").inc()
@@ -199,16 +210,6 @@ class Guard:
             self._metrics.auth_failures.labels("unknown").inc()
             raise UnauthenticatedError("the API key is not known; need one that is")
         return caller
-
-
-def _tree_nodes(state: Mapping[str, Any]) -> int:
-    """What the engine did for a request: for its answer, and in vain."""
-    nodes = 0
-    if "usage" in state:
-        nodes += state["usage"]["tree_nodes"]
-    if "arrival" in state:
-        nodes += state["arrival"].lost.tree_nodes
-    return nodes
 
 
 def _bucket(per_s: float | None, clock: Callable[[], float]) -> TokenBucket | None:

@@ -5,6 +5,7 @@ An utterance that cannot be ranked fails alone. If it is the only one, the reque
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -94,6 +95,9 @@ class Rescorer:
             results = await run_step(workers, num_chars, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
         self._count(ranked, label)
+        for model, of_list in zip(itertools.cycle(rules.models), found.scores, strict=False):
+            if of_list is not None:
+                self._metrics.count_scores(model.name, of_list)
         return {
             "id": request_id,
             "model": joint_name(rules.models),
@@ -142,8 +146,6 @@ class Rescorer:
                 self._metrics.degraded.labels(label, one.reason).inc()
                 continue
             self._metrics.count_ranking(label, one.ranking)
-            for name, scores in one.scores.items():
-                self._metrics.count_scores(name, scores)
 
 
 async def done_in_time(

@@ -151,7 +151,7 @@ class Scheduler:
         None stands for a job that was not done by then; what the engine is at does not matter.
 
         Args:
-            lost: told what was done for jobs without a result, however this ends.
+            lost: told what was done, however this ends.
             falls_back: whether the request is answered though it is refused for overload.
 
         Raises:
@@ -233,9 +233,11 @@ class Scheduler:
 
     def _count_lost(self, tickets: Sequence[Ticket[Any]], lost: LostWork) -> None:
         for ticket in tickets:
-            if ticket.num_nodes and not ticket.has_result:
+            name = ticket.job.model.name
+            if ticket.has_result:
+                lost.unanswered[name] += ticket.num_nodes
+            elif ticket.num_nodes:
                 lost.tree_nodes += ticket.num_nodes
-                name = ticket.job.model.name
                 self._metrics.tokens.labels(name, "lost").inc(ticket.num_nodes)
 
     def _work(self) -> None:

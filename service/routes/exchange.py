@@ -55,6 +55,7 @@ def respond(request: Request, reply: RescoreResponse | ScoreResponse | LatticeRe
     started_s = time.perf_counter()
     content = to_json(reply)
     core_of(request).metrics.observe_stage("serialize", time.perf_counter() - started_s)
+    arrival_of(request).lost.unanswered.clear()
     request.scope["state"].update(
         model=SEVERAL_MODELS if "," in reply["model"] else reply["model"],
         timing=reply["timing"],

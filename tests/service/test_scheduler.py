@@ -347,12 +347,14 @@ async def test_a_waiter_is_answered_at_its_deadline_whatever_the_engine_is_at() 
 async def test_what_was_done_without_a_result_is_told() -> None:
     model = DoublingModel()
     scheduler = engine(model.clock)
-    lost = LostWork()
     late = [job(model, 1, 10, by_s=GRACE_S), job(model, 2, 10, by_s=GRACE_S)]
     left = [job(model, 3, 4, waves=9), job(model, 4, 2)]
     failed = Job(model, Doubling(5, 1, 3, fails_in="learn"), 3, 1e3)
-    for jobs, steps, nodes in ((late, 1, 0), (late, 0, 0), (left, 2, 4 + 4), ([failed], 1, 3)):
-        lost.tree_nodes = 0
+    for jobs, steps, nodes, unanswered in (
+        *((late, 1, 0, 10), (late, 0, 0, 0)),
+        *((left, 2, 4 + 4, 2), ([failed], 1, 3, 0)),
+    ):
+        lost = LostWork()
         waiting = asyncio.create_task(scheduler.scored(jobs, lost))
         await asyncio.sleep(0)
         for _ in range(steps):
@@ -360,7 +362,7 @@ async def test_what_was_done_without_a_result_is_told() -> None:
         if jobs is left:
             waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert lost.tree_nodes == nodes, jobs
+        assert (lost.tree_nodes, lost.unanswered["a"]) == (nodes, unanswered), jobs
         run(scheduler)
     assert sample(scheduler._metrics, "rescore_tokens_total", model="a", kind="lost") == 11.0
 
