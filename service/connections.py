@@ -9,15 +9,17 @@ never closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 import uvicorn
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import PROBLEM_JSON, describe
+from service.errors import NotHttpError, problem_response
+from service.logs import request_id_of
 
 # Longer than clients keep theirs, so that it is the client who closes: a server that closes first
 # does so, sooner or later, while a request is on its way.
@@ -77,7 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
             oldest = next(iter(self._limits.waiting), None)
             if oldest is None:
                 self._limits.count_refused("too_many")
-                self._end(503, "every connection is in use; send this again")
+                self._end(HTTPException(503, "every connection is in use; send this again"))
                 return
             oldest.give_way()
         self._limits.waiting[self] = None
@@ -96,7 +98,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._limits.count_refused("head_too_large")
-                self._end(431, f"request line and headers are longer than {MAX_HEAD_BYTES} bytes")
+                detail = f"request line and headers are longer than {MAX_HEAD_BYTES} bytes"
+                self._end(HTTPException(431, detail))
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's
+        """Refuse what is no HTTP; uvicorn would in plain text."""
+        self._limits.count_refused("not_http")
+        if self._is_answered():
+            self.transport.close()
+        else:
+            self._end(NotHttpError("what came is no HTTP request; need HTTP/1.1, without TLS"))
 
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
@@ -107,8 +118,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head of a request is here, and an app begins to answer."""
-        self._has_head = True
         super().on_headers_complete()
+        self._has_head = True
 
     def on_message_complete(self) -> None:
         """The last byte of a request is here."""
@@ -147,7 +158,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits.count_timeout()
         if self._has_begun and not self._is_answered():
             limit_s = self._limits.read_timeout_s
-            self._end(408, f"the request was not all here after {limit_s:g} s; send it faster")
+            detail = f"the request was not all here after {limit_s:g} s; send it faster"
+            self._end(HTTPException(408, detail))
         else:
             self.transport.close()
 
@@ -155,13 +167,23 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether the app has an answer already to the request that is still coming in."""
         return self._has_head and self.cycle.response_started
 
-    def _end(self, status: int, detail: str) -> None:
+    def _end(self, error: Exception) -> None:
         """Send a problem that no app has seen, and close."""
-        body = describe(HTTPException(status, detail)).model_dump_json().encode()
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-            f"content-type: {PROBLEM_JSON}\r\ncontent-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
+        scope: Mapping[str, Any] = self.scope if self._has_begun else {}
+        headers = Headers(raw=scope.get("headers", []))
+        known_id = scope.get("state", {}).get("request_id")  # an app has begun to answer
+        response = problem_response(
+            error,
+            instance=scope.get("path", ""),
+            request_id=known_id or request_id_of(headers),
         )
-        self.transport.write(head.encode("ascii") + body)
+        fields = (
+            *self.server_state.default_headers,
+            *response.raw_headers,
+            (b"connection", b"close"),
+        )
+        status = response.status_code
+        first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()
+        head = (first, *(b": ".join(field) for field in fields), b"", b"")
+        self.transport.write(b"\r\n".join(head) + bytes(response.body))
         self.transport.close()

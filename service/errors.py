@@ -80,6 +80,10 @@ class OverBudgetError(InputError):
     """One list needs more tree nodes than one forward pass may have."""
 
 
+class NotHttpError(SecondpassError):
+    """What came over a connection is no HTTP."""
+
+
 class PortError(SecondpassError):
     """An address cannot be listened on."""
 
@@ -156,6 +160,7 @@ ERRORS: Mapping[type[Exception], ErrorKind] = {
     LatticeError: ErrorKind(422, "invalid_lattice", "The lattice is unusable"),
     TooManyArcsError: ErrorKind(413, "too_many_arcs", "A lattice has more arcs than the limit"),
     OverBudgetError: ErrorKind(413, "too_many_tokens", "A list is larger than a forward pass"),
+    NotHttpError: ErrorKind(400, "malformed_http", "The bytes are no HTTP"),
     ModelNotFoundError: ErrorKind(404, "model_not_found", "No such model is loaded"),
     ModelLoadingError: ErrorKind(409, "model_loading", "The model is being loaded", 1),
     MemoryBudgetError: ErrorKind(409, "memory_budget", "The model does not fit into memory"),
@@ -193,14 +198,22 @@ def install_error_handlers(app: FastAPI) -> None:
 async def handle(request: Request, error: Exception) -> Response:
     """The one answer to every exception; a stack trace goes to the log and nowhere else."""
     request_id: str = request.state.request_id
-    kind = kind_of(error)
-    if kind.status == INTERNAL.status:
+    if kind_of(error).status == INTERNAL.status:
         logger.error("request %s failed", request_id, exc_info=error)
-    described = describe(error)
+    return problem_response(error, instance=request.url.path, request_id=request_id)
+
+
+def problem_response(error: Exception, *, instance: str, request_id: str) -> Response:
+    """What the client is told.
+
+    Args:
+        instance: path of the request; "" if none was read.
+    """
+    kind, described = kind_of(error), describe(error)
     body = RequestProblem(
         **described.model_dump(exclude={"errors"}),
         errors=described.errors,
-        instance=request.url.path,
+        instance=instance,
         request_id=request_id,
     )
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}

@@ -10,8 +10,10 @@ import contextlib
 import copy
 import logging
 import queue
+import re
 import threading
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,12 +21,14 @@ from types import TracebackType
 from typing import TextIO
 
 from pythonjsonlogger.json import JsonFormatter
+from starlette.datastructures import Headers
 
 from service.settings import Settings
 
 NAMES = ("service", "quantized_lm", "uvicorn")  # the loggers that `log_level` is about
 CAPACITY = 10_000  # lines that may wait for the disk; further ones are dropped and counted
 FLUSH_S = 2.0  # time for the lines that are left when the server ends
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
@@ -37,6 +41,12 @@ class RequestIds:
 
 
 REQUEST: ContextVar[RequestIds | None] = ContextVar("REQUEST", default=None)
+
+
+def request_id_of(headers: Headers) -> str:
+    """The client's id if it is 1 to 128 printable ASCII characters, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
 class TextLines(logging.Formatter):

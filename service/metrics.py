@@ -200,7 +200,7 @@ class Metrics:
         )
         self.refused_connections = self._counter(
             "rescore_connections_refused",
-            "Connections refused before a request was seen: too_many, head_too_large.",
+            "Connections refused before a request was seen: too_many, head_too_large, not_http.",
             ("reason",),
         )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import UnsupportedMediaTypeError
-from service.logs import REQUEST, RequestIds, RequestLog
+from service.logs import REQUEST, RequestIds, RequestLog, request_id_of
 from service.loop_lag import LoopLag
 from service.metrics import OTHER_MODEL, Metrics
 from service.request_bodies import BodyLimits, HeldBodies, RequestBody
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
     from service.spans import RequestSpans
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 JSON = "application/json"
 IDENTITY = "identity"
 UNKNOWN_ROUTE = "unknown"
@@ -88,7 +85,7 @@ class Envelope:
             return
         started_s = self._clock()
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get("x-request-id", ""))
+        request_id = request_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         scope["state"]["received_s"] = started_s - 2 * self._lag.of_request_s()
         span = self._span(scope, headers)
@@ -152,11 +149,6 @@ def inner_path(scope: Scope) -> str:
     """The path of a request without what a proxy or a server puts before all of them."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
-
-
-def _request_id(given: str) -> str:
-    """The client's id if it is 1 to 128 printable ASCII characters, else a new one."""
-    return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
 def require_json(request: Request) -> None:

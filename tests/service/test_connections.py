@@ -18,6 +18,8 @@ import uvicorn
 
 from service.app import create_app
 from service.connections import BoundedConfig, ConnectionLimits
+from service.errors import ERRORS, HTTP_ERRORS, PROBLEM_JSON
+from service.schemas import RequestProblem
 from service.settings import Settings
 from tests.fakes import FakeLoader, TableModel, fake_loaded
 from tests.service.serving import request
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.anyio
 BODY = json.dumps(request()).encode()
 HEAD = b"POST /v1/rescore HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 WHOLE = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
+KINDS = (*ERRORS.values(), *HTTP_ERRORS.values())
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -72,12 +75,38 @@ async def listening(
                 await server.shutdown()
 
 
-async def answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
-    """Status and JSON of one answer."""
+async def whole_answer(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, bytes], Any]:
+    """Status, headers and JSON of one answer."""
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30.0)
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
     body = await reader.readexactly(int(fields[b"content-length"]))
-    return int(head.split()[1]), json.loads(body)
+    return int(head.split()[1]), fields, json.loads(body)
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
+    """Status and JSON of one answer."""
+    status, _, body = await whole_answer(reader)
+    return status, body
+
+
+async def refusal(reader: asyncio.StreamReader, instance: str = "", request_id: str = "") -> str:
+    """The code of an answer that closes the connection, once it is a whole problem.
+
+    Args:
+        request_id: what it has to be; one of ours if empty.
+    """
+    status, fields, problem = await whole_answer(reader)
+    kind = next(one for one in KINDS if one.code == problem["code"])
+    assert set(problem) == set(RequestProblem.model_fields)
+    assert (problem["status"], problem["instance"]) == (status, instance)
+    assert (status, problem["type"]) == (kind.status, f"urn:secondpass:error:{kind.code}")
+    assert fields[b"content-type"] == PROBLEM_JSON.encode()
+    assert fields[b"x-request-id"].decode() == problem["request_id"]
+    assert problem["request_id"].startswith(request_id or "req_")
+    assert fields.get(b"retry-after") == (b"1" if status == 503 else None)
+    assert fields[b"connection"] == b"close"
+    assert await reader.read() == b""
+    return kind.code
 
 
 async def ask(server: Listening, sent: bytes) -> int:
@@ -101,6 +130,41 @@ async def test_a_request_that_does_not_come_in_time_is_408(sent: bytes) -> None:
         assert "0.1 s" in problem["detail"]
         assert await reader.read() == b""
         assert len(server.timeouts) == 1
+        writer.close()
+
+
+@pytest.mark.real_clock
+async def test_a_request_that_does_not_come_in_time_keeps_its_id_and_path() -> None:
+    async with listening(read_timeout_s=0.1) as server:
+        named = WHOLE.replace(b"host: x", b"host: x\r\nx-request-id: abc")
+        for sent, known in ((named, ("/v1/rescore", "abc")), (WHOLE, ("/v1/rescore", ""))):
+            reader, writer = await server.connect()
+            writer.write(sent[:-1])
+            assert await refusal(reader, *known) == "request_timeout"
+            writer.close()
+
+
+async def test_what_is_no_http_is_told_as_a_problem() -> None:
+    async with listening() as server:
+        chunked = HEAD + b"transfer-encoding: chunked\r\n\r\nz\r\n"
+        sent = {
+            b"GARBAGE\r\n\r\n": "",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03": "",
+            b"GET \xff HTTP/1.1\r\nhost: x\r\n\r\n": "",
+            LIVE.replace(b"host: x", b"no header"): "",
+            chunked: "/v1/rescore",
+        }
+        for what, instance in sent.items():
+            reader, writer = await server.connect()
+            writer.write(what)
+            assert await refusal(reader, instance) == "malformed_http"
+            assert server.refused.pop() == "not_http"
+            writer.close()
+        reader, writer = await server.connect()
+        writer.write(WHOLE)
+        assert (await answer(reader))[0] == 200
+        writer.write(b"GARBAGE\r\n\r\n")
+        assert await refusal(reader) == "malformed_http"
         writer.close()
 
 
@@ -154,8 +218,7 @@ async def test_a_head_that_does_not_end_is_431() -> None:
         for sent in (LIVE[:-2] + b"x: " + b"a" * 70_000, b"GET /" + b"a" * 70_000):
             reader, writer = await server.connect()
             writer.write(sent)
-            status, problem = await answer(reader)
-            assert (status, problem["code"]) == (431, "headers_too_large")
+            assert await refusal(reader) == "headers_too_large"
             assert server.refused.pop() == "head_too_large"
             writer.close()
         long = LIVE[:-2] + b"x: " + b"a" * 60_000 + b"\r\n\r\n"
@@ -198,8 +261,7 @@ async def test_what_is_being_answered_is_not_closed_for_a_new_connection() -> No
         while not model.entered.is_set():
             await asyncio.sleep(0)
         refused, other = await server.connect()
-        status, problem = await answer(refused)
-        assert (status, problem["code"]) == (503, "too_many_connections")
+        assert await refusal(refused) == "too_many_connections"
         assert server.refused == ["too_many"]
         model.gate.set()
         assert (await answer(reader))[0] == 200
