@@ -148,11 +148,13 @@ class ModelControl:
             ):
                 return False
             async with self._loading:
+                started_s = self._clock()
                 model = await asyncio.to_thread(self._prepare, name, folder)
+                load_s = self._clock() - started_s
             if old is not None:
                 hide_model(self._metrics, old)
             self._registry.put(model)
-            show_model(self._metrics, model)
+            show_model(self._metrics, model, load_s)
         self._errors.pop(name, None)
         self._metrics.model_reloads.labels(name, "ok").inc()
         logger.info("model %s is %s", name, model.revision)
@@ -176,11 +178,9 @@ class ModelControl:
                 f"{folder / _MANIFEST} names the model {manifest.name!r}; need {name!r}"
             )
         self._require_memory(manifest)
-        started_s = self._clock()
         model = self._load(folder, self._settings.backend)
         require_budget(model, self._settings.budget_tokens)
         warm(model)
-        self._metrics.model_load.labels(name).set(self._clock() - started_s)
         return model
 
     def _require_memory(self, manifest: Manifest) -> None:

@@ -134,15 +134,14 @@ def load_registry(
         ArtifactError: one is refused.
         ModelConflictError: there is none, or two have one name.
     """
-    models = []
+    models, seconds = [], []
     for path in paths:
         started_s = clock()
-        model = load(path, backend)
-        metrics.model_load.labels(model.name).set(clock() - started_s)
-        models.append(model)
+        models.append(load(path, backend))
+        seconds.append(clock() - started_s)
     registry = Registry(models)
-    for model in models:
-        show_model(metrics, model)
+    for model, load_s in zip(models, seconds, strict=True):
+        show_model(metrics, model, load_s)
     return registry
 
 
@@ -160,10 +159,11 @@ def require_budget(model: LoadedModel, budget_tokens: int) -> None:
         )
 
 
-def show_model(metrics: Metrics, model: LoadedModel) -> None:
-    """Say in the metrics that a model is served."""
+def show_model(metrics: Metrics, model: LoadedModel, load_s: float) -> None:
+    """Say in the metrics that a model is served, and how long it took to load."""
     metrics.model_info.labels(*_info(model)).set(1)
     metrics.model_loaded.labels(model.name).set(1)
+    metrics.model_load.labels(model.name).set(load_s)
     metrics.model_bytes.labels(model.name, "weights").set(model.manifest.size_bytes)
 
 
@@ -171,6 +171,7 @@ def hide_model(metrics: Metrics, model: LoadedModel) -> None:
     """Take from the metrics what `show_model` put there."""
     metrics.model_info.remove(*_info(model))
     metrics.model_loaded.remove(model.name)
+    metrics.model_load.remove(model.name)
     metrics.model_bytes.remove(model.name, "weights")
 
 

@@ -63,6 +63,7 @@ async def test_a_model_is_loaded_served_and_unloaded(
         gone = await client.post("/v1/rescore", json=request(model="second"))
         assert "given" in check_problem(gone, 404, "model_not_found")["detail"]
         assert value(app, "rescore_model_loaded", model="second") is None
+        assert value(app, "rescore_model_load_seconds", model="second") is None
         assert value(app, "rescore_model_bytes", model="second", kind="weights") is None
         assert 'model="second",revision' not in (await client.get("/metrics")).text
         assert value(app, "rescore_model_reloads_total", model="second", outcome="ok") == 1.0
@@ -82,6 +83,7 @@ async def test_a_reload_takes_the_new_revision_and_its_metrics(
         text = (await client.get("/metrics")).text
         assert revision(served) in text
         assert old not in text
+        assert (value(app, "rescore_model_load_seconds", model="given") or 0.0) > 0.0
         assert value(app, "rescore_model_loaded", model="given") == 1.0
 
 
