@@ -207,7 +207,7 @@ def problem_response(error: Exception, *, instance: str, request_id: str) -> Res
     """What the client is told.
 
     Args:
-        instance: path of the request; "" if none was read.
+        instance: path of the request; "" if its head was not read.
     """
     kind, described = kind_of(error), describe(error)
     body = RequestProblem(
