@@ -166,6 +166,12 @@ async def test_what_is_no_http_is_told_as_a_problem() -> None:
         writer.write(b"GARBAGE\r\n\r\n")
         assert await refusal(reader) == "malformed_http"
         writer.close()
+        reader, writer = await server.connect()
+        writer.write(chunked.replace(b"application/json", b"text/plain").removesuffix(b"z\r\n"))
+        assert (await answer(reader))[0] == 415
+        writer.write(b"z\r\n")  # of a request that has its answer
+        assert await reader.read() == b""
+        writer.close()
 
 
 @pytest.mark.real_clock
