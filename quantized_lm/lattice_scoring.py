@@ -113,7 +113,8 @@ class LatticeScores:
 
     Attributes:
         prepared: what was searched.
-        search: in the state in which it ended.
+        search: in the state in which it ended; one that was not begun where the lattice's own best
+            is longer than the model takes.
         is_exact: whether no sequence of the lattice can be better than the wanted ones.
         cuts: what kept it from that, in alphabetical order; see `LatticeSearch`.
         usage: what it cost.
@@ -127,7 +128,10 @@ class LatticeScores:
 
     @cached_property
     def is_scored(self) -> bool:
-        """Whether the LM had a say: not if no sequence came to its end in time, or was short."""
+        """Whether the LM had a say: not if no sequence came to its end in time, or was short.
+
+        Nor if the lattice's own best is too long: the others would only win by what they leave out.
+        """
         return bool(self.search.found)
 
     @property
@@ -145,7 +149,7 @@ class LatticeScores:
     def first_pass(self) -> int:
         """Which of `sequences` is the best by the lattice and the bonuses, without the LM.
 
-        Where that one was not scored, for its length, the best of those that were.
+        Where the search met too many arcs to find that one, the best of those that it has.
         """
         prefixes = [one.prefix for one in self.sequences]
         if self.search.first_seed in prefixes:
@@ -242,18 +246,10 @@ class LatticeScoring:
     """A lattice on its way through the network."""
 
     def __init__(self, prepared: PreparedLattice) -> None:
-        request = prepared.request
         self._prepared = prepared
         self._waves = 0
         self._reused = Reused()
-        self._search = LatticeSearch(
-            prepared.spoken,
-            lm_scale=request.lm_scale,
-            limits=request.limits,
-            num_context=len(prepared.context),
-            max_tokens=prepared.max_tokens,
-            final=request.final,
-        )
+        self._search = _new_search(prepared)
 
     def next_wave(self) -> Wave | None:
         """What to score next; None once the search is over."""
@@ -285,8 +281,22 @@ class LatticeScoring:
             sequences=len(search.found),
             waves=self._waves,
         )
-        cuts = tuple(sorted(search.cuts))
-        return LatticeScores(self._prepared, search, search.is_exact, cuts, usage)
+        cuts, is_exact = tuple(sorted(search.cuts)), search.is_exact
+        if "max_tokens" in cuts and search.first_seed not in [one.prefix for one in search.found]:
+            search = _new_search(self._prepared)  # in which nothing was merged, and nothing scored
+        return LatticeScores(self._prepared, search, is_exact, cuts, usage)
+
+
+def _new_search(prepared: PreparedLattice) -> LatticeSearch:
+    request = prepared.request
+    return LatticeSearch(
+        prepared.spoken,
+        lm_scale=request.lm_scale,
+        limits=request.limits,
+        num_context=len(prepared.context),
+        max_tokens=prepared.max_tokens,
+        final=request.final,
+    )
 
 
 def arc_weights(weights: Weights) -> ArcWeights:

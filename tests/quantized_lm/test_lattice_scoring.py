@@ -112,11 +112,26 @@ def test_the_first_pass_is_the_best_by_the_lattice_whatever_the_lm_prefers(num_b
     assert changed
 
 
-def test_a_first_pass_that_is_too_long_to_score_is_the_best_of_the_others() -> None:
+def test_a_best_that_is_too_long_to_score_stays_the_best() -> None:
     short = fake_loaded(model=TableModel(max_tokens=4))
+    too_long = scored = 0
     for seed in range(40):
-        (scores,) = score_lattices([request(seed)], short)
-        assert scores.by_lattice[scores.first_pass] == pytest.approx(scores.by_lattice.max())
+        asked = request(seed)
+        (scores,) = score_lattices([asked], short)
+        (alone,) = score_lattices([replace(asked, lm_scale=0.0)], LOADED)
+        first = scores.detail(scores.sequences[scores.first_pass])
+        assert first.words == alone.hypotheses[0].words
+        if scores.is_scored:
+            scored += 1
+            continue
+        too_long += 1
+        assert scores.first_pass == 0
+        assert scores.degraded == ("max_tokens",)
+        assert not scores.is_exact
+        assert totals(scores) == pytest.approx(totals(alone))
+        assert len(scores.rescored().src)
+    assert too_long
+    assert scored
 
 
 def test_usage_counts_what_was_done() -> None:
