@@ -3,8 +3,10 @@
     {"arcs": [[src, dst, label, score], ...], "aux_labels": [...] or [[...], ...],
      "lm_scores": [...], "symbols": {"1": "hello"} or ["<eps>", "hello"], "id": "utt1"}
 
-Other lists of one entry per arc are carried along. The arcs of an FsaVec are its one row of
-integers, and "ids" a list. There is no infinity in JSON: a score of -infinity is the string "-inf".
+Lists of lists may also be what k2 makes of them, {"row_splits": [...], "values": [...]}. Other
+lists of one entry per arc are carried along, and what is of no such form is refused. The arcs of an
+FsaVec are its one row of integers, and "ids" a list. There is no infinity in JSON: a score of
+-infinity is the string "-inf".
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from quantized_lm.lattice.formats.k2_tensors import (
     K2Tensors,
     Whole,
     lattices_of,
+    lists_of,
     require_lengths,
     tensors_of_arcs,
 )
@@ -35,7 +38,8 @@ from quantized_lm.lattice.ragged import ragged
 from quantized_lm.lattice.symbols import with_one_table
 
 _KINDS = "iufbU"
-_OWN = ("arcs", "lm_scores", "symbols", "id", "ids")
+_OWN = ("arcs", "symbols", "id", "ids")
+_LISTS = {"row_splits", "values"}
 _INFINITY = "-inf"
 
 
@@ -66,11 +70,8 @@ def from_record(record: object, options: ReadOptions) -> list[Lattice]:
     columns: dict[str, Column | Ragged] = {
         name: _column(name, value)
         for name, value in record.items()
-        if name not in _OWN and isinstance(value, list)
+        if name not in _OWN and value is not None
     }
-    lm_scores = record.get("lm_scores")
-    if isinstance(lm_scores, list):
-        columns["lm_scores"] = _lm_scores(lm_scores)
     if arcs and not isinstance(arcs[0], list):
         tensors = tensors_of_arcs(_integers("arcs", arcs, np.int32), columns, options)
     else:
@@ -241,8 +242,22 @@ def _bad_integer(values: Sequence[Any], bits: int = 32) -> int:
     )
 
 
-def _column(name: str, values: list[Any]) -> Column | Ragged:
+def _column(name: str, values: object) -> Column | Ragged:
     """Values, or lists of them, in the narrowest dtype that holds them all."""
+    if isinstance(values, dict) and set(values) == _LISTS:
+        splits, flat = values["row_splits"], values["values"]
+        if isinstance(splits, list) and isinstance(flat, list):
+            return lists_of(
+                name, _integers(f"{name}/row_splits", splits, np.int32), _narrow(name, flat)
+            )
+    if not isinstance(values, list):
+        raise LatticeError(
+            f"{name} is {reprlib.repr(values)}; need a list of one entry per arc, or nothing of "
+            f"that name beside {', '.join(_OWN)}, aux_labels and lm_scores",
+            pointer=f"/{name}",
+        )
+    if name == "lm_scores":
+        return _lm_scores(values)
     if not values or not isinstance(values[0], list):
         return _narrow(name, values)
     for at, value in enumerate(values):

@@ -14,12 +14,17 @@ from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.formats.base import ReadOptions, require_some
 from quantized_lm.lattice.formats.k2_json import parse_ids
 from quantized_lm.lattice.formats.k2_lattices import dropped, tensors_of
-from quantized_lm.lattice.formats.k2_safetensors import lists_of
-from quantized_lm.lattice.formats.k2_tensors import Whole, lattices_of, tensors_of_arcs
+from quantized_lm.lattice.formats.k2_tensors import (
+    Whole,
+    lattices_of,
+    lists_of,
+    tensors_of_arcs,
+)
 from quantized_lm.lattice.formats.torch_zip import Tensor, read_record, write_record
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged
 
 _KINDS = "iufb"
+_OWN = ("aux_labels", "lm_scores")  # what else is no tensor is k2's user's own
 _RAGGED = ("_k2.ragged", "RaggedTensor")
 _ONE_AXIS = "row_ids1"  # k2's name of what it did not store; it computes it from the splits
 
@@ -51,6 +56,11 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
             columns[name] = _lists(name, value)
         elif isinstance(value, Tensor):
             columns[name] = _array(name, value)
+        elif name in _OWN and value is not None:
+            raise LatticeError(
+                f"{name} is a {type(value).__name__}; need a tensor or a RaggedTensor",
+                pointer=f"/{name}",
+            )
     arcs = columns.pop("arcs", None)
     if arcs is None or isinstance(arcs, Ragged):
         raise LatticeError("there is no tensor of arcs", pointer="/arcs")

@@ -18,7 +18,12 @@ from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.formats.base import ReadOptions, require_some
 from quantized_lm.lattice.formats.k2_json import parse_ids, parse_symbols
 from quantized_lm.lattice.formats.k2_lattices import dropped, tensors_of
-from quantized_lm.lattice.formats.k2_tensors import Whole, lattices_of, tensors_of_arcs
+from quantized_lm.lattice.formats.k2_tensors import (
+    Whole,
+    lattices_of,
+    lists_of,
+    tensors_of_arcs,
+)
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged
 from quantized_lm.lattice.symbols import with_one_table
 
@@ -87,25 +92,21 @@ def _columns(tensors: Mapping[str, Column]) -> dict[str, Column | Ragged]:
             stem = name[: -len(_SPLITS)]
             columns[stem] = lists_of(stem, tensor, tensors[stem + _VALUES])
         elif not (name.endswith(_VALUES) and name[: -len(_VALUES)] + _SPLITS in tensors):
+            _require_whole(name)
             if not tensor.ndim:
                 raise LatticeError(f"{name} is one number; need one per arc", pointer=f"/{name}")
             columns[name] = tensor
     return columns
 
 
-def lists_of(name: str, splits: Column, values: Column) -> Ragged:
-    """Lists out of two tensors.
-
-    Raises:
-        LatticeError: they are of another dtype or shape.
-    """
-    if splits.ndim != 1 or not len(splits) or splits.dtype != np.int32 or values.ndim != 1:
+def _require_whole(name: str) -> None:
+    """Refuse half of a pair, whose other half may be there under a name that nothing reads."""
+    stem, _, part = name.rpartition(".")
+    if stem and (f".{part}" in (_SPLITS, _VALUES) or stem in ("aux_labels", "lm_scores")):
         raise LatticeError(
-            f"{name} has row splits {splits.dtype} {splits.shape} and values {values.shape}; need "
-            "int32 (E + 1,) and one row",
+            f"{name} stands alone; need {stem}, or {stem}{_SPLITS} and {stem}{_VALUES}",
             pointer=f"/{name}",
         )
-    return Ragged(splits.astype(np.int32), values)
 
 
 def _with_sorted_header(content: bytes) -> bytes:

@@ -93,6 +93,21 @@ def tensors_of_arcs(
     return tensors
 
 
+def lists_of(name: str, splits: Column, values: Column) -> Ragged:
+    """Lists out of two tensors.
+
+    Raises:
+        LatticeError: they are of another dtype or shape.
+    """
+    if splits.ndim != 1 or not len(splits) or splits.dtype != np.int32 or values.ndim != 1:
+        raise LatticeError(
+            f"{name} has row splits {splits.dtype} {splits.shape} and values {values.shape}; need "
+            "int32 (E + 1,) and one row",
+            pointer=f"/{name}",
+        )
+    return Ragged(splits.astype(np.int32), values)
+
+
 def require_lengths(tensors: K2Tensors) -> None:
     """Refuse a column that is not of one entry per arc, or lists with bad splits."""
     count = len(tensors.ends)

@@ -102,8 +102,59 @@ def test_json_is_written_as_it_was_read() -> None:
         symbols={"3": "a", "4": "b c", "5": "ü"},
         id="utt 1",
     )
-    written = LATTICE_FORMATS["k2-json"].write([read({**content, "labels_version": 1})])
+    written = LATTICE_FORMATS["k2-json"].write([read(content)])
     assert json.loads(written) == content
+
+
+def test_lists_may_be_k2s_row_splits_and_values() -> None:
+    lists = {"row_splits": [0, 2, 2, 4, 5], "values": [3, 4, 0, 5, -1]}
+    lattice = read(record(aux_labels=lists, spans={**lists, "values": [0.5, 1, 2, 3, 4]}))
+    assert paths_of_ids(lattice) == [[3, 4], [], [5], []]
+    spans = lattice.arc_attributes["spans"]
+    assert isinstance(spans, Ragged)
+    assert spans.row(2).tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("aux_labels", "3 5 4 -1"),
+        ("aux_labels", {"row_splits": [0, 1, 2, 3, 4]}),
+        ("aux_labels", {"row_splits": "0 1", "values": [3, 5, 4, -1]}),
+        ("lm_scores", {"values": [-5, -5, 0, 0]}),
+        ("lm_scores", {"row_splits": [0, 1, 2, 3, 4], "values": [-5, -5, 0, 0]}),
+        ("lm_scores", 0),
+        ("words_on", "labels"),
+        ("lm_scores_scale", 0.6),
+        ("symbol", {"1": "x"}),
+    ],
+)
+def test_a_field_of_json_that_is_not_read_is_refused(name: str, value: object) -> None:
+    with pytest.raises(LatticeError, match=name) as caught:
+        read(record(**{name: value}))
+    assert caught.value.pointer == f"/{name}"
+    assert len(read(record(**{name: None})).src) == 4
+
+
+@pytest.mark.parametrize("name", ["aux_labels", "lm_scores"])
+@pytest.mark.parametrize("part", ["values", "row_splits", "row_splits1"])
+def test_half_of_a_pair_of_tensors_is_refused(name: str, part: str) -> None:
+    tensors = as_tensors(record())
+    tensors[f"{name}.{part}"] = tensors.pop(name)
+    with pytest.raises(LatticeError, match=f"{name}.{part} stands alone") as caught:
+        LATTICE_FORMATS["k2-safetensors"].read(safetensors.numpy.save(tensors), ReadOptions())
+    assert caught.value.pointer == f"/{name}.{part}"
+
+
+@pytest.mark.parametrize("name", ["aux_labels", "lm_scores"])
+def test_columns_of_a_pt_file_that_are_no_tensors_are_refused(name: str) -> None:
+    tensors = {key: torch.from_numpy(array) for key, array in as_tensors(record()).items()}
+    own = {**tensors, "texts": ["a", "b"], name: None}
+    (lattice,) = LATTICE_FORMATS["k2-pt"].read(as_pt(own), ReadOptions())
+    assert lattice.num_arcs == 4
+    with pytest.raises(LatticeError, match=f"{name} is a list; need a tensor") as caught:
+        LATTICE_FORMATS["k2-pt"].read(as_pt({**own, name: [[1], [2], [3], [-1]]}), ReadOptions())
+    assert caught.value.pointer == f"/{name}"
 
 
 def test_words_may_be_a_list_from_id_0() -> None:
