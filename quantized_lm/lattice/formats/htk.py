@@ -1,7 +1,13 @@
 """HTK's Standard Lattice Format, with words on nodes or on links.
 
 A link has the word of the node that it enters; !NULL is none. A word on the start node, which no
-link enters, is on an arc before it. Scores are logs, of `base` where the file gives one.
+link enters, is on an arc before it. With dir=b it has the word of the node that it leaves, whose
+time is where the word begins; a word on the end node is on an arc behind it. Times count in units
+of `tscale` seconds.
+
+Scores are logs, of `base` where the file gives one. am is `a` of the link, or of the node with its
+word; graph is l + r * prscale / lmscale, with `n` for an `l` that is not there: times lmscale it is
+what HTK counts of both. acscale, lmscale and wdpenalty are not applied, as they are weights.
 Source: the HTK Book, chapter "HTK Standard Lattice Format".
 """
 
@@ -36,7 +42,8 @@ _LONG_NAMES = {
     "acoustic": "a",
     "language": "l",
 }
-_OWN_HEADER = ("N", "L", "start", "end", "base", "UTTERANCE", "VERSION")
+_OWN_HEADER = ("N", "L", "start", "end", "base", "tscale", "dir", "UTTERANCE", "VERSION")
+_OWN_LINK = ("J", "S", "E", "W", "a", "l", "n", "r")
 _FIELD = re.compile(
     r"""([^\s="']+)=("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)*)(?:\s+|\Z)""", re.DOTALL
 )
@@ -85,22 +92,28 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
     dst = _ends(links, "E", count, places)
     start = _end_node(header, "start", dst, count)
     final = _end_node(header, "end", src, count)
-    if _word(nodes.fields[start]) is not None:
-        nodes, links, places = _with_node_before(start, nodes, links, places)
-        src, dst = np.append(src, count), np.append(dst, start)
-        start, count = count, count + 1
-    words = _words(links, dst, nodes, options, places)
+    is_forward = _is_forward(header)
+    outer = start if is_forward else final  # whose word no link has
+    if _says_something(nodes.fields[outer]):
+        nodes, links, places = _with_node_beside(outer, nodes, links, places)
+        before, after = (count, start) if is_forward else (final, count)
+        src, dst = np.append(src, before), np.append(dst, after)
+        start, final = (count, final) if is_forward else (start, count)
+        count += 1
+    at_word = [nodes.fields[node] for node in (dst if is_forward else src).tolist()]
+    words = _words(links, at_word, options, places)
     base = _base(header)
+    acoustic = [link.get("a", node.get("a")) for link, node in zip(links, at_word, strict=True)]
     source = Automaton(
         start=start,
         src=src,
         dst=dst,
         words=words.ids,
-        am=_scores(links, "a", base, places),
-        graph=_scores(links, "l", base, places),
+        am=_scores(acoustic, "a", base, places),
+        graph=_graph(links, header, base, places),
         finals=plain_finals(np.array([final])),
-        attributes=_columns(links, ("J", "S", "E", "W", "a", "l")),
-        state_attributes=_node_columns(nodes),
+        attributes=_columns(links, _OWN_LINK),
+        state_attributes=_node_columns(nodes, header),
         num_states=count,
     )
     kept = {name: value for name, value in header.items() if name not in _OWN_HEADER}
@@ -211,17 +224,29 @@ def _end_node(header: Fields, name: str, other: NDArray[np.int64], count: int) -
     return int(free[0])
 
 
+def _is_forward(header: Fields) -> bool:
+    direction = header.get("dir", "f")
+    if direction not in ("f", "b"):
+        raise LatticeError(f"dir is {direction[:40]!r}; need f or b", pointer="/dir")
+    return direction == "f"
+
+
 def _word(fields: Fields) -> str | None:
     word = fields.get("W")
     return None if word == NO_WORD else word
 
 
-def _with_node_before(
-    start: int, nodes: _Nodes, links: list[Fields], places: Places
+def _says_something(fields: Fields) -> bool:
+    return _word(fields) is not None or "a" in fields
+
+
+def _with_node_beside(
+    outer: int, nodes: _Nodes, links: list[Fields], places: Places
 ) -> tuple[_Nodes, list[Fields], Places]:
-    """One more node, at the start's time, and a link from there that says the start's word."""
-    fields = {name: value for name, value in nodes.fields[start].items() if name != "W"}
-    lines = [*(places.lines or ()), (nodes.places.lines or ())[start]]
+    """One more node, at the time of the start or end, and a link between them for its word."""
+    own = nodes.fields[outer].items()
+    fields = {name: value for name, value in own if name not in ("W", "a")}
+    lines = [*(places.lines or ()), (nodes.places.lines or ())[outer]]
     return (
         replace(nodes, fields=[*nodes.fields, fields]),
         [*links, {}],
@@ -230,28 +255,53 @@ def _with_node_before(
 
 
 def _words(
-    links: Sequence[Fields],
-    dst: NDArray[np.int64],
-    nodes: _Nodes,
-    options: ReadOptions,
-    places: Places,
+    links: Sequence[Fields], at_word: Sequence[Fields], options: ReadOptions, places: Places
 ) -> Words:
-    on_nodes = [_word(fields) for fields in nodes.fields]
+    """Of each link.
+
+    Args:
+        at_word: the node of each link that may have its word.
+    """
     words = []
-    for at, (fields, node) in enumerate(zip(links, dst.tolist(), strict=True)):
-        word, below = _word(fields), on_nodes[node]
+    for at, (fields, node) in enumerate(zip(links, at_word, strict=True)):
+        word, below = _word(fields), _word(node)
         if word is not None and below is not None and below != word:
             raise places.error(
-                at, f"has word {word!r}, and its end has {below!r}; need one of them"
+                at, f"has word {word!r}, and its node has {below!r}; need one of them"
             )
         words.append(below if word is None else word)
     return words_to_ids(words, options, places)
 
 
-def _scores(links: Sequence[Fields], name: str, base: float, places: Places) -> NDArray[np.float64]:
+def _graph(
+    links: Sequence[Fields], header: Fields, base: float, places: Places
+) -> NDArray[np.float64]:
+    """(E,) natural logs of the LM and of the words' pronunciations."""
+    language = [fields.get("l", fields.get("n")) for fields in links]
+    graph = _scores(language, "l", base, places)
+    spoken = _scores([fields.get("r") for fields in links], "r", base, places)
+    if not spoken.any():
+        return graph
+    scale = _number(header, "prscale") / (_number(header, "lmscale") or 1.0)
+    return graph + scale * spoken if scale else graph
+
+
+def _number(header: Fields, name: str) -> float:
+    """A number of the header; 1 where it is not there."""
+    text = header.get(name, "1")
+    number = float(parse_floats([text], Places(noun="header"), name)[0])
+    if not math.isfinite(number):
+        raise LatticeError(f"{name} is {text[:40]}; need a number", pointer=f"/{name}")
+    return number
+
+
+def _scores(
+    texts: Sequence[str | None], name: str, base: float, places: Places
+) -> NDArray[np.float64]:
     """(E,) natural logs; 0 where a link has none."""
     none = "0" if base else "1"
-    values = parse_floats([fields.get(name, none) for fields in links], places, f"{name}=")
+    given = [none if text is None else text for text in texts]
+    values = parse_floats(given, places, f"{name}=")
     if base == math.e:
         return values
     if base:
@@ -273,10 +323,21 @@ def _base(header: Fields) -> float:
     return math.e if abs(base - math.e) < 1e-4 else base  # files say 2.71828
 
 
-def _node_columns(nodes: _Nodes) -> dict[str, Column]:
-    columns = _columns(nodes.fields, ("I", "W"))
+def _node_columns(nodes: _Nodes, header: Fields) -> dict[str, Column]:
+    columns = _columns(nodes.fields, ("I", "W", "a"))
+    if "t" in columns:
+        columns["t"] = _times(nodes, _number(header, "tscale"))
     result = {TIME if name == "t" else name: column for name, column in columns.items()}
     return {name: column for name, column in result.items() if not isinstance(column, Ragged)}
+
+
+def _times(nodes: _Nodes, unit_s: float) -> NDArray[np.float64]:
+    """(S,) seconds; NaN where a node has none."""
+    if unit_s <= 0:
+        raise LatticeError(f"tscale is {unit_s:g}; need a number above 0", pointer="/tscale")
+    texts = [fields.get("t", "nan") for fields in nodes.fields]
+    parse_floats(texts, nodes.places, "t=")  # which names the first that is no number
+    return unit_s * np.array(list(map(float, texts)))
 
 
 def _columns(rows: Sequence[Fields], without: tuple[str, ...]) -> dict[str, Column | Ragged]:

@@ -14,9 +14,10 @@ from quantized_lm.lattice.formats.numbers import texts_of
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged
 from quantized_lm.lattice.reshape import one_word_arcs, word_of_arcs
 
-# HTK tells fields apart by their first letter, so that longer names would be taken for others.
-_LINK_FIELD = re.compile(r"[b-ikm-zA-DF-IK-RT-VX-Z]")
-_NODE_FIELD = re.compile(r"[a-su-zA-HJKM-VX-Z]")
+# HTK tells fields apart by their first letter, so that longer names would be taken for others. What
+# else is missing are HTK's own: ends, words, times, and scores, which would be counted.
+_LINK_FIELD = re.compile(r"[b-ikmo-qs-zA-DF-IK-RT-VX-Z]")
+_NODE_FIELD = re.compile(r"[b-su-zA-HJKM-VX-Z]")
 _NEEDS_QUOTES = re.compile(r"""[\s"'\\=]|^$""")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -60,7 +61,7 @@ def write(lattices: Sequence[Lattice]) -> bytes:
 
 
 def drops(lattices: Sequence[Lattice]) -> list[str]:
-    """Arcs' and states' attributes whose names have more than one letter, and lists."""
+    """Arcs' and states' attributes whose names are HTK's own or longer than a letter, and lists."""
 
     def keeps(name: str, column: object) -> bool:
         return _holds(_LINK_FIELD, name, column)

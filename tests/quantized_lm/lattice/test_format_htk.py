@@ -27,10 +27,10 @@ I=0 W=!NULL t=0
 I=1 W=hello t=0.5 v=1
 I=2 W="it's" t=0.25 v=2
 I=3 W=</s> t=1 v=1
-J=0 S=0 E=1 a=-1.5 l=-0.5 r=0.25
-J=1 S=0 E=2 a=-2.5 l=-1 r=0
-J=2 S=1 E=3 a=-3 l=0 r=1
-J=3 S=2 E=3 a=-4 l=-2 r=1
+J=0 S=0 E=1 a=-1.5 l=-0.5 p=0.25
+J=1 S=0 E=2 a=-2.5 l=-1 p=0
+J=2 S=1 E=3 a=-3 l=0 p=1
+J=3 S=2 E=3 a=-4 l=-2 p=1
 """
 ON_LINKS = """# made by hand
 VERSION=1.1
@@ -139,11 +139,114 @@ def test_a_word_on_the_start_node_is_said() -> None:
         ("oh", (-2.5, -1.0), "it's", (-4.0, -2.0), "</s>"),
     ]
     assert lattice.state_attributes["time_s"].tolist() == [0.125, 0.125, 0.5, 0.25, 1.0]
-    np.testing.assert_array_equal(lattice.arc_attributes["r"], [math.nan, 0.25, 0, 1, 1])
+    np.testing.assert_array_equal(lattice.arc_attributes["p"], [math.nan, 0.25, 0, 1, 1])
     again = read(HTK.write([lattice]).decode())
     assert paths(again, exact) == paths(lattice, exact)
     with pytest.raises(LatticeError, match="line 8: arc 4 has word 'oh'"):
         read(text, ReadOptions(symbols={5: "hello", 6: "it's", 7: "</s>"}))
+
+
+def test_scores_may_be_on_the_nodes_that_have_the_words() -> None:
+    text = ON_NODES.replace("a=-1.5 ", "").replace("a=-2.5", "a=-0.125")
+    text = text.replace("v=1\nI=2", "v=1 a=-9\nI=2").replace("v=2", "v=2 a=-8")
+    lattice = read(text.replace("W=!NULL t=0", "W=!NULL t=0 a=-0.25"))
+    assert paths(lattice, exact) == [
+        ((-0.25, 0.0), (-0.125, -1.0), "it's", (-4.0, -2.0), "</s>"),
+        ((-0.25, 0.0), (-9.0, -0.5), "hello", (-3.0, 0.0), "</s>"),
+    ]
+    assert "a" not in lattice.state_attributes
+    again = read(HTK.write([lattice]).decode())
+    assert paths(again, exact) == paths(lattice, exact)
+
+
+def test_an_ngram_score_stands_in_for_that_of_the_lm() -> None:
+    lattice = read(ON_NODES.replace("l=-0.5", "n=-0.25").replace("l=-2", "l=-2 n=-7"))
+    assert lattice.graph.tolist() == [-0.25, -1.0, 0.0, -2.0]
+    again = read(HTK.write([lattice]).decode())
+    assert again.graph.tolist() == lattice.graph.tolist()
+
+
+@pytest.mark.parametrize(
+    ("scales", "factor"),
+    [
+        ("lmscale=14.00", 1 / 14),
+        ("lmscale=2 prscale=0.5", 0.25),
+        ("prscale=3", 3.0),
+        ("lmscale=0 prscale=3", 3.0),
+        ("lmscale=5 prscale=0", 0.0),
+    ],
+)
+@pytest.mark.parametrize("base", [10.0, math.e])
+def test_pronunciations_count_once_at_their_scale_beside_the_lms(
+    scales: str, factor: float, base: float
+) -> None:
+    text = ON_NODES.replace("p=", "r=-").replace("lmscale=14.00", f"{scales}\nbase={base}")
+    lattice = read(text)
+    unit = math.log(base)
+    expected = [-0.5 - 0.25 * factor, -1.0, -factor, -2.0 - factor]
+    np.testing.assert_allclose(lattice.graph / unit, expected, rtol=1e-6)
+    assert lattice.am[0] == pytest.approx(-1.5 * unit)
+    assert "r" not in lattice.arc_attributes
+    again = read(HTK.write([lattice]).decode())
+    np.testing.assert_array_equal(again.graph, lattice.graph)
+    assert " r=" not in HTK.write([lattice]).decode()
+
+
+def test_pronunciations_without_scores_change_nothing() -> None:
+    plain, zero = read(ON_NODES), read(ON_NODES.replace("p=", "r=-0.00 p="))
+    np.testing.assert_array_equal(zero.graph, plain.graph)
+    assert HTK.write([zero]) == HTK.write([plain])
+
+
+def test_attributes_that_htk_would_count_are_not_written() -> None:
+    ones = np.ones(1)
+    lattice = make_lattice([(0, 1, [1], -1.0, 0.0)], attributes={"r": ones, "n": ones, "p": ones})
+    assert HTK.drops([lattice]) == ["n", "r"]
+    again = read(HTK.write([lattice]).decode())
+    assert (again.graph.tolist(), list(again.arc_attributes)) == ([0.0], ["p"])
+
+
+def test_times_count_in_units_of_the_header() -> None:
+    lattice = read(ON_NODES.replace("lmname", "tscale=0.5\nlmname").replace("I=3 W", "I=3 t=3 W"))
+    assert lattice.state_attributes["time_s"].tolist() == [0.0, 0.25, 0.125, 0.5]
+    again = read(HTK.write([lattice]).decode())
+    assert again.state_attributes["time_s"].tolist() == [0.0, 0.25, 0.125, 0.5]
+
+
+def test_words_may_be_on_the_nodes_that_links_leave() -> None:
+    backward = """dir=b
+N=4 L=3
+I=0 t=0 W=the
+I=1 t=0.5 W=weather
+I=2 t=0.625 W=is
+I=3 t=1 W=nice a=-8
+J=0 S=0 E=1 a=-1 l=-1
+J=1 S=1 E=2 a=-2 l=-2
+J=2 S=2 E=3 l=-3
+"""
+    lattice = read(backward)
+    assert paths(lattice, exact) == [
+        ((-1.0, -1.0), "the", (-2.0, -2.0), "weather", (0.0, -3.0), "is", (-8.0, 0.0), "nice")
+    ]
+    assert lattice.state_attributes["time_s"].tolist() == [0.0, 0.5, 0.625, 1.0, 1.0]
+    assert "dir" not in lattice.header
+    again = read(HTK.write([lattice]).decode())
+    assert paths(again, exact) == paths(lattice, exact)
+    assert again.state_attributes["time_s"].tolist() == lattice.state_attributes["time_s"].tolist()
+    without = read(backward.replace("W=nice a=-8", "W=!NULL"))
+    assert without.num_arcs == 3
+    branching = read(backward.replace("L=3", "L=4") + "J=3 S=0 E=2 a=-0.5\n")
+    assert paths(read(HTK.write([branching]).decode()), exact) == paths(branching, exact)
+
+
+def test_words_of_the_sample_have_the_times_at_which_they_are_said() -> None:
+    (lattice,) = read_lattices(Path(__file__).parents[3] / "deploy/sample_lattice.slf")
+    assert (lattice.num_arcs, lattice.num_states) == (1538, 311)
+    times = lattice.state_attributes["time_s"]
+    words = words_of(lattice)
+    of_word = np.flatnonzero(np.diff(lattice.words.splits))
+    (first,) = [at for at, word in zip(of_word, words, strict=True) if word == "please"][:1]
+    assert (times[lattice.src[first]], times[lattice.dst[first]] > 0.3) == (0.03, True)
 
 
 def test_a_node_without_a_word_has_none_in_other_formats() -> None:
@@ -197,8 +300,12 @@ def test_nodes_out_of_order_are_renumbered_with_their_times() -> None:
         ("end=3", "end=2", "/arcs/2", "is at state 3, which reaches no final"),
         ("v=2", "v=2 L=sub", "", "sublattices"),
         ("lmscale", "base=0.5\nlmscale", "/base", "base is 0.5"),
+        ("lmscale", "dir=x\nlmscale", "/dir", "dir is 'x'; need f or b"),
+        ("lmscale", "tscale=0\nlmscale", "/tscale", "tscale is 0; need a number above 0"),
+        ("t=0.5", "t=soon", "/nodes/1", "line 9: node 1 has t= 'soon'; need a number"),
+        ("p=0.25", "r=1 p=0\nprscale=inf", "/prscale", "prscale is inf; need a number"),
         ("lmscale=14.00", "lmscale", "", "line 4: has 'lmscale'; need name=value"),
-        ("E=3 a=-4", "E=3 W=x a=-4", "/arcs/3", "has word 'x', and its end has '</s>'"),
+        ("E=3 a=-4", "E=3 W=x a=-4", "/arcs/3", "has word 'x', and its node has '</s>'"),
     ],
 )
 def test_a_bad_lattice_is_refused_where_it_is_bad(
