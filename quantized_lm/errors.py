@@ -10,6 +10,7 @@ SecondpassError
 |   +-- PresetError       unknown preset, or one that lacks what it needs
 |   +-- LatticeError      a lattice is malformed; points to its first bad arc or field
 |       +-- TooManyArcsError    a lattice has more arcs than are read
+|       +-- NoPathError         a lattice is empty, or no path has a finite score
 +-- DataError             a file of text or n-best lists cannot be read
 +-- RecipeError           a recipe for making a model is wrong
 +-- FormatError           codes, scales or shapes do not fit a packed format
@@ -73,6 +74,10 @@ class LatticeError(InputError):
 
 class TooManyArcsError(LatticeError):
     """A lattice has more arcs than are read."""
+
+
+class NoPathError(LatticeError):
+    """A lattice is empty, as a decoder may leave it, or no path of it has a finite score."""
 
 
 class DataError(SecondpassError):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.combine import Weights
-from quantized_lm.errors import InputError
+from quantized_lm.errors import InputError, NoPathError
 from quantized_lm.lattice.lattice import Lattice
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice.rescored import Weighing, rescored_lattice
@@ -323,8 +323,11 @@ def prepare_lattice(request: LatticeRequest, scorer: TextScorer) -> PreparedLatt
     """Tokenize a lattice's words and its context.
 
     Raises:
-        LatticeError: it has ids for words and no symbol table, or no path has a finite score.
+        LatticeError: it has ids for words and no symbol table.
+        NoPathError: it is empty, or no path has a finite score.
     """
+    if not request.lattice.num_arcs:
+        raise NoPathError("the lattice is empty; need at least one path", pointer="/arcs")
     spoken = speak(request.lattice, scorer.tokenizer, request.weights, silence=request.silence)
     room = context_room(scorer.model.max_tokens)
     context = scorer.tokenizer.context_ids(request.context, room=room)

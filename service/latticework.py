@@ -147,7 +147,9 @@ def _decoded(text: str) -> bytes:
 
 
 def _read(source: LatticeSource, rules: LatticeRules) -> list[Lattice]:
-    options = ReadOptions(symbols=k2_json.parse_symbols(source.symbols), max_arcs=rules.max_arcs)
+    options = ReadOptions(
+        symbols=k2_json.parse_symbols(source.symbols), max_arcs=rules.max_arcs, keeps_empty=True
+    )
     if isinstance(source.content, dict):
         lattices = k2_json.from_record(source.content, options)
     else:

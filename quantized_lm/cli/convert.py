@@ -30,6 +30,7 @@ from quantized_lm.lattice.symbols import read_symbols, symbols_text, with_one_ta
 
 _NAMES = ", ".join(LATTICE_FORMATS)
 _DEFAULTS = ReadOptions()
+_MOST_NAMED = 10  # of empty lattices
 
 
 @command
@@ -76,6 +77,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
         symbols=read_symbols(symbols) if symbols is not None else None,
         words_on=words_on,
         max_arcs=max_arcs,
+        keeps_empty=True,
     )
     target = Path(out)
     to = format_by_name(target_format) if target_format is not None else format_of_path(target)
@@ -102,7 +104,10 @@ def _read(source: Path, name: str | None, options: ReadOptions) -> list[Lattice]
     with progress("files") as bar:
         for path in bar.track(files, description="read"):
             lattices += read_lattices(path, options, source=given)
-    return lattices
+    empty = [lattice.utterance for lattice in lattices if not lattice.num_arcs]
+    if empty:
+        note(f"{len(empty)} lattices are empty and left out: {', '.join(empty[:_MOST_NAMED])}")
+    return [lattice for lattice in lattices if lattice.num_arcs]
 
 
 def _is_folder(source: Path, target: Path, to: LatticeFormat, count: int) -> bool:

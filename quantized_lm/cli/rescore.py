@@ -47,7 +47,7 @@ from quantized_lm.scored import FAILED
 Json = dict[str, object]
 _LIMITS = SearchLimits()
 _LISTS = (".jsonl", ".json")
-_OF_LISTS = ("first_pass", "engine", "workers", "on_error")
+_OF_LISTS = ("first_pass", "engine", "workers")
 _OF_LATTICES = ("symbols", "refs", "n_best", "order", "seeds", "lattice_out")
 STOP, FIRST_PASS_STAYS = ON_ERROR = ("stop", "first-pass")
 _FORMATS = ", ".join(LATTICE_FORMATS)
@@ -125,7 +125,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
         typer.Option(
             metavar="|".join(ON_ERROR),
             help="What becomes of a list that cannot be ranked (a text longer than the model, a "
-            "score that is missing): it ends all, or keeps the decoder's order.",
+            "score that is missing) or of an empty lattice: it ends all, or keeps the decoder's "
+            "order, and has an empty text.",
         ),
     ] = STOP,
     api_key: Annotated[
@@ -182,8 +183,12 @@ def run(  # noqa: PLR0913 - each is an option of the command
             lattices = LatticeSource(
                 twice,
                 format_by_name(lattice_format) if lattice_format is not None else None,
-                ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None),
+                ReadOptions(
+                    symbols=read_symbols(symbols) if symbols is not None else None,
+                    keeps_empty=True,
+                ),
                 read_references(refs) if refs is not None else None,
+                keeps_failed=on_error == FIRST_PASS_STAYS,
             )
             limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
             folder = RescoredFolder(lattice_out)

@@ -14,7 +14,7 @@ from quantized_lm.cli.console import note
 from quantized_lm.cli.convert import file_names, write_folder
 from quantized_lm.combine import Weights
 from quantized_lm.components import escape
-from quantized_lm.errors import DataError, InputError, naming
+from quantized_lm.errors import DataError, InputError, NoPathError, naming
 from quantized_lm.lattice.files import lattice_files, names_lattice, read_lattices
 from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
 from quantized_lm.lattice.lattice import Lattice
@@ -26,9 +26,11 @@ from quantized_lm.lattice_scoring import (
     arc_weights,
     prepare_lattice,
 )
-from quantized_lm.scored import finite
+from quantized_lm.nbest import Hypothesis, Utterance
+from quantized_lm.scored import finite, unranked_record
 from quantized_lm.waves import run_all
 
+_REMEDY = "--on-error first-pass writes an empty text for it"
 _BATCH_LATTICES = 8  # what shares forward passes
 
 
@@ -40,12 +42,15 @@ class LatticeSource:
         path: a file, an archive or a folder.
         given: the format of every file; None: the one its name ends in.
         references: what was said, by utterance id; None: not known of any.
+        keeps_failed: an utterance whose lattice has no path gets an empty text instead of ending
+            all.
     """
 
     path: Path
     given: LatticeFormat | None = None
     reading: ReadOptions = field(default_factory=ReadOptions)
     references: Mapping[str, str] | None = None
+    keeps_failed: bool = False
 
     def read(self) -> Iterator[tuple[LatticeFormat, Lattice]]:
         """All lattices in order, a file at a time.
@@ -134,10 +139,17 @@ def rescore_lattices(
     lattices = source.read()
     while batch := list(islice(lattices, _BATCH_LATTICES)):
         requests = [LatticeRequest(one, counting, lm_scale, limits) for _, one in batch]
-        prepared = [_prepared(request, loaded) for request in requests]
-        for (target, lattice), scores in zip(batch, run_all(prepared, loaded.model), strict=True):
-            folder.add(target, scores)
-            record = lattice_record(lattice.utterance, scores, loaded.name)
+        prepared = [_prepared(one, loaded, keeps_failed=source.keeps_failed) for one in requests]
+        usable = [one for one in prepared if isinstance(one, PreparedLattice)]
+        scored = iter(run_all(usable, loaded.model))
+        for (target, lattice), one in zip(batch, prepared, strict=True):
+            if isinstance(one, NoPathError):
+                nothing = Utterance(lattice.utterance, (Hypothesis(""),))
+                record = unranked_record(nothing, f"utterance {lattice.utterance!r}: {one}")
+            else:
+                scores = next(scored)
+                folder.add(target, scores)
+                record = lattice_record(lattice.utterance, scores, loaded.name)
             if source.references is not None:
                 record["ref"] = source.references[lattice.utterance]
             yield record
@@ -191,19 +203,25 @@ def count_lattices(source: LatticeSource, folder: RescoredFolder) -> int:
 
     Raises:
         DataError, LatticeError: as `LatticeSource.read` and `RescoredFolder.require_names`; or a
-            word or id is no Unicode.
+            word or id is no Unicode, or a lattice is empty and may not be.
     """
     ids: dict[str, list[str]] = {}
     symbols = None
+    empty = 0
     for one, lattice in source.read():
         _require_unicode(lattice.utterance, "utterance id")
+        if not lattice.num_arcs:
+            empty += 1
+            if not source.keeps_failed:
+                raise DataError(f"utterance {lattice.utterance!r}: the lattice is empty; {_REMEDY}")
+            continue
         ids.setdefault(one.name, []).append(lattice.utterance)
         if lattice.symbols is not None and lattice.symbols is not symbols:  # often one for all
             symbols = lattice.symbols
             for word in symbols.values():
                 _require_unicode(word, f"utterance {lattice.utterance!r}: word")
     folder.require_names(ids)
-    return sum(map(len, ids.values()))
+    return sum(map(len, ids.values())) + empty
 
 
 def _require_unicode(text: str, what: str) -> None:
@@ -224,6 +242,14 @@ def _lm_scale(weights: Weights, lm: str) -> float:
     return weights.lm_scales.get(lm, 0.0)
 
 
-def _prepared(request: LatticeRequest, loaded: LoadedModel) -> PreparedLattice:
+def _prepared(
+    request: LatticeRequest, loaded: LoadedModel, *, keeps_failed: bool
+) -> PreparedLattice | NoPathError:
+    """A lattice ready for the model, or, where that may be, why it has no path."""
     with naming(request.lattice.utterance):
-        return prepare_lattice(request, loaded)
+        try:
+            return prepare_lattice(request, loaded)
+        except NoPathError as error:
+            if keeps_failed:
+                return error
+            raise NoPathError(f"{error}; {_REMEDY}") from None

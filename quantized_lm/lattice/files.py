@@ -6,11 +6,17 @@ import gzip
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from quantized_lm.errors import DataError, LatticeError
 from quantized_lm.files import write_named
-from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
+from quantized_lm.lattice.formats import (
+    LATTICE_FORMATS,
+    LatticeFormat,
+    ReadOptions,
+    format_of_path,
+)
 from quantized_lm.lattice.lattice import Lattice
 
 MAX_BYTES = 1 << 30
@@ -48,7 +54,7 @@ def lattice_files(source: Path, *, given: LatticeFormat | None = None) -> list[P
     """A file itself, or those of a folder that are lattices by their names, in order.
 
     Args:
-        given: the format of all files, whatever their names are.
+        given: the format of all files whose names are usual for it.
 
     Raises:
         DataError: the folder has none.
@@ -56,8 +62,13 @@ def lattice_files(source: Path, *, given: LatticeFormat | None = None) -> list[P
     if not source.is_dir():
         return [source]
     files = [path for path in sorted(source.iterdir()) if _is_lattice(path, given)]
+    if not files and given is not None:
+        raise DataError(f"{source}: has no file {' or '.join(given.patterns)} of {given.name}")
     if not files:
-        raise DataError(f"{source}: has no file of a lattice; need one, or its format by name")
+        raise DataError(
+            f"{source}: has no file of a lattice by its name; others, such as Kaldi's lat.1.gz, "
+            f"need --format (--from of `convert`), one of {', '.join(LATTICE_FORMATS)}"
+        )
     return files
 
 
@@ -139,7 +150,9 @@ def unpack(content: bytes, *, limit: int = MAX_BYTES, name: str = "the lattice")
 def _is_lattice(path: Path, given: LatticeFormat | None) -> bool:
     if path.name.startswith(".") or not path.is_file():
         return False
-    return given is not None or names_lattice(path)
+    if given is None:
+        return names_lattice(path)
+    return any(fnmatch(path.name, pattern) for pattern in given.patterns)
 
 
 def _stem(path: Path, one: LatticeFormat) -> str:

@@ -36,7 +36,8 @@ class Lattice:
     """An acyclic automaton whose arcs carry words and scores.
 
     States are numbered in topological order. State 0 is the start and the last one is the only
-    final state, which no arc leaves; every state lies on a path between them.
+    final state, which no arc leaves; every state lies on a path between them. A failed decoding may
+    have left no arcs at all, which `require_valid` refuses.
 
     Attributes:
         src, dst: (E,) int32 states, src < dst; src ascends.

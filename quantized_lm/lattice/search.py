@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.errors import LatticeError
+from quantized_lm.errors import NoPathError
 from quantized_lm.lattice.limits import ENDLESS, SearchLimits
 from quantized_lm.lattice.spoken import SpokenLattice
 from quantized_lm.ops import _cpu
@@ -66,7 +66,7 @@ class LatticeSearch:
         final: whether `</s>` is scored.
 
     Raises:
-        LatticeError: the lattice has no path whose score is finite.
+        NoPathError: the lattice has no path whose score is finite.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class LatticeSearch:
         )
         self._lattice = self._search.lattice
         if self._lattice.bounds(np.zeros(1, np.int32))[0] == -np.inf:
-            raise LatticeError("no path of the lattice has a finite score", pointer="/arcs")
+            raise NoPathError("no path of the lattice has a finite score", pointer="/arcs")
 
     @property
     def found(self) -> list[FoundSequence]:

@@ -7,6 +7,7 @@ import tracemalloc
 
 import pytest
 
+from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
 from tests.fakes import fake_loaded
 from tests.service.serving import Json, request, running
 from tests.service.test_errors import check_problem
@@ -108,6 +109,25 @@ async def test_none_is_a_word_in_lists_and_no_value_elsewhere(word: str) -> None
     assert (said.status_code, differs.status_code) == (200, 200)
     first, second = (one.json()["results"][0]["hypotheses"][0] for one in (said, differs))
     assert first["components"]["lm"] != second["components"]["lm"]
+
+
+async def test_an_empty_lattice_of_an_archive_fails_in_its_place() -> None:
+    (lattice,) = LATTICE_FORMATS["htk"].read(SLF.encode(), ReadOptions())
+    words = [(lattice.symbols or {})[word] for word in lattice.words.values.tolist()]
+    arcs = "".join(f"{at} {at + 1} {word} 1,1,\n" for at, word in enumerate(words))
+    archive = f"u1 \n{arcs}{len(words)} 0,0,\n\n"
+    headers = {"Content-Type": "text/x-kaldi-lattice"}
+    async with running() as (client, _):
+        content = f"u0 \n\n{archive}u2 \n\n"
+        both = await client.post(PATH, content=content, headers=headers)
+        alone = await client.post(PATH, content="u0 \n\n", headers=headers)
+    assert both.status_code == 200, both.text
+    first, good, last = both.json()["results"]
+    assert [one["id"] for one in (first, good, last)] == ["u0", "u1", "u2"]
+    assert "the lattice is empty" in first["error"]["detail"]
+    assert good["hypotheses"][0]["text"] == " ".join(words)
+    assert last["error"]["code"] == "invalid_lattice"
+    check_problem(alone, 422, "invalid_lattice")
 
 
 async def test_arcs_above_the_limit_are_413() -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "format_of_path",
 ]
 
+_KALDI_FILES = ("lat.*", "*.lat*", "*.gz", "*.ark")  # beside num_jobs, logs and scores
 _ALL = (
     LatticeFormat(
         "k2-json",
@@ -79,6 +80,7 @@ _ALL = (
         read=kaldi.read_archive,
         write=kaldi.write_text,
         drops=kaldi.drops,
+        patterns=_KALDI_FILES,
     ),
     LatticeFormat(
         "kaldi-binary",
@@ -88,6 +90,7 @@ _ALL = (
         read=kaldi.read_archive,
         write=kaldi.write_binary,
         drops=kaldi.drops,
+        patterns=_KALDI_FILES,
     ),
     LatticeFormat(
         "htk",

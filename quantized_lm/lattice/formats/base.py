@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.errors import LatticeError, TooManyArcsError
-from quantized_lm.lattice.lattice import Lattice
+from quantized_lm.errors import LatticeError, NoPathError, TooManyArcsError
+from quantized_lm.lattice.lattice import Lattice, Ragged
 
 WORDS_ON = ("auto", "labels", "aux_labels")
 
@@ -24,6 +24,7 @@ class ReadOptions:
         max_arcs: a lattice with more is refused before it is built.
         words_on: which labels of k2 are words; auto takes aux_labels where there are any.
         lm_scores_scale: what k2's lm_scores were multiplied with; graph = lm_scores / it.
+        keeps_empty: whether an empty lattice of an archive is one without arcs; else it is refused.
 
     Raises:
         LatticeError: one is out of range.
@@ -33,6 +34,7 @@ class ReadOptions:
     max_arcs: int = 100_000
     words_on: str = "auto"
     lm_scores_scale: float = 1.0
+    keeps_empty: bool = False
 
     def __post_init__(self) -> None:
         if self.words_on not in WORDS_ON:
@@ -50,6 +52,7 @@ class LatticeFormat:
         name: as on a command line.
         media_type: as in a Content-Type.
         suffixes: how its files' names end, each also with ".gz" behind it.
+        patterns: names of its files in a folder of which is said that it has this format.
         holds_many: whether one file may hold several lattices.
         read: lattices of a file's bytes; raises LatticeError.
         write: the reverse; raises LatticeError where the lattices cannot be said in the format.
@@ -63,6 +66,7 @@ class LatticeFormat:
     read: Callable[[bytes, ReadOptions], list[Lattice]]
     write: Callable[[Sequence[Lattice]], bytes]
     drops: Callable[[Sequence[Lattice]], list[str]]
+    patterns: tuple[str, ...] = ("*",)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,20 @@ class Places:
         if bad.any():
             arc = int(np.argmax(bad))
             raise self.error(arc, message.format(*(value[arc] for value in values)))
+
+
+def empty_lattice(utterance: str, options: ReadOptions, prefix: str = "") -> Lattice:
+    """What an archive holds of an utterance whose decoding failed: no arcs.
+
+    Raises:
+        NoPathError: the options want none.
+    """
+    if not options.keeps_empty:
+        raise NoPathError(f"{prefix}the lattice is empty; need at least one path", pointer="/arcs")
+    nothing = np.zeros(0)
+    states = nothing.astype(np.int32)
+    words = Ragged(np.zeros(1, np.int32), states)
+    return Lattice(states, states, words, nothing, nothing, options.symbols, utterance=utterance)
 
 
 def require_count(count: int, options: ReadOptions, prefix: str = "") -> None:

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 
 from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.formats import kaldi_binary, kaldi_text
-from quantized_lm.lattice.formats.base import ReadOptions, names_of, require_some
+from quantized_lm.lattice.formats.base import (
+    ReadOptions,
+    empty_lattice,
+    names_of,
+    require_some,
+)
 from quantized_lm.lattice.formats.kaldi_text import ARCS_KEY, LATTICE, require_words
 from quantized_lm.lattice.lattice import Lattice, Ragged
 
@@ -46,7 +51,11 @@ def read_archive(data: bytes, options: ReadOptions) -> list[Lattice]:
                     f"line {first}: is {lines[0][:40]!r} behind {utterance[:40]!r}; need an "
                     "utterance id alone, and the arcs below it"
                 )
-            lattice = kaldi_text.parse_lattice(lines, utterance, options, first)
+            lattice = (
+                kaldi_text.parse_lattice(lines, utterance, options, first)
+                if any(map(str.strip, lines))
+                else empty_lattice(utterance, options, f"utterance {utterance}: ")
+            )
         lattices.append(lattice)
         line += data.count(b"\n", position, end)
         position = end

@@ -26,7 +26,12 @@ from quantized_lm.lattice.formats.automaton import (
     from_lattice,
     to_lattice,
 )
-from quantized_lm.lattice.formats.base import Places, ReadOptions, require_count
+from quantized_lm.lattice.formats.base import (
+    Places,
+    ReadOptions,
+    empty_lattice,
+    require_count,
+)
 from quantized_lm.lattice.formats.kaldi_text import ARCS_KEY, LATTICE, label_column
 from quantized_lm.lattice.formats.numbers import require_single
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged
@@ -45,6 +50,7 @@ _ARC_TYPES: Mapping[str, tuple[str, bool]] = MappingProxyType(
         "lattice8": ("d", False),
     }
 )
+_EMPTY = (0, -1)  # states and start
 _TAIL = struct.Struct("<iiQqqq")
 _INT = struct.Struct("<i")
 _LONG = struct.Struct("<q")
@@ -89,6 +95,8 @@ def parse_lattice(
     arcs, finals = _Rows(), _Rows()
     try:
         header, position = _parse_header(data, position, prefix)
+        if not header.num_states:
+            return empty_lattice(utterance, options, prefix), position
         for state in range(header.num_states):
             position = _parse_state(data, position, state, header, (arcs, finals))
             if len(arcs.ends) > options.max_arcs:
@@ -193,7 +201,7 @@ def _parse_header(data: bytes, position: int, prefix: str) -> tuple[_Header, int
         raise _MalformedError(
             f"it has version {version}, flags {flags}; need {_VERSION} and 0 or 4"
         )
-    if not 0 < states <= len(data) or not 0 <= start < states:
+    if (states, start) != _EMPTY and not 0 <= start < states <= len(data):
         raise _MalformedError(f"it has {states} states and starts at {start}")
     weight, is_compact = _ARC_TYPES[arc_type]
     return _Header(is_compact, weight, start, states), position

@@ -46,6 +46,15 @@ def test_one_file_becomes_another_and_what_is_left_out_is_said(run: Command, fol
     assert record["symbols"] == {"1": "hello"}
 
 
+def test_empty_lattices_of_an_archive_are_left_out_by_name(run: Command, tmp_path: Path) -> None:
+    source, target = tmp_path / "lats.lat.txt", tmp_path / "lats.ark"
+    source.write_text("u1 \n0 1 5 1,1,\n1 0,0,\n\nu2 \n\n")
+    result = run("convert", source, target)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines()[0] == "1 lattices are empty and left out: u2"
+    assert [one.utterance for one in read_lattices(target)] == ["u1"]
+
+
 def test_a_folder_becomes_an_archive_with_one_table_and_a_folder_again(
     run: Command, folder: Path
 ) -> None:

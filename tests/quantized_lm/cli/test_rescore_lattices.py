@@ -170,6 +170,71 @@ def test_a_format_may_be_named(run: Command, folder: Path) -> None:
     assert [one["id"] for one in lines(target)] == ["a"]
 
 
+def test_an_empty_lattice_of_an_archive_is_a_failed_utterance_if_that_may_be(
+    run: Command, folder: Path
+) -> None:
+    archive, target = folder.parent / "lats.lat.txt", folder.parent / "out.jsonl"
+    lattices = [read_lattices(path)[0] for path in sorted(folder.glob("*.slf"))]
+    content = format_by_name("kaldi-text").write(lattices)
+    archive.write_bytes(b"x \n\n" + content + b"y \n\n")
+    words, texts = folder.parent / "words.txt", folder.parent / "text"
+    words.write_text(symbols_text(SYMBOLS))
+    texts.write_text("".join(f"{name} the cat\n" for name in "xabcy"))
+    options = ["--symbols", words, "--refs", texts, "--lattice-out", folder.parent / "rescored"]
+    result = run("rescore", archive, target, *options)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: utterance 'x': the lattice is empty; --on-error first-pass writes an empty text "
+        "for it"
+    )
+    result = run("rescore", archive, target, *options, "--on-error", "first-pass")
+    assert result.exit_code == 0, result.output
+    assert "2 utterances could not be ranked" in result.stderr
+    records = lines(target)
+    assert [one["id"] for one in records] == list("xabcy")
+    assert [one["degraded"] for one in records] == [["failed"], [], [], [], ["failed"]]
+    assert records[0]["detail"] == "utterance 'x': the lattice is empty; need at least one path"
+    failed, *_, last = read_scored(target)
+    assert [one.text for one in failed.hypotheses] == [""]
+    assert (failed.is_ranked, failed.ref, last.id) == (False, "the cat", "y")
+    assert len(list((folder.parent / "rescored").iterdir())) == 3
+
+
+def test_a_lattice_without_a_finite_path_is_a_failed_utterance_too(
+    run: Command, folder: Path
+) -> None:
+    (folder / "b.slf").write_text("N=2 L=1\nI=0\nI=1 W=the\nJ=0 S=0 E=1 a=-inf\n")
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", folder, target)
+    assert result.exit_code == 2
+    assert "utterance 'b': no path of the lattice has a finite score; --on-error" in result.stderr
+    assert run("rescore", folder, target, "--on-error", "first-pass").exit_code == 0
+    assert [one["degraded"] for one in lines(target)] == [[], ["failed"], []]
+
+
+def test_a_folder_of_kaldi_is_read_by_the_names_that_it_uses(run: Command, folder: Path) -> None:
+    decode, target = folder.parent / "decode", folder.parent / "out.jsonl"
+    (decode / "log").mkdir(parents=True)
+    (decode / "num_jobs").write_text("2\n")
+    (folder.parent / "words.txt").write_text(symbols_text(SYMBOLS))
+    for job, name in enumerate(WORDS, start=1):
+        packed = decode / f"lat.{job}.gz"
+        write_lattices(
+            packed, read_lattices(folder / f"{name}.slf"), target=format_by_name("kaldi-binary")
+        )
+    result = run("rescore", decode, target, "--symbols", folder.parent / "words.txt")
+    assert result.exit_code == 2
+    assert "such as Kaldi's lat.1.gz, need --format" in result.stderr
+    options = ["--symbols", folder.parent / "words.txt", "--format", "kaldi-binary"]
+    result = run("rescore", decode, target, *options)
+    assert result.exit_code == 0, result.output
+    assert [one["id"] for one in lines(target)] == list(WORDS)
+    for path in decode.glob("lat.*"):
+        path.unlink()
+    result = run("rescore", decode, target, *options)
+    assert "has no file lat.* or *.lat* or *.gz or *.ark of kaldi-binary" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quantized_lm.errors import LatticeError
+from quantized_lm.errors import LatticeError, NoPathError
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
 from quantized_lm.lattice.lattice import Lattice, Ragged
 
@@ -139,6 +139,26 @@ def test_arcs_of_several_words_become_chains_with_the_scores_once() -> None:
 def test_two_arcs_from_one_state_into_the_last_stay_arcs() -> None:
     lattice = make_lattice([(0, 1, [1], -1.0, 0.0), (1, 2, [], -1.0, 0.0), (1, 2, [], -2.0, 0.0)])
     assert TEXT.write([lattice]).decode().splitlines()[-2] == "2 0,0,"
+
+
+# As Kaldi writes it: no states, and start -1.
+EMPTY = struct.pack("<i", 2125659606) + b"".join(
+    struct.pack("<i", len(text)) + text for text in (b"vector", b"compactlattice44")
+)
+EMPTY += struct.pack("<iiQqqq", 2, 0, 3, -1, 0, 0)
+
+
+@pytest.mark.parametrize("is_text", [True, False])
+def test_an_archive_may_hold_empty_lattices(is_text: bool) -> None:
+    lattices = read(COMPACT)
+    one, other = TEXT.write(lattices[:1]), BINARY.write(lattices[1:])
+    empty = b"utt-0 \n\n" if is_text else b"utt-0 \0B" + EMPTY
+    content = empty + one + empty.replace(b"-0", b"-1") + other
+    kept = TEXT.read(content, ReadOptions(keeps_empty=True))
+    assert [lattice.utterance for lattice in kept] == ["utt-0", "utt-a", "utt-1", "utt-b"]
+    assert [lattice.num_arcs for lattice in kept] == [0, 4, 0, 1]
+    with pytest.raises(NoPathError, match="utterance utt-0: the lattice is empty"):
+        TEXT.read(content, NO_OPTIONS)
 
 
 @pytest.mark.parametrize(
