@@ -39,6 +39,7 @@ from quantized_lm.lattice.symbols import with_one_table
 
 _KINDS = "iufbU"
 _OWN = ("arcs", "symbols", "id", "ids")
+_VERSION = "labels_version"  # k2's count of changes of the labels
 _LISTS = {"row_splits", "values"}
 _INFINITY = "-inf"
 
@@ -70,7 +71,7 @@ def from_record(record: object, options: ReadOptions) -> list[Lattice]:
     columns: dict[str, Column | Ragged] = {
         name: _column(name, value)
         for name, value in record.items()
-        if name not in _OWN and value is not None
+        if name not in (*_OWN, _VERSION) and value is not None
     }
     if arcs and not isinstance(arcs[0], list):
         tensors = tensors_of_arcs(_integers("arcs", arcs, np.int32), columns, options)

@@ -1,6 +1,8 @@
 """`torch.save(fsa.as_dict(), ...)`, read and written without k2 and torch.
 
-A pickle may hold tensors, plain values, and k2's RaggedTensor, for which a class here stands.
+A pickle may hold tensors, plain values, and k2's RaggedTensor and SymbolTable, for which classes
+here stand that only keep what they are given. Words are those of `aux_labels_sym`, or of
+`labels_sym` where words are on labels, unless a table is given.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 
 from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.formats.base import ReadOptions, require_some
-from quantized_lm.lattice.formats.k2_json import parse_ids
+from quantized_lm.lattice.formats.k2_json import parse_ids, parse_symbols
 from quantized_lm.lattice.formats.k2_lattices import dropped, tensors_of
 from quantized_lm.lattice.formats.k2_tensors import (
     Whole,
@@ -26,12 +28,12 @@ from quantized_lm.lattice.lattice import Column, Lattice, Ragged
 _KINDS = "iufb"
 _OWN = ("aux_labels", "lm_scores")  # what else is no tensor is k2's user's own
 _RAGGED = ("_k2.ragged", "RaggedTensor")
+_SYMBOLS = ("k2.symbol_table", "SymbolTable")
+_WORDS = "_id2sym"  # where a SymbolTable has them
 _ONE_AXIS = "row_ids1"  # k2's name of what it did not store; it computes it from the splits
 
 
-class RaggedState:
-    """Stands for k2's RaggedTensor of two axes: (row splits, "row_ids1", values)."""
-
+class _Kept:
     state: Any = None
 
     def __setstate__(self, state: Any) -> None:
@@ -41,13 +43,21 @@ class RaggedState:
         return self.state
 
 
+class RaggedState(_Kept):
+    """Stands for k2's RaggedTensor of two axes: (row splits, "row_ids1", values)."""
+
+
+class SymbolsState(_Kept):
+    """Stands for k2's SymbolTable."""
+
+
 def read(data: bytes, options: ReadOptions) -> list[Lattice]:
     """One lattice, or those of an FsaVec.
 
     Raises:
         LatticeError: it is no such file, holds anything but tensors, or no valid k2 lattice.
     """
-    record = read_record(data, {_RAGGED: RaggedState})
+    record = read_record(data, {_RAGGED: RaggedState, _SYMBOLS: SymbolsState})
     if not isinstance(record, dict) or not all(isinstance(name, str) for name in record):
         raise LatticeError("the file holds no mapping of names; save fsa.as_dict()")
     columns: dict[str, Column | Ragged] = {}
@@ -65,8 +75,13 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
     if arcs is None or isinstance(arcs, Ragged):
         raise LatticeError("there is no tensor of arcs", pointer="/arcs")
     texts = {name: value for name, value in record.items() if name in ("id", "ids")}
+    is_on_labels = "aux_labels" not in columns or options.words_on == "labels"
+    own = None
+    if options.symbols is None:
+        name = "labels_sym" if is_on_labels else "aux_labels_sym"
+        own = _symbols(name, record.get(name))
     return lattices_of(
-        tensors_of_arcs(arcs, columns, options), Whole(options, None, parse_ids(texts))
+        tensors_of_arcs(arcs, columns, options), Whole(options, own, parse_ids(texts))
     )
 
 
@@ -95,6 +110,16 @@ def write(lattices: Sequence[Lattice]) -> bytes:
 def drops(lattices: Sequence[Lattice]) -> list[str]:
     """Symbols, texts, states' attributes and headers."""
     return dropped(lattices, _KINDS, holds_symbols=False)
+
+
+def _symbols(name: str, table: object) -> dict[int, str] | None:
+    """Words by id; None where the attribute is no table of k2's."""
+    if not isinstance(table, SymbolsState):
+        return None
+    words = table.state.get(_WORDS) if isinstance(table.state, dict) else None
+    if not isinstance(words, dict):
+        raise LatticeError(f"{name} is no SymbolTable with words", pointer=f"/{name}")
+    return parse_symbols({str(symbol): word for symbol, word in words.items()})
 
 
 def _array(name: str, tensor: Tensor) -> Column:

@@ -166,7 +166,9 @@ def read_record(data: bytes, classes: Mapping[Name, type]) -> object:
             why = ""
         else:
             return record
-    raise LatticeError(f"the pickle is not one of plain tensors and of k2's RaggedTensor{why}")
+    raise LatticeError(
+        f"the pickle is not one of plain tensors and of k2's RaggedTensor and SymbolTable{why}"
+    )
 
 
 def _require_plain(members: Sequence[zipfile.ZipInfo], size: int) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from quantized_lm.errors import LatticeError
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
-from quantized_lm.lattice.formats.k2_pt import RaggedState
+from quantized_lm.lattice.formats.k2_pt import RaggedState, SymbolsState
 from quantized_lm.lattice.formats.torch_zip import write_record
 
 from .format_cases import small
@@ -31,6 +31,49 @@ def test_lists_of_words_go_through_the_name_of_k2s_class_alone() -> None:
         torch.load(io.BytesIO(content), weights_only=True)
     (again,) = LATTICE_FORMATS["k2-pt"].read(content, ReadOptions())
     assert paths_of_ids(again) == paths_of_ids(lattice)
+
+
+def table(words: dict[object, object]) -> SymbolsState:
+    """As k2 pickles it."""
+    state = SymbolsState()
+    back = {word: symbol for symbol, word in words.items()}
+    state.__setstate__({"_id2sym": words, "_sym2id": back, "_next_available_id": 9, "eps": "<eps>"})
+    return state
+
+
+def with_tables(**tables: object) -> bytes:
+    saved = {**as_tensors(record()), "labels_version": 0, **tables}
+    return write_record(saved, {SymbolsState: ("k2.symbol_table", "SymbolTable")})
+
+
+def test_words_are_those_of_the_tables_that_k2_lattices_carry() -> None:
+    labels = table({0: "<eps>", 7: "w7", 8: "w8", 9: "w9"})
+    aux = table({0: "<eps>", 3: "the", 4: "cat", 5: "a"})
+    content = with_tables(labels_sym=labels, aux_labels_sym=aux)
+
+    def words(options: ReadOptions) -> list[str]:
+        (lattice,) = LATTICE_FORMATS["k2-pt"].read(content, options)
+        assert lattice.symbols is not None
+        return [lattice.symbols[word] for word in lattice.words.values.tolist()]
+
+    assert words(ReadOptions()) == ["the", "a", "cat"]
+    assert words(ReadOptions(words_on="labels")) == ["w7", "w8", "w9"]
+    assert words(ReadOptions(symbols={3: "x", 4: "y", 5: "z"})) == ["x", "z", "y"]
+
+
+@pytest.mark.parametrize("words", [{"x": "the"}, {3: 4}, {-1: "the"}])
+def test_a_table_of_anything_but_words_is_refused(words: dict[object, object]) -> None:
+    with pytest.raises(LatticeError) as caught:
+        LATTICE_FORMATS["k2-pt"].read(with_tables(aux_labels_sym=table(words)), ReadOptions())
+    assert caught.value.pointer == "/symbols"
+
+
+def test_a_table_of_another_state_is_refused() -> None:
+    state = SymbolsState()
+    state.__setstate__([1, 2])
+    with pytest.raises(LatticeError, match="aux_labels_sym is no SymbolTable") as caught:
+        LATTICE_FORMATS["k2-pt"].read(with_tables(aux_labels_sym=state), ReadOptions())
+    assert caught.value.pointer == "/aux_labels_sym"
 
 
 class Evil:
