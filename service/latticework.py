@@ -33,14 +33,14 @@ class LatticeSource:
     """Where lattices are in a request.
 
     Attributes:
-        content: a file's bytes, or parsed JSON of k2-json.
+        content: a file's bytes, the same in base64, or parsed JSON of k2-json.
         format: what they are in.
         id, context, final, symbols: as `LatticeInput`.
         pointer: to the input; None where the body is the content, which may hold several lattices.
         content_pointer: to the content in the input.
     """
 
-    content: bytes | dict[str, Any]
+    content: bytes | str | dict[str, Any]
     format: LatticeFormat
     id: str | None = None
     context: tuple[str, ...] = ()
@@ -101,13 +101,13 @@ class CheckedLattice:
 
 def source_of(position: int, sent: LatticeInput) -> LatticeSource:
     """One entry of a request's `lattices`."""
-    content: bytes | dict[str, Any]
+    content: bytes | str | dict[str, Any]
     if sent.lattice is not None:
         content, at = sent.lattice, "/lattice"
     elif sent.text is not None:
         content, at = sent.text.encode(), "/text"
     else:
-        content, at = _decoded(sent.base64 or ""), "/base64"
+        content, at = sent.base64 or "", "/base64"
     return LatticeSource(
         content,
         LATTICE_FORMATS[sent.format or "k2-json"],
@@ -140,10 +140,15 @@ def prepare_lattices(sources: Sequence[LatticeSource], rules: LatticeRules) -> l
 
 
 def _decoded(text: str) -> bytes:
+    """The bytes; lines may be broken, as many encoders do.
+
+    Raises:
+        LatticeError: it is no base64.
+    """
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return b""  # no format reads that, and each says so at its place
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise LatticeError(f"is no base64 ({error}); need the file's bytes in it") from None
 
 
 def _read(source: LatticeSource, rules: LatticeRules) -> list[Lattice]:
@@ -153,7 +158,9 @@ def _read(source: LatticeSource, rules: LatticeRules) -> list[Lattice]:
     if isinstance(source.content, dict):
         lattices = k2_json.from_record(source.content, options)
     else:
-        lattices = source.format.read(unpacked(source.content, rules.max_bytes), options)
+        content = source.content
+        data = _decoded(content) if isinstance(content, str) else content
+        lattices = source.format.read(unpacked(data, rules.max_bytes), options)
     most = MAX_LATTICES if source.pointer is None else 1
     if len(lattices) > most:
         raise LatticeError(f"got {len(lattices)} lattices in one; need at most {most}")

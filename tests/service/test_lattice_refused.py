@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tracemalloc
+from base64 import b64decode, encodebytes
 
 import pytest
 
@@ -11,7 +12,7 @@ from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
 from tests.fakes import fake_loaded
 from tests.service.serving import Json, request, running
 from tests.service.test_errors import check_problem
-from tests.service.test_lattice import PATH, SLF, post
+from tests.service.test_lattice import PATH, SLF, lattice_of, post, sent_as
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +110,21 @@ async def test_none_is_a_word_in_lists_and_no_value_elsewhere(word: str) -> None
     assert (said.status_code, differs.status_code) == (200, 200)
     first, second = (one.json()["results"][0]["hypotheses"][0] for one in (said, differs))
     assert first["components"]["lm"] != second["components"]["lm"]
+
+
+async def test_base64_may_have_lines_and_what_is_none_is_said() -> None:
+    sent = sent_as("k2-safetensors", lattice_of())
+    broken = sent | {"base64": encodebytes(b64decode(sent["base64"])).decode()}
+    assert broken["base64"].count("\n") > 3
+    async with running() as (client, _):
+        both = await post(client, broken, sent | {"base64": "no base64!"})
+        alone = await post(client, sent | {"base64": "abc"})
+    good, bad = both.json()["results"]
+    assert good["hypotheses"]
+    assert bad["error"]["detail"].startswith("is no base64 (")
+    assert bad["error"]["errors"][0]["pointer"] == "/lattices/1/base64"
+    problem = check_problem(alone, 422, "invalid_lattice")
+    assert problem["errors"][0]["pointer"] == "/lattices/0/base64"
 
 
 async def test_an_empty_lattice_of_an_archive_fails_in_its_place() -> None:
