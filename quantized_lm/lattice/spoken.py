@@ -128,7 +128,7 @@ def _own_scores(lattice: Lattice, weights: ArcWeights) -> Floats:
 
 
 def _numbered(lattice: Lattice, silence: Collection[str]) -> tuple[Ints, list[str]]:
-    """(V,) the number of each word on an arc, and the words by number."""
+    """(V,) the number of each word on an arc, and the words by number; each word has one number."""
     ids, inverse = np.unique(lattice.words.values, return_inverse=True)
     if len(ids) and lattice.symbols is None:
         raise LatticeError(
@@ -137,11 +137,13 @@ def _numbered(lattice: Lattice, silence: Collection[str]) -> tuple[Ints, list[st
     words = [""]
     number_of = np.zeros(len(ids), np.int32)
     table = lattice.symbols or {}
+    known: dict[str, int] = {}  # a table may have a word under several ids
     for position, word in enumerate(ids.tolist()):
         symbol = table[word]
         if is_word(symbol) and symbol not in silence:
-            number_of[position] = len(words)
-            words.append(symbol)
+            number_of[position] = known.setdefault(symbol, len(words))
+            if known[symbol] == len(words):
+                words.append(symbol)
     return number_of[inverse], words
 
 

@@ -1,9 +1,9 @@
 """HTK's Standard Lattice Format, with words on nodes or on links.
 
-A link has the word of the node that it enters; !NULL is none. A word on the start node, which no
-link enters, is on an arc before it. With dir=b it has the word of the node that it leaves, whose
-time is where the word begins; a word on the end node is on an arc behind it. Times count in units
-of `tscale` seconds.
+A link has the word of the node that it enters; !NULL and <eps> are none. A word on the start node,
+which no link enters, is on an arc before it. With dir=b it has the word of the node that it leaves,
+whose time is where the word begins; a word on the end node is on an arc behind it. Times count in
+units of `tscale` seconds.
 
 Scores are logs, of `base` where the file gives one. am is `a` of the link, or of the node with its
 word; graph is l + r * prscale / lmscale, with `n` for an `l` that is not there: times lmscale it is
@@ -27,6 +27,7 @@ from quantized_lm.lattice.formats.base import Places, ReadOptions, require_count
 from quantized_lm.lattice.formats.labels import Words, words_to_ids
 from quantized_lm.lattice.formats.numbers import parse_floats, parse_ints
 from quantized_lm.lattice.lattice import Column, Lattice, Ragged
+from quantized_lm.lattice.symbols import EPSILON
 
 NO_WORD = "!NULL"
 TIME = "time_s"
@@ -79,12 +80,14 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
     """
     try:
         lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise LatticeError("the lattice is no UTF-8 text; need HTK's SLF") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LatticeError(
+            f"line {line}: has byte 0x{data[error.start]:02x}, which is not UTF-8; convert the "
+            "file, such as with iconv -f latin1 -t utf-8"
+        ) from None
     parsed = _split(lines, options)
     header = parsed.header
-    if any("L" in fields for fields in parsed.nodes) or "SUBLAT" in header:
-        raise LatticeError("the lattice has sublattices; expand them first")
     nodes = _nodes(parsed)
     count = len(nodes.fields)
     links, places = parsed.links, Places(lines=parsed.link_lines)
@@ -135,6 +138,8 @@ def _split(lines: Sequence[str], options: ReadOptions) -> _Lines:
             parsed.header.update(_fields(line, number))
         if max(len(parsed.links), len(parsed.nodes) - 1) > options.max_arcs:
             break
+    if any("L" in fields for fields in parsed.nodes) or "SUBLAT" in parsed.header:
+        raise LatticeError("the lattice has sublattices; expand them first")
     declared = parsed.header.get("L", "")
     count = int(declared) if _is_small(declared) else len(parsed.links)
     require_count(max(count, len(parsed.links), len(parsed.nodes) - 1), options)
@@ -233,7 +238,7 @@ def _is_forward(header: Fields) -> bool:
 
 def _word(fields: Fields) -> str | None:
     word = fields.get("W")
-    return None if word == NO_WORD else word
+    return None if word in (NO_WORD, EPSILON) else word
 
 
 def _says_something(fields: Fields) -> bool:

@@ -255,6 +255,24 @@ def test_a_node_without_a_word_has_none_in_other_formats() -> None:
     assert "!NULL" not in LATTICE_FORMATS["k2-json"].write([lattice]).decode()
 
 
+def test_an_epsilon_is_no_word() -> None:
+    lattice = read(ON_NODES.replace("hello", "<eps>"))
+    assert set((lattice.symbols or {}).values()) == {"it's", "</s>"}
+    assert paths(lattice, exact)[0] == ((-1.5, -0.5), (-3.0, 0.0), "</s>")
+
+
+def test_another_encoding_is_named_with_its_place() -> None:
+    content = ON_NODES.replace("hello", "café").encode("latin-1")
+    with pytest.raises(LatticeError, match="line 9: has byte 0xe9.*iconv -f latin1 -t utf-8"):
+        HTK.read(content, ReadOptions())
+
+
+def test_sublattices_are_named_before_anything_is_counted() -> None:
+    sub = "SUBLAT=digit\n" + ON_LINKS.replace("L=3", "L=3 base=10") + ".\n"
+    with pytest.raises(LatticeError, match="sublattices; expand them first"):
+        read(sub + ON_NODES.replace("v=2", "L=digit"))
+
+
 def test_ids_come_from_the_table_that_is_given() -> None:
     symbols = {5: "hello", 6: "it's", 7: "</s>"}
     lattice = read(ON_NODES, ReadOptions(symbols=symbols))

@@ -69,6 +69,13 @@ def test_an_infinite_score_cannot_be_turned_around(weights: ArcWeights) -> None:
     assert refused.value.pointer == "/arcs/1"
 
 
+def test_a_word_has_one_number_however_many_ids_it_has() -> None:
+    lattice = chain([1], [3, 2], [4], symbols={1: "cat", 2: "dog", 3: "cat", 4: "cat"})
+    spoken = speak(lattice, fake_tokenizer(), ArcWeights())
+    assert spoken.words == ("", "cat", "dog")
+    assert spoken.word.tolist() == [1, 1, 2, 1]
+
+
 def test_words_named_as_silence_are_left_out() -> None:
     lattice = chain([1], symbols={1: "cat"})
     assert speak(lattice, fake_tokenizer(), ArcWeights(), silence={"cat"}).word.tolist() == [0]
