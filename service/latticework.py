@@ -232,10 +232,19 @@ def _limits(options: LatticeOptions) -> SearchLimits:
     )
 
 
+def _told_where_symbols_go(error: InputError) -> InputError:
+    """The error of a body that is a lattice, and so has no place for a table."""
+    return type(error)(
+        f"{error}: send application/json, with the lattice as `text` or `base64` of "
+        "/lattices/0, its `format`, and `symbols` beside them",
+        pointer=error.pointer,
+    )
+
+
 def _within(source: LatticeSource, error: InputError) -> InputError:
     """The error with its pointer into the request; text and bytes have no places to point to."""
     if source.pointer is None:
-        return error
+        return _told_where_symbols_go(error) if error.pointer == "/symbols" else error
     record = source.content if isinstance(source.content, dict) else {}
     if error.pointer == "/symbols" and "symbols" not in record:
         return relocated(error, source.pointer)

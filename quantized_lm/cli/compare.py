@@ -25,13 +25,21 @@ from quantized_lm.cli.console import command, out, print_json, progress
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
+from quantized_lm.lattice.formats import (
+    LATTICE_FORMATS,
+    LatticeFormat,
+    ReadOptions,
+    format_by_name,
+)
 from quantized_lm.lattice.lattice import Lattice
 from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice.symbols import read_symbols
 from quantized_lm.machine import processor_name
 from quantized_lm.nbest import Utterance, read_utterances
 from quantized_lm.ops import AUTO
 from quantized_lm.significance import mapsswe
 
+_FORMATS = ", ".join(LATTICE_FORMATS)
 _OF_LATTICE = "of the lattice alone"
 
 
@@ -45,6 +53,12 @@ def run(  # noqa: PLR0913 - each is an option of the command
         list[Path],
         typer.Option(help="n-best lists with `ref`, by the lattices' utterance ids; repeatable."),
     ],
+    lattice_format: Annotated[
+        str | None, typer.Option("--format", help=f"Of the lattices: {_FORMATS}. [default: suffix]")
+    ] = None,
+    symbols: Annotated[
+        Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]")
     ] = None,
@@ -62,7 +76,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass compare lattices/ --lists lists.jsonl.gz
     """
     sizes = tuple(size or (10, 100, 1000))
-    spoken = _spoken(lattices, lists)
+    given = format_by_name(lattice_format) if lattice_format is not None else None
+    reading = ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None)
+    spoken = _spoken(lattices, lists, given, reading)
     loaded = load_artifact(
         model or bundled_path(DEFAULT_MODEL), device=device, threads=threads or None
     )
@@ -83,13 +99,18 @@ def run(  # noqa: PLR0913 - each is an option of the command
     print_json(_record(comparison, loaded.name, loaded.backend))
 
 
-def _spoken(sources: Sequence[Path], lists: Sequence[Path]) -> list[Spoken]:
+def _spoken(
+    sources: Sequence[Path],
+    lists: Sequence[Path],
+    given: LatticeFormat | None,
+    reading: ReadOptions,
+) -> list[Spoken]:
     by_id = {one.id: one for path in lists for one in read_utterances(path)}
-    paths = [path for source in sources for path in lattice_files(source)]
+    paths = [path for source in sources for path in lattice_files(source, given=given)]
     found = [
         _one(lattice, by_id[lattice.utterance])
         for path in paths
-        for lattice in read_lattices(path)
+        for lattice in read_lattices(path, reading, source=given)
         if lattice.utterance in by_id
     ]
     if not found:

@@ -46,9 +46,10 @@ from quantized_lm.scored import FAILED
 
 Json = dict[str, object]
 _LIMITS = SearchLimits()
+_READING = ReadOptions()
 _LISTS = (".jsonl", ".json")
 _OF_LISTS = ("first_pass", "engine", "workers")
-_OF_LATTICES = ("symbols", "refs", "n_best", "order", "seeds", "lattice_out")
+_OF_LATTICES = ("symbols", "max_arcs", "refs", "n_best", "order", "seeds", "lattice_out")
 STOP, FIRST_PASS_STAYS = ON_ERROR = ("stop", "first-pass")
 _FORMATS = ", ".join(LATTICE_FORMATS)
 
@@ -94,6 +95,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     symbols: Annotated[
         Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
     ] = None,
+    max_arcs: Annotated[
+        int, typer.Option(min=1, help="A lattice with more arcs is refused.")
+    ] = _READING.max_arcs,
     engine: Annotated[
         str, typer.Option(help=f"Where lists are rescored without --url: {'|'.join(ENGINES)}")
     ] = LOCAL,
@@ -185,6 +189,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
                 format_by_name(lattice_format) if lattice_format is not None else None,
                 ReadOptions(
                     symbols=read_symbols(symbols) if symbols is not None else None,
+                    max_arcs=max_arcs,
                     keeps_empty=True,
                 ),
                 read_references(refs) if refs is not None else None,

@@ -58,7 +58,7 @@ def _cluster(index: int, drawing: Drawing) -> str:
     if lattice.num_arcs > MOST_ARCS:
         raise LatticeError(
             f"{drawing.title}: the lattice has {lattice.num_arcs} arcs; a drawing takes at most "
-            f"{MOST_ARCS}: prune it first"
+            f"{MOST_ARCS}"
         )
     bold = set(best_path(lattice))
     lines = [

@@ -112,6 +112,19 @@ async def test_none_is_a_word_in_lists_and_no_value_elsewhere(word: str) -> None
     assert first["components"]["lm"] != second["components"]["lm"]
 
 
+async def test_a_body_of_ids_is_told_where_its_symbols_go() -> None:
+    content = LATTICE_FORMATS["kaldi-binary"].write([lattice_of()])
+    headers = {"Content-Type": "application/x-kaldi-lattice"}
+    async with running() as (client, _):
+        response = await client.post(PATH, content=content, headers=headers)
+        entry = sent_as("kaldi-binary", lattice_of())
+        as_told = await post(client, entry)
+    problem = check_problem(response, 422, "invalid_lattice")
+    assert "send application/json, with the lattice as `text` or `base64`" in problem["detail"]
+    assert entry.keys() == {"base64", "format", "symbols"}
+    assert as_told.status_code == 200
+
+
 async def test_base64_may_have_lines_and_what_is_none_is_said() -> None:
     sent = sent_as("k2-safetensors", lattice_of())
     broken = sent | {"base64": encodebytes(b64decode(sent["base64"])).decode()}

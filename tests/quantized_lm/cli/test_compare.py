@@ -61,6 +61,21 @@ def test_the_table_the_tests_and_one_json_object(
     assert record["systems"][1]["wer"] == record["systems"][3]["wer"]
 
 
+def test_lattices_of_ids_take_their_words_from_a_table(
+    run: Command, folder: Path, tiny_run: TinyRun
+) -> None:
+    archive, words = folder / "lat.1.gz", folder / "words.txt"
+    assert run("convert", folder / "lattices", archive, "--to", "kaldi-binary",
+               "--symbols-out", words).exit_code == 0  # fmt: skip
+    given = ["--format", "kaldi-binary", "--symbols", words]
+    result = run(
+        "compare", archive, "--lists", folder / "lists.jsonl", "--model", tiny_run.artifact,
+        "--size", 1, "--lm-scale", 0.5, "--word-bonus", 0, *given,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["utterances"] == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

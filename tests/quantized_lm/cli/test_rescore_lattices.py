@@ -89,6 +89,14 @@ def test_an_archive_takes_its_words_from_a_table(run: Command, folder: Path) -> 
     assert all(1 <= len(one["hypotheses"]) <= 2 for one in records)  # type: ignore[arg-type]
 
 
+def test_the_most_arcs_of_a_lattice_may_be_said(run: Command, folder: Path) -> None:
+    target = folder.parent / "out.jsonl"
+    result = run("rescore", folder, target, "--max-arcs", "3")
+    assert result.exit_code == 2
+    assert "the lattice has 4 arcs; need at most 3" in result.stderr
+    assert run("rescore", folder, target, "--max-arcs", "4").exit_code == 0
+
+
 @pytest.mark.parametrize("lm_scale", ["20", "-20"])
 def test_the_first_pass_is_the_lattice_alone_however_many_are_wanted(
     run: Command, folder: Path, lm_scale: str
