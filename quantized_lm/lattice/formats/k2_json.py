@@ -253,8 +253,8 @@ def _column(name: str, values: object) -> Column | Ragged:
             )
     if not isinstance(values, list):
         raise LatticeError(
-            f"{name} is {reprlib.repr(values)}; need a list of one entry per arc, or nothing of "
-            f"that name beside {', '.join(_OWN)}, aux_labels and lm_scores",
+            f"{name} is {reprlib.repr(values)}; need a list of one entry per arc, as all but "
+            f"{', '.join(_OWN)} are",
             pointer=f"/{name}",
         )
     if name == "lm_scores":
