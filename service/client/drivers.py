@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
 
+from quantized_lm.errors import InputError
 from service.client.asks import Ask, ask_lattice, ask_rescore, ask_score
 from service.client.exchange import (
     Answer,
@@ -25,6 +28,7 @@ from service.client.exchange import (
     require_size,
     require_time,
 )
+from service.client.homes import Homes
 from service.client.replies import Json, LatticeReply, Reply, RescoreReply, ScoreReply
 from service.client.settings import Ambient, ClientSettings
 from service.client.stats import Stats
@@ -32,12 +36,16 @@ from service.client.stats import Stats
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=Reply)
+TransportT = TypeVar("TransportT")
 _SETTINGS = ClientSettings()
 _AMBIENT = Ambient()
 
 
 class Client:
-    """A blocking client, which several threads may use.
+    """A blocking client, which several threads may use, and forked children as well.
+
+    In a child it starts afresh, with connections of its own, nothing counted and the service taken
+    to be there.
 
     A server that trickles its answer may hold a call for longer than its deadline: with a body by
     at most the time that was left when it began, with headers without bound. `AsyncClient` ends
@@ -46,13 +54,13 @@ class Client:
     Args:
         url: of the service.
         settings: of all calls.
-        transport: stands for the network, or knows certificates and proxies; those in the
-            environment are not used.
+        transport: makes what stands for the network, or knows certificates and proxies; those in
+            the environment are not used. Called again in a forked child.
         ambient: clock and randomness.
         sleep: lets seconds pass.
 
     Raises:
-        InputError: the URL is not one of HTTP.
+        InputError: the URL is not one of HTTP, or `transport` makes nothing.
     """
 
     def __init__(
@@ -60,16 +68,16 @@ class Client:
         url: str,
         settings: ClientSettings = _SETTINGS,
         *,
-        transport: httpx.BaseTransport | None = None,
+        transport: Callable[[], httpx.BaseTransport] | None = None,
         ambient: Ambient = _AMBIENT,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._exchange = Exchange(url, settings, ambient)
+        self._exchanges = _exchanges(url, settings, ambient)
         self._clock = ambient.clock
         self._sleep = sleep
         self._probe: threading.Thread | None = None
-        limits = _limits(settings)
-        self._http = httpx.Client(transport=transport, limits=limits, trust_env=False)
+        make = _maker(transport, httpx.HTTPTransport, settings)
+        self._pools = Homes(lambda: httpx.Client(transport=make(), trust_env=False))
 
     def rescore(
         self, asked: Json | Sequence[Json], *, deadline_ms: float | None = None, **fields: Any
@@ -128,20 +136,24 @@ class Client:
 
     @property
     def stats(self) -> Stats:
-        """What has been done so far."""
+        """What has been done so far in this process."""
         return self._exchange.counts.snapshot()
 
     def close(self) -> None:
         """Close the connections; waits for a probe that is under way."""
         if self._probe is not None:
             self._probe.join()
-        self._http.close()
+        self._pools.at(os.getpid()).close()
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self._exchanges.at(os.getpid())
 
     def _run(self, steps: Steps[T]) -> T:
         came: Answer | Failure | None = None
@@ -175,7 +187,8 @@ class Client:
     def _send(self, step: Send) -> Answer | Failure:
         ends_s = self._clock() + step.timeout_s
         try:
-            with self._http.stream(**step.arguments()) as response:
+            pool = self._pools.at(os.getpid())
+            with pool.stream(**step.arguments()) as response:
                 content = bytearray()
                 for part in response.iter_bytes():
                     content += part
@@ -198,15 +211,15 @@ class AsyncClient:
         url: str,
         settings: ClientSettings = _SETTINGS,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Callable[[], httpx.AsyncBaseTransport] | None = None,
         ambient: Ambient = _AMBIENT,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._exchange = Exchange(url, settings, ambient)
+        self._exchanges = _exchanges(url, settings, ambient)
         self._sleep = sleep
         self._probes: set[asyncio.Task[None]] = set()
-        limits = _limits(settings)
-        self._http = httpx.AsyncClient(transport=transport, limits=limits, trust_env=False)
+        make = _maker(transport, httpx.AsyncHTTPTransport, settings)
+        self._pools = Homes(lambda: httpx.AsyncClient(transport=make(), trust_env=False))
 
     async def rescore(
         self, asked: Json | Sequence[Json], *, deadline_ms: float | None = None, **fields: Any
@@ -237,7 +250,7 @@ class AsyncClient:
 
     @property
     def stats(self) -> Stats:
-        """What has been done so far."""
+        """As Client.stats."""
         return self._exchange.counts.snapshot()
 
     async def aclose(self) -> None:
@@ -245,13 +258,17 @@ class AsyncClient:
         for probe in self._probes:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
-        await self._http.aclose()
+        await self._pools.at(os.getpid()).aclose()
 
     async def __aenter__(self) -> AsyncClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    @property
+    def _exchange(self) -> Exchange:
+        return self._exchanges.at(os.getpid())
 
     async def _run(self, steps: Steps[T]) -> T:
         came: Answer | Failure | None = None
@@ -281,7 +298,8 @@ class AsyncClient:
             return failure_of(error)
 
     async def _receive(self, step: Send) -> Answer:
-        async with self._http.stream(**step.arguments()) as response:
+        pool = self._pools.at(os.getpid())
+        async with pool.stream(**step.arguments()) as response:
             content = bytearray()
             async for part in response.aiter_bytes():
                 content += part
@@ -293,6 +311,32 @@ def _answer(response: httpx.Response, content: bytearray) -> Answer:
     return Answer(response.status_code, response.headers.get("Retry-After"), bytes(content))
 
 
-def _limits(settings: ClientSettings) -> httpx.Limits:
-    most = settings.max_connections
-    return httpx.Limits(max_connections=most, max_keepalive_connections=most)
+def _exchanges(url: str, settings: ClientSettings, ambient: Ambient) -> Homes[Exchange]:
+    """The policy, with the counts and the locks of each process."""
+    exchanges = Homes(lambda: Exchange(url, settings, ambient))
+    exchanges.at(os.getpid())  # a URL that is wrong is found now
+    return exchanges
+
+
+def _maker(
+    given: Callable[[], TransportT] | None,
+    default: Callable[..., TransportT],
+    settings: ClientSettings,
+) -> Callable[[], TransportT]:
+    """What makes connections.
+
+    Raises:
+        InputError: what was given makes nothing.
+    """
+    if given is None:
+        most = settings.max_connections
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+        # The certificates of the authorities take 15 ms to load: once for all homes.
+        authorities = httpx.create_ssl_context(trust_env=False)
+        return partial(default, verify=authorities, limits=limits, trust_env=False)
+    if not callable(given):
+        kind = type(given).__name__
+        raise InputError(
+            f"transport is a {kind}; need what makes one, as lambda: httpx.{kind}(...)"
+        )
+    return given

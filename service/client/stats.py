@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Stats:
-    """Counts since the client was made.
+    """Counts since the client was made, or since this process was forked.
 
     Attributes:
         calls: of rescore, rescore_lattice and score that were well formed.

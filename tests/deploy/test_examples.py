@@ -46,7 +46,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def lines(name: str, transport: httpx.BaseTransport) -> list[str]:
         module = script(EXAMPLES / f"{name}.py")
-        monkeypatch.setattr(module, "Client", functools.partial(Client, transport=transport))
+        monkeypatch.setattr(
+            module, "Client", functools.partial(Client, transport=lambda: transport)
+        )
         module.main(*(str(EXAMPLES / argument) for argument in ARGUMENTS[name]), "http://test")
         return capsys.readouterr().out.splitlines()
 

@@ -100,11 +100,11 @@ class Driven:
                 world.pause(duration_s)
 
             self._client: Client | AsyncClient = AsyncClient(
-                URL, chosen, transport=transport, ambient=ambient, sleep=pause
+                URL, chosen, transport=lambda: transport, ambient=ambient, sleep=pause
             )
         else:
             self._client = Client(
-                URL, chosen, transport=transport, ambient=ambient, sleep=world.pause
+                URL, chosen, transport=lambda: transport, ambient=ambient, sleep=world.pause
             )
 
     def rescore(self, asked: Any = LISTS, **options: Any) -> RescoreReply:

@@ -35,7 +35,7 @@ def sync_client() -> Iterator[Client]:
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(running()) as (_, app),
-        Client("http://test", transport=ThroughPortal(portal, app)) as client,
+        Client("http://test", transport=lambda: ThroughPortal(portal, app)) as client,
     ):
         yield client
 
@@ -49,7 +49,7 @@ async def async_client(
     async with running(*loaded) as (plain, app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         chosen = ClientSettings(**settings)  # type: ignore[arg-type]
-        async with AsyncClient("http://test", chosen, transport=transport) as client:
+        async with AsyncClient("http://test", chosen, transport=lambda: transport) as client:
             yield client, plain
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 
+from quantized_lm.errors import InputError
 from service.client import AsyncClient, Client, ClientSettings, RescoreReply
 from tests.service.client.driving import LISTS, OWN, reply_to, texts
 
@@ -149,3 +153,48 @@ def test_nobody_there(is_async: bool) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     (reply,) = ask(url, is_async=is_async)
     assert (texts(reply), reply.degraded) == (OWN, ("unavailable",))
+
+
+def in_child(act: Callable[[], bool]) -> bool:
+    """Whether a forked child finds so, within 5 s."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.alarm(5)
+            code = 0 if act() else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own() -> None:
+    with serving(answers) as server, Client(server.url) as client:
+        for _ in range(2):
+            assert client.rescore(LISTS).degraded == ()
+            assert in_child(lambda: client.rescore(LISTS).degraded == ())
+        assert client.rescore(LISTS).degraded == ()
+        assert server.connections == 1 + 2
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_finds_no_lock_taken_and_no_circuit_open() -> None:
+    def starts_afresh() -> bool:
+        is_answered = client.rescore(LISTS).degraded == ()
+        client.close()
+        return is_answered and client.stats.calls == 1
+
+    with serving(answers) as server, Client(server.url) as client:
+        client.rescore(LISTS)
+        exchange = client._exchange
+        for _ in range(ClientSettings().failures_to_open):
+            exchange._breaker.fail()
+        with exchange._breaker._lock, exchange.counts._lock:
+            assert in_child(starts_afresh)
+        assert client.rescore(LISTS).degraded == ("circuit_open",)
+
+
+def test_a_transport_that_cannot_be_made_anew_is_refused() -> None:
+    with pytest.raises(InputError, match="lambda: httpx.HTTPTransport"):
+        Client("http://test", transport=httpx.HTTPTransport())  # type: ignore[arg-type]

@@ -1,0 +1,36 @@
+"""What belongs to where it is used: a process, an event loop. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Homes(Generic[T]):
+    """One thing, made anew at each home that asks for it.
+
+    A forked child finds its parent's sockets, on which both would read, and its parent's locks as
+    they stood; connections cannot outlive the event loop that made them. So what was made at
+    another home is neither used nor closed, but let go of: a process that drops its copy of a
+    socket tells nobody. Several threads may ask.
+
+    Args:
+        make: makes it.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: dict[Hashable, T] = {}
+
+    def at(self, home: Hashable) -> T:
+        """That of this home, for all who ask there."""
+        made = self._made.get(home)
+        if made is None:
+            # No lock, which a child might find taken: `setdefault` and `pop` are one step each.
+            made = self._made.setdefault(home, self._make())
+            for other in list(self._made):
+                if other != home:
+                    self._made.pop(other, None)
+        return made
