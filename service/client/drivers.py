@@ -29,6 +29,7 @@ from service.client.exchange import (
     require_time,
 )
 from service.client.homes import Homes
+from service.client.pool import Pool
 from service.client.replies import Json, LatticeReply, Reply, RescoreReply, ScoreReply
 from service.client.settings import Ambient, ClientSettings
 from service.client.stats import Stats
@@ -77,7 +78,7 @@ class Client:
         self._sleep = sleep
         self._probe: threading.Thread | None = None
         make = _maker(transport, httpx.HTTPTransport, settings)
-        self._pools = Homes(lambda: httpx.Client(transport=make(), trust_env=False))
+        self._pools = Homes(lambda: Pool(httpx.Client(transport=make(), trust_env=False)))
 
     def rescore(
         self, asked: Json | Sequence[Json], *, deadline_ms: float | None = None, **fields: Any
@@ -143,7 +144,7 @@ class Client:
         """Close the connections; waits for a probe that is under way."""
         if self._probe is not None:
             self._probe.join()
-        self._pools.at(os.getpid()).close()
+        self._retire(self._pools.at(os.getpid()))
 
     def __enter__(self) -> Client:
         return self
@@ -170,9 +171,15 @@ class Client:
             return self._send(step)
         if isinstance(step, Pause):
             self._sleep(step.duration_s)
-        else:
+        elif isinstance(step, Probe):
             self._start(step)
+        else:
+            self._retire(self._pools.leave(os.getpid()))
         return None
+
+    def _retire(self, pool: Pool[httpx.Client] | None) -> None:
+        if pool is not None and pool.retire():
+            pool.http.close()
 
     def _start(self, probe: Probe) -> None:
         thread = threading.Thread(target=self._run, args=(probe.steps,), daemon=True)
@@ -185,18 +192,26 @@ class Client:
             self._probe = thread
 
     def _send(self, step: Send) -> Answer | Failure:
-        ends_s = self._clock() + step.timeout_s
         try:
             pool = self._pools.at(os.getpid())
-            with pool.stream(**step.arguments()) as response:
-                content = bytearray()
-                for part in response.iter_bytes():
-                    content += part
-                    require_size(len(content), step)
-                    require_time(ends_s - self._clock())
-                return _answer(response, content)
+            pool.enter()
+            try:
+                return self._receive(pool.http, step)
+            finally:
+                if pool.leave():
+                    pool.http.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, the decoder keeps its transcript
             return failure_of(error)
+
+    def _receive(self, http: httpx.Client, step: Send) -> Answer:
+        ends_s = self._clock() + step.timeout_s
+        with http.stream(**step.arguments()) as response:
+            content = bytearray()
+            for part in response.iter_bytes():
+                content += part
+                require_size(len(content), step)
+                require_time(ends_s - self._clock())
+            return _answer(response, content)
 
 
 class AsyncClient:
@@ -219,7 +234,7 @@ class AsyncClient:
         self._sleep = sleep
         self._probes: set[asyncio.Task[None]] = set()
         make = _maker(transport, httpx.AsyncHTTPTransport, settings)
-        self._pools = Homes(lambda: httpx.AsyncClient(transport=make(), trust_env=False))
+        self._pools = Homes(lambda: Pool(httpx.AsyncClient(transport=make(), trust_env=False)))
 
     async def rescore(
         self, asked: Json | Sequence[Json], *, deadline_ms: float | None = None, **fields: Any
@@ -258,7 +273,7 @@ class AsyncClient:
         for probe in self._probes:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
-        await self._pools.at(os.getpid()).aclose()
+        await self._retire(self._pools.at(os.getpid()))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -285,21 +300,32 @@ class AsyncClient:
             return await self._send(step)
         if isinstance(step, Pause):
             await self._sleep(step.duration_s)
-        else:
+        elif isinstance(step, Probe):
             probe = asyncio.create_task(self._run(step.steps))
             self._probes.add(probe)
             probe.add_done_callback(self._probes.discard)
+        else:
+            await self._retire(self._pools.leave(os.getpid()))
         return None
+
+    async def _retire(self, pool: Pool[httpx.AsyncClient] | None) -> None:
+        if pool is not None and pool.retire():
+            await pool.http.aclose()
 
     async def _send(self, step: Send) -> Answer | Failure:
         try:
-            return await asyncio.wait_for(self._receive(step), step.timeout_s)
+            pool = self._pools.at(os.getpid())
+            pool.enter()
+            try:
+                return await asyncio.wait_for(self._receive(pool.http, step), step.timeout_s)
+            finally:
+                if pool.leave():
+                    await pool.http.aclose()
         except Exception as error:  # noqa: BLE001 - as Client._send
             return failure_of(error)
 
-    async def _receive(self, step: Send) -> Answer:
-        pool = self._pools.at(os.getpid())
-        async with pool.stream(**step.arguments()) as response:
+    async def _receive(self, http: httpx.AsyncClient, step: Send) -> Answer:
+        async with http.stream(**step.arguments()) as response:
             content = bytearray()
             async for part in response.aiter_bytes():
                 content += part

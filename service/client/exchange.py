@@ -104,6 +104,11 @@ class Probe:
 
 
 @dataclass(frozen=True)
+class Renew:
+    """Connections to leave to whoever is using them, and to make anew for the next request."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a server said."""
 
@@ -121,7 +126,7 @@ class Failure:
     may_retry: bool
 
 
-Step = Send | Pause | Probe
+Step = Send | Pause | Probe | Renew
 Steps = Generator[Step, Answer | Failure | None, T]
 
 
@@ -132,6 +137,11 @@ class _Verdict:
     why: Missing
     may_retry: bool = False
     least_pause_s: float = 0.0
+    is_foreign: bool = False
+
+
+class _ForeignReplyError(InvalidReplyError):
+    """It is to another request: words of another utterance, however well they fit."""
 
 
 class Exchange:
@@ -202,11 +212,13 @@ class Exchange:
             if attempt > 1:
                 self.counts.add("retries")
             answer = yield self._post(ask, left_s, request_id)
-            outcome = self._judge(ask, answer)
+            outcome = self._judge(ask, answer, request_id)
             if not isinstance(outcome, _Verdict):
                 self._breaker.succeed()
                 return outcome
             failed = outcome.why
+            if outcome.is_foreign:  # and so would be all that come by that connection
+                yield Renew()
             pause_s = outcome.least_pause_s + self._jitter_s(attempt)
             left_s = deadline_s - self._ambient.clock() - pause_s
             is_last = attempt == self._settings.max_attempts
@@ -260,16 +272,21 @@ class Exchange:
             self._settings.max_reply_bytes,
         )
 
-    def _judge(self, ask: Ask[ReplyT], answer: Answer | Failure | None) -> ReplyT | _Verdict:
+    def _judge(
+        self, ask: Ask[ReplyT], answer: Answer | Failure | None, request_id: str
+    ) -> ReplyT | _Verdict:
         if not isinstance(answer, Answer):
             failure = answer or Failure(UNAVAILABLE, "no answer", may_retry=False)
             return _Verdict(Missing(failure.reason, failure.detail), failure.may_retry)
-        if answer.status != _OK:
-            return _refusal(answer)
         try:
-            return ask.read(_object(answer.content))
+            if answer.status != _OK:
+                return _refusal(answer, request_id)
+            body = _object(answer.content)
+            _require_own(body.get("id"), request_id)
+            return ask.read(body)
         except InvalidReplyError as error:
-            return _Verdict(Missing(INVALID_REPLY, str(error)))
+            is_foreign = isinstance(error, _ForeignReplyError)
+            return _Verdict(Missing(INVALID_REPLY, str(error)), is_foreign=is_foreign)
 
     def _probe(self) -> Steps[None]:
         """Ask whether the service is ready, and tell the breaker."""
@@ -318,13 +335,32 @@ def require_time(left_s: float) -> None:
         raise TimeoutError("the answer was not over in time")
 
 
-def _refusal(answer: Answer) -> _Verdict:
-    """What an answer with an error status comes to."""
+def _require_own(answered_id: object, request_id: str) -> None:
+    """Pass an answer to this request.
+
+    Raises:
+        _ForeignReplyError: it is to another, or does not say.
+    """
+    if answered_id != request_id:
+        raise _ForeignReplyError(
+            f"the answer is to request {answered_id!r}; need {request_id}: whatever stands between "
+            "must pass X-Request-ID on as it is"
+        )
+
+
+def _refusal(answer: Answer, request_id: str) -> _Verdict:
+    """What an answer with an error status comes to.
+
+    Raises:
+        _ForeignReplyError: its problem is that of another request.
+    """
     try:
-        body: Json | None = _object(answer.content)
+        body = _object(answer.content)
     except InvalidReplyError:
-        body = None
+        body = {}
     problem = problem_of(body)
+    if problem is not None and "request_id" in body:
+        _require_own(body["request_id"], request_id)
     said = problem.detail if problem is not None else "without problem details"
     detail = f"{answer.status}: {said}"
     reason = _REASONS.get(answer.status, INVALID_REPLY)

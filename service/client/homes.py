@@ -34,3 +34,7 @@ class Homes(Generic[T]):
                 if other != home:
                     self._made.pop(other, None)
         return made
+
+    def leave(self, home: Hashable) -> T | None:
+        """That of this home, if there is one; another is made for who asks next."""
+        return self._made.pop(home, None)

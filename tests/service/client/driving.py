@@ -30,6 +30,7 @@ LISTS: list[Json] = [
     {"id": "u2", "hypotheses": [{"text": "nice"}, {"text": "nice"}, {"text": ""}]},
 ]
 PROBE = "/health/ready"
+OWN_ID = "(the id of the request)"  # in a scripted answer stands for that
 
 
 @dataclass
@@ -81,9 +82,12 @@ def _come_of(result: httpx.Response | Exception, request: httpx.Request) -> http
     if isinstance(result, Exception):
         raise result
     # A response can be read once; the script may give it several times.
-    return httpx.Response(
-        result.status_code, headers=result.headers, content=result.content, request=request
-    )
+    request_id = request.headers.get("X-Request-ID", "").encode()
+    content = result.content.replace(OWN_ID.encode(), request_id)
+    headers = httpx.Headers(result.headers)
+    if "Content-Length" in headers:
+        headers["Content-Length"] = str(len(content))
+    return httpx.Response(result.status_code, headers=headers, content=content, request=request)
 
 
 class Driven:
@@ -187,20 +191,25 @@ def reply_to(lists: Sequence[Json], order: Callable[[int], Iterator[int]] | None
             for rank, place in enumerate(ranks, start=1)
         ]
         results.append({"id": one.get("id"), "degraded": [], "hypotheses": hypotheses})
-    return {"results": results, "model": "m"}
+    return {"id": OWN_ID, "results": results, "model": "m"}
 
 
 def answered(body: Any = None, status: int = 200, **headers: str) -> httpx.Response:
-    """A response; by default the one to LISTS."""
-    content = json.dumps(reply_to(LISTS) if body is None else body)
+    """A response, by default the one to LISTS; it is to the request unless it says otherwise."""
+    if body is None:
+        body = reply_to(LISTS)
+    content = json.dumps({"id": OWN_ID, **body} if isinstance(body, dict) else body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.Response(status, content=content, headers=named)
 
 
-def refused(status: int, code: str, detail: str = "no", **headers: str) -> httpx.Response:
+def refused(
+    status: int, code: str, detail: str = "no", *, request_id: str = OWN_ID, **headers: str
+) -> httpx.Response:
     """Problem details."""
     faults = [{"pointer": "/weights/x", "message": "unknown"}] if status == 422 else []
     body = {"status": status, "code": code, "detail": detail, "errors": faults}
+    body["request_id"] = request_id
     return answered(body, status, **headers)
 
 

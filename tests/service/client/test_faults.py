@@ -13,11 +13,13 @@ from tests.service.client.conftest import Drive
 from tests.service.client.driving import (
     LISTS,
     OWN,
+    OWN_ID,
     TURNED,
     Fault,
     World,
     answered,
     refused,
+    reply_to,
     texts,
 )
 
@@ -58,8 +60,16 @@ FAULTS: dict[str, tuple[httpx.Response | Exception, str, int]] = {
     "half of it": (httpx.Response(200, content=answered().content[:40]), "invalid_reply", 1),
     "nested for ever": (httpx.Response(200, content=b"[" * 200_000), "invalid_reply", 1),
     "a list": (answered([]), "invalid_reply", 1),
-    "NaN": (httpx.Response(200, content=b'{"results": NaN}'), "invalid_reply", 1),
+    "NaN": (
+        httpx.Response(200, content=b'{"id": "%b", "results": NaN}' % OWN_ID.encode()),
+        "invalid_reply",
+        1,
+    ),
     "too few results": (answered({"results": []}), "invalid_reply", 1),
+    "to another request": (answered(reply_to(LISTS) | {"id": "req_1"}), "invalid_reply", 1),
+    "to nobody": (answered(reply_to(LISTS) | {"id": None}), "invalid_reply", 1),
+    "another's refusal": (refused(422, "oov", request_id="req_1"), "invalid_reply", 1),
+    "another's 429": (refused(429, "overloaded", request_id="req_1"), "invalid_reply", 1),
 }
 
 
@@ -100,6 +110,15 @@ def test_attempts_are_of_one_request(drive: Drive) -> None:
     assert body == {"utterances": LISTS, "weights": {"lm_scale": 0.7}}
     assert {request.headers["Authorization"] for request in world.requests} == {"Bearer k"}
     assert "k" not in repr(ClientSettings(api_key="k")).split("api_key")[-1:][0][:3]
+
+
+def test_another_requests_words_never_come_back(drive: Drive) -> None:
+    scored = {"id": "req_1", "results": [{"text": "a", "log_prob": -1}]}
+    assert drive(World([answered(scored)])).score(["a"]).results[0].log_prob is None
+    found = {"id": "req_1", "results": [{"hypotheses": [{"text": "b", "score": -1}]}]}
+    reply = drive(World([answered(found)])).rescore_lattice({"arcs": []}, first_pass=["a"])
+    assert (reply.text, reply.degraded) == ("a", ("invalid_reply",))
+    assert "X-Request-ID" in reply.detail
 
 
 def test_pauses_are_random_within_a_bound_that_doubles(drive: Drive) -> None:

@@ -17,9 +17,8 @@ import pytest
 
 from quantized_lm.errors import InputError
 from service.client import AsyncClient, Client, ClientSettings, RescoreReply
-from tests.service.client.driving import LISTS, OWN, reply_to, texts
+from tests.service.client.driving import LISTS, OWN, OWN_ID, reply_to, texts
 
-CONTENT = json.dumps(reply_to(LISTS)).encode()
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 Serve = Callable[[socket.socket], None]
 
@@ -60,28 +59,34 @@ def serving(serve: Serve) -> Iterator[Server]:
         server.close()
 
 
-def read_request(connection: socket.socket) -> bool:
-    """Whether there was one."""
+def read_request(connection: socket.socket) -> bytes:
+    """Content of the answer to it; none if there was no request."""
     received = b""
     while b"\r\n\r\n" not in received:
         part = connection.recv(65536)
         if not part:
-            return False
+            return b""
         received += part
     head, _, body = received.partition(b"\r\n\r\n")
-    length = next(
-        int(line.split(b":")[1])
-        for line in head.lower().split(b"\r\n")
-        if line.startswith(b"content-length")
-    )
-    while len(body) < length:
+    lines = [line.split(b": ") for line in head.split(b"\r\n")[1:]]
+    fields = {name.lower(): value for name, value in lines}
+    while len(body) < int(fields[b"content-length"]):
         body += connection.recv(65536)
-    return True
+    reply = json.dumps(reply_to(LISTS)).encode()
+    return reply.replace(OWN_ID.encode(), fields[b"x-request-id"])
 
 
 def answers(connection: socket.socket) -> None:
-    while read_request(connection):
-        connection.sendall(HEAD % len(CONTENT) + CONTENT)
+    while content := read_request(connection):
+        connection.sendall(HEAD % len(content) + content)
+
+
+def answers_off_by_one(connection: socket.socket) -> None:
+    """Each request gets the answer to the one before it."""
+    last = b"{}"
+    while content := read_request(connection):
+        connection.sendall(HEAD % len(last) + last)
+        last = content
 
 
 def says_nothing(connection: socket.socket) -> None:
@@ -90,16 +95,16 @@ def says_nothing(connection: socket.socket) -> None:
 
 
 def trickles(connection: socket.socket) -> None:
-    read_request(connection)
-    connection.sendall(HEAD % len(CONTENT))
-    for byte in CONTENT:
+    content = read_request(connection)
+    connection.sendall(HEAD % len(content))
+    for byte in content:
         connection.sendall(bytes([byte]))
         time.sleep(0.02)
 
 
 def hangs_up(connection: socket.socket) -> None:
-    read_request(connection)
-    connection.sendall(HEAD % len(CONTENT) + CONTENT[:30])
+    content = read_request(connection)
+    connection.sendall(HEAD % len(content) + content[:30])
 
 
 async def _async(url: str, calls: int, deadline_ms: float) -> list[RescoreReply]:
@@ -137,6 +142,14 @@ def test_a_server_that_holds_back_costs_the_deadline(serve: Serve, is_async: boo
         took_s = time.monotonic() - began_s
     assert (texts(reply), reply.degraded) == (OWN, ("deadline",))
     assert took_s < 0.15 + 0.4
+
+
+@BOTH
+def test_a_connection_with_another_requests_answer_is_not_used_again(is_async: bool) -> None:
+    with serving(answers_off_by_one) as server:
+        replies = ask(server.url, is_async=is_async, calls=3)
+        assert [reply.degraded for reply in replies] == [("invalid_reply",)] * 3
+        assert server.connections == 3
 
 
 @BOTH

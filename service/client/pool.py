@@ -1,0 +1,42 @@
+"""Connections, and who uses them. Knows nothing of requests."""
+
+from __future__ import annotations
+
+import threading
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Pool(Generic[T]):
+    """A client of httpx, which whoever is done with it last has to close.
+
+    A socket must not be closed under a thread that reads from it: its number may be another's by
+    the time that thread is told.
+
+    Attributes:
+        http: the client.
+    """
+
+    def __init__(self, http: T) -> None:
+        self.http = http
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_retired = False
+
+    def enter(self) -> None:
+        """Use it."""
+        with self._lock:
+            self._users += 1
+
+    def leave(self) -> bool:
+        """Use it no more; whether it is to be closed."""
+        with self._lock:
+            self._users -= 1
+            return self._is_retired and not self._users
+
+    def retire(self) -> bool:
+        """Have it closed by its last user; whether there is none."""
+        with self._lock:
+            self._is_retired = True
+            return not self._users
