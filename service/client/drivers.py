@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +27,7 @@ from service.client.exchange import (
     require_size,
     require_time,
 )
-from service.client.homes import Homes
+from service.client.homes import Homes, this_loop, this_process
 from service.client.pool import Pool
 from service.client.replies import Json, LatticeReply, Reply, RescoreReply, ScoreReply
 from service.client.settings import Ambient, ClientSettings
@@ -144,7 +143,7 @@ class Client:
         """Close the connections; waits for a probe that is under way."""
         if self._probe is not None:
             self._probe.join()
-        self._retire(self._pools.at(os.getpid()))
+        self._retire(self._pools.at(this_process()))
 
     def __enter__(self) -> Client:
         return self
@@ -154,7 +153,7 @@ class Client:
 
     @property
     def _exchange(self) -> Exchange:
-        return self._exchanges.at(os.getpid())
+        return self._exchanges.at(this_process())
 
     def _run(self, steps: Steps[T]) -> T:
         came: Answer | Failure | None = None
@@ -172,28 +171,18 @@ class Client:
         if isinstance(step, Pause):
             self._sleep(step.duration_s)
         elif isinstance(step, Probe):
-            self._start(step)
+            self._probe = _beside(partial(self._run, step.steps), step)
         else:
-            self._retire(self._pools.leave(os.getpid()))
+            self._retire(self._pools.leave(this_process()))
         return None
 
     def _retire(self, pool: Pool[httpx.Client] | None) -> None:
         if pool is not None and pool.retire():
             pool.http.close()
 
-    def _start(self, probe: Probe) -> None:
-        thread = threading.Thread(target=self._run, args=(probe.steps,), daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:  # no threads left, or the interpreter is ending
-            logger.warning("the service is not probed: %s", error)
-            probe.give_up()
-        else:
-            self._probe = thread
-
     def _send(self, step: Send) -> Answer | Failure:
         try:
-            pool = self._pools.at(os.getpid())
+            pool = self._pools.at(this_process())
             pool.enter()
             try:
                 return self._receive(pool.http, step)
@@ -215,7 +204,11 @@ class Client:
 
 
 class AsyncClient:
-    """The same on an asyncio event loop. See `Client` for arguments and methods.
+    """The same on asyncio event loops. See `Client` for arguments and methods.
+
+    Connections are kept for as long as the loop that made them: a loop to each call, as of
+    `asyncio.run`, means a connection to each call, which is left to the garbage collector unless
+    `aclose` was awaited on that loop.
 
     Args:
         sleep: lets seconds pass.
@@ -232,7 +225,7 @@ class AsyncClient:
     ) -> None:
         self._exchanges = _exchanges(url, settings, ambient)
         self._sleep = sleep
-        self._probes: set[asyncio.Task[None]] = set()
+        self._probe: threading.Thread | None = None
         make = _maker(transport, httpx.AsyncHTTPTransport, settings)
         self._pools = Homes(lambda: Pool(httpx.AsyncClient(transport=make(), trust_env=False)))
 
@@ -269,11 +262,8 @@ class AsyncClient:
         return self._exchange.counts.snapshot()
 
     async def aclose(self) -> None:
-        """Close the connections; a probe that is under way is given up."""
-        for probe in self._probes:
-            probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
-        await self._retire(self._pools.at(os.getpid()))
+        """Close the connections of this loop; a probe that is under way ends by itself."""
+        await self._retire(self._pools.at(this_loop()))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -283,7 +273,7 @@ class AsyncClient:
 
     @property
     def _exchange(self) -> Exchange:
-        return self._exchanges.at(os.getpid())
+        return self._exchanges.at(this_process())
 
     async def _run(self, steps: Steps[T]) -> T:
         came: Answer | Failure | None = None
@@ -301,12 +291,21 @@ class AsyncClient:
         if isinstance(step, Pause):
             await self._sleep(step.duration_s)
         elif isinstance(step, Probe):
-            probe = asyncio.create_task(self._run(step.steps))
-            self._probes.add(probe)
-            probe.add_done_callback(self._probes.discard)
+            self._probe = _beside(partial(self._run_apart, step.steps), step)
         else:
-            await self._retire(self._pools.leave(os.getpid()))
+            await self._retire(self._pools.leave(this_loop()))
         return None
+
+    def _run_apart(self, steps: Steps[None]) -> None:
+        """On a loop of its own: the caller's may end with its call."""
+
+        async def run() -> None:
+            try:
+                await self._run(steps)
+            finally:
+                await self._retire(self._pools.leave(this_loop()))
+
+        asyncio.run(run())
 
     async def _retire(self, pool: Pool[httpx.AsyncClient] | None) -> None:
         if pool is not None and pool.retire():
@@ -314,7 +313,7 @@ class AsyncClient:
 
     async def _send(self, step: Send) -> Answer | Failure:
         try:
-            pool = self._pools.at(os.getpid())
+            pool = self._pools.at(this_loop())
             pool.enter()
             try:
                 return await asyncio.wait_for(self._receive(pool.http, step), step.timeout_s)
@@ -333,6 +332,26 @@ class AsyncClient:
             return _answer(response, content)
 
 
+def _beside(work: Callable[[], None], probe: Probe) -> threading.Thread | None:
+    """Do what a probe takes on a thread, which nobody waits for."""
+
+    def do() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - a probe that never ends would be the last one
+            logger.warning("the service is not probed: %s", error)
+            probe.give_up()
+
+    thread = threading.Thread(target=do, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # no threads left, or the interpreter is ending
+        logger.warning("the service is not probed: %s", error)
+        probe.give_up()
+        return None
+    return thread
+
+
 def _answer(response: httpx.Response, content: bytearray) -> Answer:
     return Answer(response.status_code, response.headers.get("Retry-After"), bytes(content))
 
@@ -340,7 +359,7 @@ def _answer(response: httpx.Response, content: bytearray) -> Answer:
 def _exchanges(url: str, settings: ClientSettings, ambient: Ambient) -> Homes[Exchange]:
     """The policy, with the counts and the locks of each process."""
     exchanges = Homes(lambda: Exchange(url, settings, ambient))
-    exchanges.at(os.getpid())  # a URL that is wrong is found now
+    exchanges.at(this_process())  # a URL that is wrong is found now
     return exchanges
 
 

@@ -133,16 +133,8 @@ class Driven:
 
     def let_probe_end(self) -> None:
         """Wait for a probe that is under way."""
-        if isinstance(self._client, Client):
-            if self._client._probe is not None:
-                self._client._probe.join()
-        else:
-            client = self._client
-
-            async def ended() -> None:
-                await asyncio.gather(*client._probes)
-
-            self._done(ended)
+        if self._client._probe is not None:
+            self._client._probe.join()
 
     def close(self) -> None:
         """Close the client."""

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Coroutine
 
 import httpx
 import pytest
 
+from service.client import Ambient, AsyncClient, ClientSettings
 from service.client.breaker import CircuitBreaker
 from tests.service.client.conftest import Drive
-from tests.service.client.driving import OWN, TURNED, Driven, World, answered, refused, texts
+from tests.service.client.driving import (
+    LISTS,
+    OWN,
+    TURNED,
+    URL,
+    Driven,
+    World,
+    answered,
+    refused,
+    texts,
+)
 
 AWAY = httpx.ConnectError("refused")
 READY = httpx.Response(200)
@@ -92,22 +105,55 @@ def test_a_service_that_is_ready_and_does_not_answer_is_given_one_call(drive: Dr
 
 
 def test_a_thread_that_cannot_be_had_is_a_probe_that_failed(
-    monkeypatch: pytest.MonkeyPatch,
+    drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_thread(_: threading.Thread) -> None:
+    def cannot(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     world = World([AWAY, answered()], probes=[READY])
-    with Driven(world, is_async=False, failures_to_open=1, max_attempts=1, open_s=5) as client:
+    client = drive(world, failures_to_open=1, max_attempts=1, open_s=5)
+    client.rescore()
+    world.now_s += 5
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        assert client.rescore().degraded == ("circuit_open",)
+    world.now_s += 5
+    client.rescore()
+    client.let_probe_end()
+    assert texts(client.rescore()) == TURNED
+
+
+def test_nor_is_one_without_an_event_loop_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(main: Coroutine[object, object, None]) -> None:
+        main.close()
+        raise OSError(24, "Too many open files")
+
+    world = World([AWAY, answered()], probes=[READY])
+    with Driven(world, is_async=True, failures_to_open=1, max_attempts=1, open_s=5) as client:
         client.rescore()
-        world.now_s += 5
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", no_thread)
+        for run in (cannot, asyncio.run):
+            monkeypatch.setattr(asyncio, "run", run)
+            world.now_s += 5
             assert client.rescore().degraded == ("circuit_open",)
-        world.now_s += 5
-        client.rescore()
-        client.let_probe_end()
+            client.let_probe_end()
         assert texts(client.rescore()) == TURNED
+
+
+def test_it_closes_again_for_who_has_an_event_loop_to_each_call() -> None:
+    world = World([AWAY, answered()], probes=[READY])
+    client = AsyncClient(
+        URL,
+        ClientSettings(failures_to_open=1, max_attempts=1, open_s=5),
+        transport=lambda: httpx.MockTransport(world.answer),
+        ambient=Ambient(clock=lambda: world.now_s),
+    )
+    replies = [asyncio.run(client.rescore(LISTS))]
+    world.now_s += 5
+    replies.append(asyncio.run(client.rescore(LISTS)))
+    assert client._probe is not None
+    client._probe.join()
+    replies.append(asyncio.run(client.rescore(LISTS)))
+    assert [one.degraded for one in replies] == [("unavailable",), ("circuit_open",), ()]
 
 
 def test_one_probe_at_a_time() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -166,6 +167,31 @@ def test_nobody_there(is_async: bool) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     (reply,) = ask(url, is_async=is_async)
     assert (texts(reply), reply.degraded) == (OWN, ("unavailable",))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_event_loop_to_each_call_is_a_connection_to_each_call() -> None:
+    with serving(answers) as server:
+        client = AsyncClient(server.url)
+        replies = [asyncio.run(client.rescore(LISTS)) for _ in range(4)]
+        assert [reply.degraded for reply in replies] == [()] * 4
+        assert (client.stats.retries, server.connections) == (0, 4)
+        del client
+        gc.collect()  # finds the sockets of loops that are gone, within this test
+
+
+def test_each_of_several_event_loops_keeps_its_connection() -> None:
+    with (
+        serving(answers) as server,
+        contextlib.closing(asyncio.new_event_loop()) as one,
+        contextlib.closing(asyncio.new_event_loop()) as other,
+    ):
+        client = AsyncClient(server.url)
+        for loop in (one, other, one, other):
+            assert loop.run_until_complete(client.rescore(LISTS)).degraded == ()
+        assert server.connections == 2
+        for loop in (one, other):
+            loop.run_until_complete(client.aclose())
 
 
 def in_child(act: Callable[[], bool]) -> bool:
