@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import httpx
 
-from quantized_lm.errors import InputError
 from service.client.asks import Ask, ask_lattice, ask_rescore, ask_score
 from service.client.exchange import (
     Answer,
@@ -28,15 +27,16 @@ from service.client.exchange import (
     require_time,
 )
 from service.client.homes import Homes, this_loop, this_process
-from service.client.pool import Pool
+from service.client.pool import Pool, maker
 from service.client.replies import Json, LatticeReply, Reply, RescoreReply, ScoreReply
 from service.client.settings import Ambient, ClientSettings
 from service.client.stats import Stats
+from service.client.time_left import TimeLeft
+from service.client.workers import Workers
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=Reply)
-TransportT = TypeVar("TransportT")
 _SETTINGS = ClientSettings()
 _AMBIENT = Ambient()
 
@@ -47,9 +47,10 @@ class Client:
     In a child it starts afresh, with connections of its own, nothing counted and the service taken
     to be there.
 
-    A server that trickles its answer may hold a call for longer than its deadline: with a body by
-    at most the time that was left when it began, with headers without bound. `AsyncClient` ends
-    such a call at its deadline.
+    At the deadline a call is over whatever it waits for, a name server included; only to write the
+    JSON of a request and to read that of an answer takes what it takes. A thread that is left with
+    a name, with addresses of which none answers or with headers that trickle in has one of
+    `max_connections` until it ends, and keeps neither `close` nor the interpreter waiting.
 
     Args:
         url: of the service.
@@ -76,7 +77,8 @@ class Client:
         self._clock = ambient.clock
         self._sleep = sleep
         self._probe: threading.Thread | None = None
-        make = _maker(transport, httpx.HTTPTransport, settings)
+        self._workers = Homes(Workers)
+        make = maker(transport, httpx.HTTPTransport, settings)
         self._pools = Homes(lambda: Pool(httpx.Client(transport=make(), trust_env=False)))
 
     def rescore(
@@ -143,6 +145,7 @@ class Client:
         """Close the connections; waits for a probe that is under way."""
         if self._probe is not None:
             self._probe.join()
+        self._workers.at(this_process()).close()
         self._retire(self._pools.at(this_process()))
 
     def __enter__(self) -> Client:
@@ -181,20 +184,28 @@ class Client:
             pool.http.close()
 
     def _send(self, step: Send) -> Answer | Failure:
+        ends_s = self._clock() + step.timeout_s
+        try:
+            workers = self._workers.at(this_process())
+            return workers.within(lambda: self._exchanged(step, ends_s), step.timeout_s)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the decoder keeps its transcript
+            return failure_of(error)
+
+    def _exchanged(self, step: Send, ends_s: float) -> Answer | Failure:
         try:
             pool = self._pools.at(this_process())
             pool.enter()
             try:
-                return self._receive(pool.http, step)
+                return self._receive(pool.http, step, ends_s)
             finally:
                 if pool.leave():
                     pool.http.close()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the decoder keeps its transcript
+        except Exception as error:  # noqa: BLE001 - as above
             return failure_of(error)
 
-    def _receive(self, http: httpx.Client, step: Send) -> Answer:
-        ends_s = self._clock() + step.timeout_s
-        with http.stream(**step.arguments()) as response:
+    def _receive(self, http: httpx.Client, step: Send, ends_s: float) -> Answer:
+        timeouts = TimeLeft(ends_s, step.connect_timeout_s, self._clock)
+        with http.stream(**step.arguments(), extensions={"timeout": timeouts}) as response:
             content = bytearray()
             for part in response.iter_bytes():
                 content += part
@@ -208,7 +219,8 @@ class AsyncClient:
 
     Connections are kept for as long as the loop that made them: a loop to each call, as of
     `asyncio.run`, means a connection to each call, which is left to the garbage collector unless
-    `aclose` was awaited on that loop.
+    `aclose` was awaited on that loop. Where a name server says nothing the call is over at its
+    deadline, but `asyncio.run` itself waits for that thread at its end.
 
     Args:
         sleep: lets seconds pass.
@@ -226,7 +238,7 @@ class AsyncClient:
         self._exchanges = _exchanges(url, settings, ambient)
         self._sleep = sleep
         self._probe: threading.Thread | None = None
-        make = _maker(transport, httpx.AsyncHTTPTransport, settings)
+        make = maker(transport, httpx.AsyncHTTPTransport, settings)
         self._pools = Homes(lambda: Pool(httpx.AsyncClient(transport=make(), trust_env=False)))
 
     async def rescore(
@@ -361,27 +373,3 @@ def _exchanges(url: str, settings: ClientSettings, ambient: Ambient) -> Homes[Ex
     exchanges = Homes(lambda: Exchange(url, settings, ambient))
     exchanges.at(this_process())  # a URL that is wrong is found now
     return exchanges
-
-
-def _maker(
-    given: Callable[[], TransportT] | None,
-    default: Callable[..., TransportT],
-    settings: ClientSettings,
-) -> Callable[[], TransportT]:
-    """What makes connections.
-
-    Raises:
-        InputError: what was given makes nothing.
-    """
-    if given is None:
-        most = settings.max_connections
-        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
-        # The certificates of the authorities take 15 ms to load: once for all homes.
-        authorities = httpx.create_ssl_context(trust_env=False)
-        return partial(default, verify=authorities, limits=limits, trust_env=False)
-    if not callable(given):
-        kind = type(given).__name__
-        raise InputError(
-            f"transport is a {kind}; need what makes one, as lambda: httpx.{kind}(...)"
-        )
-    return given

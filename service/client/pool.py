@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
+
+import httpx
+
+from quantized_lm.errors import InputError
+from service.client.settings import ClientSettings
 
 T = TypeVar("T")
 
@@ -40,3 +47,27 @@ class Pool(Generic[T]):
         with self._lock:
             self._is_retired = True
             return not self._users
+
+
+def maker(
+    given: Callable[[], T] | None,
+    default: Callable[..., T],
+    settings: ClientSettings,
+) -> Callable[[], T]:
+    """What makes connections.
+
+    Raises:
+        InputError: what was given makes nothing.
+    """
+    if given is None:
+        most = settings.max_connections
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+        # The certificates of the authorities take 15 ms to load: once for all homes.
+        authorities = httpx.create_ssl_context(trust_env=False)
+        return partial(default, verify=authorities, limits=limits, trust_env=False)
+    if not callable(given):
+        kind = type(given).__name__
+        raise InputError(
+            f"transport is a {kind}; need what makes one, as lambda: httpx.{kind}(...)"
+        )
+    return given

@@ -22,7 +22,7 @@ class ClientSettings:
         deadline_ms: of a call that names none; retries and pauses included.
         network_allowance_ms: kept back from the deadline that the service is told, for the way of
             the answer. A call with less left is not sent.
-        connect_timeout_ms: for a connection to be made, within the deadline.
+        connect_timeout_ms: for a connection to one address, within the deadline.
         max_attempts: of one call.
         backoff_ms: the pause before attempt k + 1 is random in 0 to backoff_ms * 2 ** (k - 1).
         max_backoff_ms: bound of that range.

@@ -42,6 +42,7 @@ class World:
         now_s: the time.
         chance: what every random number is.
         requests: all that were sent, probes apart.
+        timeouts: of each of them, as it was sent.
         pauses: all that were made.
         probes: what comes of each probe.
     """
@@ -50,6 +51,7 @@ class World:
     now_s: float = 100.0
     chance: float = 0.0
     requests: list[httpx.Request] = field(default_factory=list)
+    timeouts: list[dict[str, float]] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
     probes: list[httpx.Response | Exception] = field(default_factory=list)
 
@@ -59,6 +61,7 @@ class World:
             return _come_of(self.probes.pop(0), request)
         step = self.script[min(len(self.requests), len(self.script) - 1)]
         self.requests.append(request)
+        self.timeouts.append(dict(request.extensions["timeout"]))
         if isinstance(step, Fault):
             self.now_s += step.takes_s
             step = step.result

@@ -103,6 +103,13 @@ def trickles(connection: socket.socket) -> None:
         time.sleep(0.02)
 
 
+def trickles_its_head(connection: socket.socket) -> None:
+    content = read_request(connection)
+    for byte in HEAD % len(content):
+        connection.sendall(bytes([byte]))
+        time.sleep(0.02)
+
+
 def hangs_up(connection: socket.socket) -> None:
     content = read_request(connection)
     connection.sendall(HEAD % len(content) + content[:30])
@@ -135,7 +142,7 @@ def test_a_connection_is_kept(is_async: bool) -> None:
 
 @BOTH
 @pytest.mark.real_clock
-@pytest.mark.parametrize("serve", [says_nothing, trickles])
+@pytest.mark.parametrize("serve", [says_nothing, trickles, trickles_its_head])
 def test_a_server_that_holds_back_costs_the_deadline(serve: Serve, is_async: bool) -> None:
     with serving(serve) as server:
         began_s = time.monotonic()
@@ -143,6 +150,45 @@ def test_a_server_that_holds_back_costs_the_deadline(serve: Serve, is_async: boo
         took_s = time.monotonic() - began_s
     assert (texts(reply), reply.degraded) == (OWN, ("deadline",))
     assert took_s < 0.15 + 0.4
+
+
+@pytest.mark.real_clock
+def test_all_phases_of_a_call_end_at_its_deadline() -> None:
+    took_s: list[float] = []
+
+    def call() -> None:
+        began_s = time.monotonic()
+        assert client.rescore(LISTS).degraded == ("deadline",)
+        took_s.append(time.monotonic() - began_s)
+
+    settings = ClientSettings(deadline_ms=200, max_connections=1)
+    with serving(says_nothing) as server, Client(server.url, settings) as client:
+        callers = [threading.Thread(target=call) for _ in range(3)]
+        for caller in callers:  # one has the connection, the others wait for it
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert max(took_s) < 0.2 + 0.15
+
+
+@pytest.mark.real_clock
+def test_a_name_server_that_says_nothing_costs_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has_ended = threading.Event()
+
+    def look_up(*_: object, **__: object) -> None:
+        has_ended.wait(5)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    began_s = time.monotonic()
+    with Client("http://service.test", ClientSettings(deadline_ms=100)) as client:
+        reply = client.rescore(LISTS)
+    took_s = time.monotonic() - began_s
+    has_ended.set()
+    assert (texts(reply), reply.degraded) == (OWN, ("deadline",))
+    assert took_s < 0.1 + 0.4
 
 
 @BOTH
