@@ -176,8 +176,14 @@ class Client:
         elif isinstance(step, Probe):
             self._probe = _beside(partial(self._run, step.steps), step)
         else:
-            self._retire(self._pools.leave(this_process()))
+            self._renew()
         return None
+
+    def _renew(self) -> None:
+        try:
+            self._retire(self._pools.leave(this_process()))
+        except Exception as error:  # noqa: BLE001 - as in _send
+            logger.warning("connections are not closed: %s", error)
 
     def _retire(self, pool: Pool[httpx.Client] | None) -> None:
         if pool is not None and pool.retire():
@@ -305,8 +311,14 @@ class AsyncClient:
         elif isinstance(step, Probe):
             self._probe = _beside(partial(self._run_apart, step.steps), step)
         else:
-            await self._retire(self._pools.leave(this_loop()))
+            await self._renew()
         return None
+
+    async def _renew(self) -> None:
+        try:
+            await self._retire(self._pools.leave(this_loop()))
+        except Exception as error:  # noqa: BLE001 - as Client._send
+            logger.warning("connections are not closed: %s", error)
 
     def _run_apart(self, steps: Steps[None]) -> None:
         """On a loop of its own: the caller's may end with its call."""

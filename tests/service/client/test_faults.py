@@ -121,6 +121,20 @@ def test_another_requests_words_never_come_back(drive: Drive) -> None:
     assert "X-Request-ID" in reply.detail
 
 
+def test_connections_that_cannot_be_closed_cost_no_transcript(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(_: object) -> None:
+        raise OSError("cannot")
+
+    client = drive(World([answered({"id": "req_1"}), answered()]))
+    with monkeypatch.context() as patch:
+        for name in ("close", "aclose"):
+            patch.setattr(httpx.MockTransport, name, close)
+        assert client.rescore().degraded == ("invalid_reply",)
+    assert texts(client.rescore()) == TURNED
+
+
 def test_pauses_are_random_within_a_bound_that_doubles(drive: Drive) -> None:
     world = World([DROPPED], chance=0.5)
     drive(world, backoff_ms=100, max_backoff_ms=300, max_attempts=5, deadline_ms=60_000).rescore()
