@@ -49,6 +49,15 @@ def request_id_of(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
+def call_id_of(headers: Headers) -> str | None:
+    """What is echoed to the client as it is, if it could be a request's id.
+
+    A proxy may put its own id in the place of a request's, which then tells a client nothing.
+    """
+    given = headers.get("x-call-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else None
+
+
 class TextLines(logging.Formatter):
     """Lines for a terminal."""
 

@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import UnsupportedMediaTypeError
-from service.logs import REQUEST, RequestIds, RequestLog, request_id_of
+from service.logs import REQUEST, RequestIds, RequestLog, call_id_of, request_id_of
 from service.loop_lag import LoopLag
 from service.metrics import OTHER_MODEL, Metrics
 from service.request_bodies import BodyLimits, HeldBodies, RequestBody
@@ -85,7 +85,7 @@ class Envelope:
             return
         started_s = self._clock()
         headers = Headers(scope=scope)
-        request_id = request_id_of(headers)
+        request_id, call_id = request_id_of(headers), call_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         scope["state"]["received_s"] = started_s - 2 * self._lag.of_request_s()
         span = self._span(scope, headers)
@@ -96,7 +96,10 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                told = MutableHeaders(scope=message)
+                told["X-Request-ID"] = request_id
+                if call_id is not None:
+                    told["X-Call-ID"] = call_id
             await send(message)
 
         body = self._body(scope, headers, receive)

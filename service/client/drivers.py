@@ -377,7 +377,10 @@ def _beside(work: Callable[[], None], probe: Probe) -> threading.Thread | None:
 
 
 def _answer(response: httpx.Response, content: bytearray) -> Answer:
-    return Answer(response.status_code, response.headers.get("Retry-After"), bytes(content))
+    headers = response.headers
+    return Answer(
+        response.status_code, headers.get("Retry-After"), bytes(content), headers.get("X-Call-ID")
+    )
 
 
 def _exchanges(url: str, settings: ClientSettings, ambient: Ambient) -> Homes[Exchange]:

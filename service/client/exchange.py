@@ -110,11 +110,16 @@ class Renew:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said."""
+    """What a server said.
+
+    Attributes:
+        call_id: to which call, where it says so in a header.
+    """
 
     status: int
     retry_after: str | None
     content: bytes
+    call_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +257,7 @@ class Exchange:
         headers = {
             "Content-Type": "application/json",
             "X-Request-ID": request_id,
+            "X-Call-ID": request_id,  # which no proxy puts its own in place of
             "X-Request-Timeout-Ms": str(int(self._told_ms(left_s))),
         }
         return self._send("POST", ask.path, ask.body, left_s, headers)
@@ -282,7 +288,7 @@ class Exchange:
             if answer.status != _OK:
                 return _refusal(answer, request_id)
             body = _object(answer.content)
-            _require_own(body.get("id"), request_id)
+            _require_own(answer.call_id or body.get("id"), request_id)
             return ask.read(body)
         except InvalidReplyError as error:
             is_foreign = isinstance(error, _ForeignReplyError)
@@ -344,7 +350,7 @@ def _require_own(answered_id: object, request_id: str) -> None:
     if answered_id != request_id:
         raise _ForeignReplyError(
             f"the answer is to request {answered_id!r}; need {request_id}: whatever stands between "
-            "must pass X-Request-ID on as it is"
+            "must pass X-Request-ID or X-Call-ID on as it is"
         )
 
 
@@ -360,7 +366,7 @@ def _refusal(answer: Answer, request_id: str) -> _Verdict:
         body = {}
     problem = problem_of(body)
     if problem is not None and "request_id" in body:
-        _require_own(body["request_id"], request_id)
+        _require_own(answer.call_id or body["request_id"], request_id)
     said = problem.detail if problem is not None else "without problem details"
     detail = f"{answer.status}: {said}"
     reason = _REASONS.get(answer.status, INVALID_REPLY)

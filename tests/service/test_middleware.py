@@ -32,6 +32,16 @@ async def test_any_other_request_id_is_replaced(given: str) -> None:
     assert response.headers["X-Request-ID"].startswith("req_")
 
 
+async def test_the_id_of_a_call_is_echoed_beside_that_of_the_request() -> None:
+    async with running() as (client, _):
+        named = {"X-Request-ID": "of-a-proxy", "X-Call-ID": "mine"}
+        response = await client.get("/health/live", headers=named)
+        assert response.headers["X-Request-ID"] == "of-a-proxy"
+        assert response.headers["X-Call-ID"] == "mine"
+        for given in ({}, {"X-Call-ID": "a b"}):
+            assert "X-Call-ID" not in (await client.get("/nowhere", headers=given)).headers
+
+
 async def test_the_event_loop_answers_while_the_engine_works() -> None:
     model = TableModel()
     model.gate.clear()

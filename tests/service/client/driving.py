@@ -85,9 +85,10 @@ def _come_of(result: httpx.Response | Exception, request: httpx.Request) -> http
     if isinstance(result, Exception):
         raise result
     # A response can be read once; the script may give it several times.
-    request_id = request.headers.get("X-Request-ID", "").encode()
-    content = result.content.replace(OWN_ID.encode(), request_id)
-    headers = httpx.Headers(result.headers)
+    request_id = request.headers.get("X-Request-ID", "")
+    content = result.content.replace(OWN_ID.encode(), request_id.encode())
+    told = [(name, value.replace(OWN_ID, request_id)) for name, value in result.headers.items()]
+    headers = httpx.Headers(told)
     if "Content-Length" in headers:
         headers["Content-Length"] = str(len(content))
     return httpx.Response(result.status_code, headers=headers, content=content, request=request)

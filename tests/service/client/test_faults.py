@@ -121,6 +121,13 @@ def test_another_requests_words_never_come_back(drive: Drive) -> None:
     assert "X-Request-ID" in reply.detail
 
 
+def test_a_proxy_may_name_requests_as_it_likes(drive: Drive) -> None:
+    renamed = answered(reply_to(LISTS) | {"id": "of-a-proxy"}, X_Call_ID=OWN_ID)
+    assert texts(drive(World([renamed])).rescore()) == TURNED
+    foreign = answered(X_Call_ID="req_1")
+    assert drive(World([foreign])).rescore().degraded == ("invalid_reply",)
+
+
 def test_connections_that_cannot_be_closed_cost_no_transcript(
     drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
