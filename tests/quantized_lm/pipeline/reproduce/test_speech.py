@@ -127,7 +127,7 @@ def test_the_learning_curve_has_word_errors_of_weights_kept_on_the_way(
     assert curve.first_pass_wer == {"made-up": round(rows[0].lists[0].every.first_pass_wer, 5)}
     first, second, last = (one.test.token_perplexity for one in rows)
     assert first > second > last
-    assert 0 < rows[0].training_seconds <= rows[2].training_seconds
+    assert rows[0].training_seconds <= rows[2].training_seconds
     assert rows[0].size_bytes == rows[2].size_bytes
     write_report(report, tmp_path / "report", pytest.fail)
     assert (tmp_path / "report" / "learning.png").stat().st_size > 10_000
