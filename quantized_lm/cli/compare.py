@@ -23,17 +23,12 @@ from quantized_lm.bench.lattice_comparison import (
 )
 from quantized_lm.cli.console import command, out, print_json, progress
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
+from quantized_lm.cli.lattice_options import named_format, named_symbols
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
-from quantized_lm.lattice.formats import (
-    LATTICE_FORMATS,
-    LatticeFormat,
-    ReadOptions,
-    format_by_name,
-)
+from quantized_lm.lattice.formats import LATTICE_FORMATS, LatticeFormat, ReadOptions
 from quantized_lm.lattice.lattice import Lattice
 from quantized_lm.lattice.limits import SearchLimits
-from quantized_lm.lattice.symbols import read_symbols
 from quantized_lm.machine import processor_name
 from quantized_lm.nbest import Utterance, read_utterances
 from quantized_lm.ops import AUTO
@@ -76,8 +71,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass compare lattices/ --lists lists.jsonl.gz
     """
     sizes = tuple(size or (10, 100, 1000))
-    given = format_by_name(lattice_format) if lattice_format is not None else None
-    reading = ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None)
+    given = named_format(lattice_format)
+    reading = ReadOptions(symbols=named_symbols(symbols))
     spoken = _spoken(lattices, lists, given, reading)
     loaded = load_artifact(
         model or bundled_path(DEFAULT_MODEL), device=device, threads=threads or None

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from quantized_lm.cli.console import command, note, progress
+from quantized_lm.cli.lattice_options import named_format, named_symbols
 from quantized_lm.errors import DataError
 from quantized_lm.files import write_named
 from quantized_lm.lattice.files import (
@@ -18,15 +19,9 @@ from quantized_lm.lattice.files import (
     read_lattices,
     write_lattices,
 )
-from quantized_lm.lattice.formats import (
-    LATTICE_FORMATS,
-    LatticeFormat,
-    ReadOptions,
-    format_by_name,
-    format_of_path,
-)
+from quantized_lm.lattice.formats import LATTICE_FORMATS, LatticeFormat, ReadOptions, format_of_path
 from quantized_lm.lattice.lattice import Lattice
-from quantized_lm.lattice.symbols import read_symbols, symbols_text, with_one_table
+from quantized_lm.lattice.symbols import symbols_text, with_one_table
 
 _NAMES = ", ".join(LATTICE_FORMATS)
 _DEFAULTS = ReadOptions()
@@ -74,13 +69,13 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass convert htk_folder lats.ark --symbols-out words.txt
     """
     options = ReadOptions(
-        symbols=read_symbols(symbols) if symbols is not None else None,
+        symbols=named_symbols(symbols),
         words_on=words_on,
         max_arcs=max_arcs,
         keeps_empty=True,
     )
     target = Path(out)
-    to = format_by_name(target_format) if target_format is not None else format_of_path(target)
+    to = named_format(target_format) or format_of_path(target)
     lattices = with_one_table(_read(source, source_format, options))
     if out.endswith("/") or _is_folder(source, target, to, len(lattices)):
         write_folder(target, lattices, to)
@@ -98,7 +93,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
 
 def _read(source: Path, name: str | None, options: ReadOptions) -> list[Lattice]:
-    given = format_by_name(name) if name is not None else None
+    given = named_format(name)
     files = lattice_files(source, given=given)
     lattices = []
     with progress("files") as bar:

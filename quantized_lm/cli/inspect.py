@@ -16,10 +16,10 @@ from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
 from quantized_lm.cli.console import command, out, print_json
 from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
+from quantized_lm.cli.lattice_options import named_format, named_symbols
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import names_lattice
-from quantized_lm.lattice.formats import ReadOptions, format_by_name
-from quantized_lm.lattice.symbols import read_symbols
+from quantized_lm.lattice.formats import ReadOptions
 from quantized_lm.manifest import Manifest, read_manifest
 from quantized_lm.ops import AUTO
 from quantized_lm.quant.formats import FORMATS
@@ -71,8 +71,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass inspect u1.slf.gz --plot u1.svg --model models/en-small
     """
     if folder is not None and (lattice_format is not None or _is_lattice(folder)):
-        reading = ReadOptions(symbols=read_symbols(symbols) if symbols is not None else None)
-        given = format_by_name(lattice_format) if lattice_format is not None else None
+        reading = ReadOptions(symbols=named_symbols(symbols))
+        given = named_format(lattice_format)
         loaded = None
         if model is not None and plot is not None:
             loaded = load_artifact(model, device=device)

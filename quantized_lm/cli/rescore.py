@@ -17,6 +17,7 @@ from quantized_lm.cli.console import command, note, progress
 from quantized_lm.cli.corpus import Corpus
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
+from quantized_lm.cli.lattice_options import named_format, named_symbols
 from quantized_lm.cli.references import read_references
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
 from quantized_lm.cli.rescore_lattices import (
@@ -31,9 +32,8 @@ from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError
 from quantized_lm.files import require_file_name
-from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions, format_by_name
+from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
 from quantized_lm.lattice.limits import SearchLimits
-from quantized_lm.lattice.symbols import read_symbols
 from quantized_lm.nbest import (
     DEFAULT_FIRST_PASS,
     ORDER,
@@ -186,9 +186,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
             loaded, chosen = _model_and_weights(model, options, device, threads)
             lattices = LatticeSource(
                 twice,
-                format_by_name(lattice_format) if lattice_format is not None else None,
+                named_format(lattice_format),
                 ReadOptions(
-                    symbols=read_symbols(symbols) if symbols is not None else None,
+                    symbols=named_symbols(symbols),
                     max_arcs=max_arcs,
                     keeps_empty=True,
                 ),

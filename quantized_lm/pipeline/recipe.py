@@ -125,8 +125,8 @@ class TrainRecipe:
     compile: bool = True
 
     def __post_init__(self) -> None:
-        _require_counts("train", self, ("window", "batch_windows", "eval_every"))
-        _require_from_zero("train", self, (*_OF_EVERY_STAGE, "weight_decay", "keep_every"))
+        _require_at_least(1, "train", self, ("window", "batch_windows", "eval_every"))
+        _require_at_least(0, "train", self, (*_OF_EVERY_STAGE, "weight_decay", "keep_every"))
         _require_shares("train", self, ("decay_share",))
         _require_dropout("train", self.dropout)
         ends = (0, *self.restarts, self.steps)
@@ -174,8 +174,8 @@ class QuantizeRecipe:
     eval_every: int = 100
 
     def __post_init__(self) -> None:
-        _require_counts("quantize", self, ("batch_windows", "eval_every"))
-        _require_from_zero("quantize", self, (*_OF_EVERY_STAGE, "scale_lr"))
+        _require_at_least(1, "quantize", self, ("batch_windows", "eval_every"))
+        _require_at_least(0, "quantize", self, (*_OF_EVERY_STAGE, "scale_lr"))
         _require_shares("quantize", self, ("kl_weight",))
         _require_dropout("quantize", self.dropout)
 
@@ -287,16 +287,12 @@ def _completed(given: Any, *, where: str) -> Any:
     return completed
 
 
-def _require_counts(section: str, fields: object, names: tuple[str, ...]) -> None:
+def _require_at_least(least: int, section: str, fields: object, names: tuple[str, ...]) -> None:
     for name in names:
-        if getattr(fields, name) < 1:
-            raise RecipeError(f"{section}: {name} is {getattr(fields, name)}; need at least 1")
-
-
-def _require_from_zero(section: str, fields: object, names: tuple[str, ...]) -> None:
-    for name in names:
-        if not getattr(fields, name) >= 0:
-            raise RecipeError(f"{section}: {name} is {getattr(fields, name)}; need at least 0")
+        if not getattr(fields, name) >= least:
+            raise RecipeError(
+                f"{section}: {name} is {getattr(fields, name)}; need at least {least}"
+            )
 
 
 def _require_shares(section: str, fields: object, names: tuple[str, ...]) -> None:

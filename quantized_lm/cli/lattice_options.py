@@ -1,0 +1,26 @@
+"""What commands that read lattices may leave unsaid: the format, and the words of ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantized_lm.lattice.formats import LatticeFormat, format_by_name
+from quantized_lm.lattice.symbols import read_symbols
+
+
+def named_format(name: str | None) -> LatticeFormat | None:
+    """The format of this name; none where the suffixes of files are to say it.
+
+    Raises:
+        LatticeError: there is no such format.
+    """
+    return format_by_name(name) if name is not None else None
+
+
+def named_symbols(path: Path | None) -> dict[int, str] | None:
+    """Words by id out of this file; none where lattices bring their own.
+
+    Raises:
+        DataError: the file is no symbol table.
+    """
+    return read_symbols(path) if path is not None else None
