@@ -21,7 +21,8 @@ class Dropout(nn.Dropout):
         if not self.training or self.p == 0:
             return x
         kept = max(1, round((1.0 - self.p) * _VALUES))
-        return torch.where(_random_bytes(x.detach()) < kept, x * (_VALUES / kept), 0.0)
+        # No byte holds 256: "< kept" would keep nothing where all is to be kept.
+        return torch.where(_random_bytes(x.detach()) <= kept - 1, x * (_VALUES / kept), 0.0)
 
 
 # An operator of its own, or the compiler would put its own generator in place of torch's.

@@ -15,7 +15,7 @@ def dropped(drop: Dropout, x: torch.Tensor, seed: int = 1) -> torch.Tensor:
     return result
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.2, 0.5, 0.9, 0.9999])
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5, 11), (64, 333)])
 def test_an_element_is_dropped_or_scaled(rate: float, shape: tuple[int, ...]) -> None:
     kept = max(1, round((1 - rate) * 256)) / 256
@@ -23,6 +23,12 @@ def test_an_element_is_dropped_or_scaled(rate: float, shape: tuple[int, ...]) ->
     result = dropped(Dropout(rate), x)
     assert result.shape == x.shape
     assert torch.allclose(result[result != 0], x[result != 0] / kept)
+
+
+def test_a_rate_below_1_in_512_drops_nothing() -> None:
+    x = torch.rand(300)
+    for drop in (Dropout(0.001), torch.compile(Dropout(0.001), backend="aot_eager")):
+        assert torch.equal(drop(x), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
