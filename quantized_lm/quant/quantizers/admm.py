@@ -27,7 +27,7 @@ from quantized_lm.errors import FormatError
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.levels import Levels, require_matrix
 from quantized_lm.quant.quantizers.projection import project_tied
-from quantized_lm.quant.quantizers.scales import log_of, scale_of
+from quantized_lm.quant.quantizers.scales import scale_of
 from quantized_lm.quant.quantizers.ties import Ties
 from quantized_lm.quant.quantizers.trained import TrainedQuantizer
 from quantized_lm.quant.tensor import QuantizedTensor
@@ -105,7 +105,8 @@ class AdmmQuantizer(TrainedQuantizer):
         self.levels = Levels(grid).to(weight.device)
         self.ties = Ties(weight, settings.tie)
         point = project_tied(weight, self.levels, self.ties)
-        self.log_scale = nn.Parameter(log_of(point.scale))
+        # Not `log_of`: with another scale than theirs the codes would be no nearest point.
+        self.log_scale = nn.Parameter(point.scale.log())
         self.register_buffer("codes", point.codes)
         self.register_buffer("dual", torch.zeros_like(weight))
         power = weight.square().sum()
@@ -168,7 +169,7 @@ class AdmmQuantizer(TrainedQuantizer):
         target = weight + self.dual
         start = self.log_scale.exp()
         point = project_tied(target, self.levels, self.ties, start=start)
-        self.log_scale.copy_(log_of(point.scale))
+        self.log_scale.copy_(point.scale.log())
         self.codes.copy_(point.codes)
         self.dual.copy_(target - self._point())
 

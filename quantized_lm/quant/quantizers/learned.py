@@ -50,7 +50,8 @@ class LearnedScale(TrainedQuantizer):
 
     Scales are learned as logarithms, so that one learning rate fits every row; Adam's steps are
     then relative, and the gradient needs none of the factors that Esser et al. scale it by. They
-    are rounded to float16 as they will be stored, and start where the squared error is least.
+    are rounded to float16 as they will be stored, and start where the squared error is least, the
+    smallest a little above (`log_of`).
 
     Args:
         weight: (N, K) float32, what the scales are fitted to.

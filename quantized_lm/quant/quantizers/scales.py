@@ -42,5 +42,9 @@ def scale_of(log_scale: Tensor, mantissa_bits: int = MANTISSA_BITS) -> Tensor:
 
 
 def log_of(scale: Tensor) -> Tensor:
-    """Where to start learning a scale; that of an all-zero row must be able to leave zero."""
+    """Where to start learning a scale: that of an all-zero row must be able to leave zero.
+
+    A smaller scale than float16's smallest normal number is raised to it: below, gradients are too
+    small for Adam to see.
+    """
     return scale.clamp_min(_SMALLEST_NORMAL).log()

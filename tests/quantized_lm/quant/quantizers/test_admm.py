@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quantized_lm.errors import FormatError
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.admm import AdmmQuantizer, AdmmSettings
+from quantized_lm.quant.quantizers.projection import quantize_by_projection
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -23,6 +24,17 @@ def make(weight: Tensor, **settings: Any) -> AdmmQuantizer:
 
 def point(quantizer: AdmmQuantizer) -> Tensor:
     return torch.from_numpy(quantizer.quantize(quantizer.dual).dequantize())
+
+
+@pytest.mark.parametrize("choice", ["8bit", "4bit:normal", "2bit"])
+def test_g_is_the_nearest_point_of_small_rows_too(choice: str) -> None:
+    weight, grid = normal(2, 64) * torch.tensor([[1e-4], [1e-6]]), Grid.parse(choice)
+    settings = AdmmSettings(decoupled=False, interval=1, tuning_share=0.0)
+    quantizer = AdmmQuantizer(weight, grid, settings)
+    nearest = torch.from_numpy(quantize_by_projection(weight.numpy(), grid).dequantize())
+    assert torch.equal(point(quantizer), nearest)
+    quantizer.step(weight, 0.5)
+    assert torch.equal(quantizer.dual, weight - nearest)
 
 
 def test_theta_is_float_until_codes_freeze() -> None:

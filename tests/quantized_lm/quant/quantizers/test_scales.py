@@ -38,6 +38,7 @@ def test_a_stored_scale_survives_its_logarithm() -> None:
     scale = torch.arange(1, 0x7C00, dtype=torch.int16).view(torch.float16).float()
     normal = scale[scale >= 2.0**-14]
     assert torch.equal(scale_of(log_of(normal)), normal)
+    assert torch.equal(scale_of(scale.log()), scale)
 
 
 def test_a_learned_scale_stays_above_zero_and_finite() -> None:
