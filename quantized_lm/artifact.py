@@ -109,14 +109,14 @@ def model_folder(name: str) -> Path:
 def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
     """Write the folder, the manifest last, so that a folder with a manifest is whole.
 
+    An artifact that is there already stays whole until there is all of another.
+
     Returns:
         The manifest with format version, sizes, hashes and bits filled in.
 
     Raises:
         FormatError: there is no such coding, or no golden text fits the model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
     stored = store(parts.packed, parts.plain, parts.coding)
     content = {
         "weights.safetensors": stored.content,
@@ -124,6 +124,8 @@ def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
         "golden.json": _golden(parts),
         "recipe.yaml": parts.recipe_yaml,
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     for name, data in content.items():
         write_atomic(folder / name, data)
     parameters = sum(math.prod(entry.shape) for entry in stored.entries.values())

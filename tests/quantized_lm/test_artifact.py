@@ -26,6 +26,7 @@ from quantized_lm.errors import (
     ArtifactIntegrityError,
     ArtifactVersionError,
     BackendError,
+    FormatError,
 )
 from quantized_lm.golden import GOLDEN_TOLERANCE, GOLDEN_TOLERANCE_INT8
 from quantized_lm.manifest import manifest_hash, read_manifest
@@ -50,7 +51,9 @@ def weights_of(folder: Path) -> Restored:
     return restore(content, manifest.tensors, manifest.format_version)
 
 
-def rewritten(source: Path, folder: Path, coding: str) -> Path:
+def rewritten(
+    source: Path, folder: Path, coding: str, golden_texts: tuple[str, ...] = GOLDEN_TEXTS
+) -> Path:
     """The same model, stored in another way."""
     weights, loaded = weights_of(source), load_artifact(source, backend="reference")
     parts = ArtifactParts(
@@ -58,7 +61,7 @@ def rewritten(source: Path, folder: Path, coding: str) -> Path:
         weights.packed,
         weights.plain,
         loaded.tokenizer,
-        GOLDEN_TEXTS,
+        golden_texts,
         b"name: tiny\n",
         coding,
     )
@@ -184,6 +187,15 @@ def test_scores_do_not_depend_on_the_coding(artifact: Path, tmp_path: Path, back
         sizes[coding] = read_manifest(folder).weights_bytes
         assert log_probs(load_artifact(folder, backend=backend)) == expected
     assert read_manifest(artifact).weights_bytes <= min(sizes.values())
+
+
+def test_what_cannot_be_written_leaves_the_artifact_that_is_there(artifact: Path) -> None:
+    before = {path.name: path.read_bytes() for path in artifact.iterdir()}
+    with pytest.raises(FormatError, match="no coding is named 'zip'"):
+        rewritten(artifact, artifact, "zip")
+    with pytest.raises(FormatError, match="there is no golden text"):
+        rewritten(artifact, artifact, "auto", golden_texts=("the cat " * 100,))
+    assert {path.name: path.read_bytes() for path in artifact.iterdir()} == before
 
 
 def test_a_folder_of_version_1_still_loads(artifact: Path) -> None:
