@@ -175,7 +175,7 @@ def load_artifact(
     with naming_folder(folder):
         # Before anything is read or unpacked, because sizes decide how much memory that takes.
         config = _config_of(manifest)
-        _require_memory(folder, manifest)
+        _require_memory(folder, manifest, config)
         content = {name: read_file(folder, name, entry) for name, entry in manifest.files.items()}
         tokenizer = _tokenizer(manifest, config, content)
         weights = restore(
@@ -230,14 +230,15 @@ def _config_of(manifest: Manifest) -> ModelConfig:
     return config
 
 
-def _require_memory(folder: Path, manifest: Manifest) -> None:
-    """Pass if the files and what they unpack to fit into memory.
+def _require_memory(folder: Path, manifest: Manifest, config: ModelConfig) -> None:
+    """Pass if the files, what they unpack to and what follows from sizes alone fit into memory.
 
     Raises:
         ArtifactError: they do not.
     """
     needed = sum(entry.size_bytes for entry in manifest.files.values())
     needed += sum(entry.decoded_bytes for entry in manifest.tensors.values())
+    needed += config.table_bytes
     available = available_bytes()
     if available is not None and needed > available:
         raise ArtifactError(

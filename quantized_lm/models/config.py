@@ -53,6 +53,11 @@ class ModelConfig(Protocol):
         """Longest path from the root, root excluded; 1 to MAX_TOKENS."""
         ...
 
+    @property
+    def table_bytes(self) -> int:
+        """Memory to load beside the weights: for tables that no tensor holds."""
+        ...
+
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the torch module of this architecture."""
         ...

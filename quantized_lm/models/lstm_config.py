@@ -28,6 +28,11 @@ class LstmConfig:
             model_dim=self.model_dim,
         )
 
+    @property
+    def table_bytes(self) -> int:
+        """Memory to load beside the weights; none."""
+        return 0
+
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the module."""
         dim = self.model_dim

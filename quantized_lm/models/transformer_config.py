@@ -11,6 +11,7 @@ import numpy as np
 from quantized_lm.errors import ShapeError
 from quantized_lm.models.config import Shapes, Weights, in_layers, require_sizes
 from quantized_lm.models.plan import BlockPlan, Floats, NormPlan, TransformerPlan
+from quantized_lm.tensor_entry import FLOAT_BYTES
 
 NORM_EPSILON = 1e-6
 
@@ -43,6 +44,11 @@ class TreeTransformerConfig(ABC):
         """Width of one attention head."""
         return self.model_dim // self.num_heads
 
+    @property
+    def table_bytes(self) -> int:
+        """Memory to load beside the weights; none."""
+        return 0
+
     @abstractmethod
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the module."""
@@ -73,6 +79,11 @@ class TransformerConfig(TreeTransformerConfig):
         """(head_dim / 2,) float32: radians per unit of depth (Su et al., 2021)."""
         half = self.head_dim // 2
         return (self.rope_base ** -(np.arange(half) / half)).astype(np.float32)
+
+    @property
+    def table_bytes(self) -> int:
+        """Memory to load beside the weights: cosines and sines by depth, and an engine's copies."""
+        return 4 * FLOAT_BYTES * (self.max_tokens + 1) * (self.head_dim // 2)
 
     def shapes(self) -> Shapes:
         """Every parameter's, in the order of the module."""

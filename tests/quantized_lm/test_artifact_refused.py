@@ -20,8 +20,9 @@ from quantized_lm.artifact import bundled_path, load_artifact
 from quantized_lm.errors import ArtifactError, ArtifactGoldenError, ArtifactIntegrityError
 from quantized_lm.golden import GOLDEN_TOLERANCE
 from quantized_lm.manifest import manifest_hash, read_manifest
-from quantized_lm.models.config import is_packed
+from quantized_lm.models.config import MAX_TOKENS, is_packed
 from quantized_lm.models.lstm_config import LstmConfig
+from quantized_lm.models.transformer_config import TransformerConfig
 from quantized_lm.tensor_entry import TensorEntry
 
 SOURCE = bundled_path("en-small")
@@ -161,10 +162,29 @@ def test_an_unpacked_tensor_of_no_number_is_refused(tmp_path: Path) -> None:
     refused(edited(tmp_path / "a", weights=content), "'gain' holds NaN or infinity")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "sizes", "message"),
+    [
+        (
+            "lstm",
+            LstmConfig(vocab_size=4096, num_layers=1, model_dim=1 << 15, max_tokens=256),
+            r"takes 166\d\d MiB to load; 1024 MiB",
+        ),
+        # Its weights are little; for each depth there is a row of rotations.
+        (
+            "transformer",
+            TransformerConfig(4096, 0, 1 << 12, 1, 1, max_tokens=MAX_TOKENS),
+            r"takes 20\d\d MiB to load; 1024 MiB",
+        ),
+    ],
+)
 def test_what_unpacks_to_more_than_the_memory_is_refused_before_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    sizes: LstmConfig | TransformerConfig,
+    message: str,
 ) -> None:
-    sizes = LstmConfig(vocab_size=4096, num_layers=1, model_dim=1 << 15, max_tokens=256)
     entries = {
         name: TensorEntry("8bit", shape, shape[1], 99, 0.0, "rans", 1)
         if is_packed(name, shape)
@@ -174,14 +194,15 @@ def test_what_unpacks_to_more_than_the_memory_is_refused_before_it_is_read(
 
     def edit(manifest: Json) -> None:
         manifest |= {
-            "architecture": "lstm",
+            "architecture": architecture,
             "config": dataclasses.asdict(sizes),
+            "max_tokens": sizes.max_tokens,
             "tensors": {name: dataclasses.asdict(entry) for name, entry in entries.items()},
             "parameters": sum(math.prod(entry.shape) for entry in entries.values()),
         }
 
     monkeypatch.setattr(artifact, "available_bytes", lambda: 1 << 30)
-    refused(edited(tmp_path / "a", edit), r"takes 166\d\d MiB to load; 1024 MiB", ArtifactError)
+    refused(edited(tmp_path / "a", edit), message, ArtifactError)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders")
