@@ -9,8 +9,10 @@ among words, such as [noise] or </s>, are left out of texts and of lattices by o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -130,17 +132,18 @@ class Tokenizer:
         """Read the content of a `tokenizer.json` of the tokenizers library.
 
         Padding and truncation are left out: how long a text may be is not the vocabulary's matter.
+        So is BPE's dropout, which is for training: a text has one score.
 
         Raises:
             DataError: it is not one, lacks the boundary or unknown symbol at its id, or has
                 something else for what it does not know.
         """
-        try:
+        with _naming_fault(f"{where}: not a tokenizer.json", "make it again"):
             vocabulary = VocabularyTokenizer.from_buffer(content)
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise DataError(f"{where}: not a tokenizer.json ({error}); make it again") from None
         vocabulary.no_padding()
         vocabulary.no_truncation()
+        if isinstance(vocabulary.model, models.BPE):
+            vocabulary.model.dropout = None
         for symbol, expected in ((BOUNDARY, BOUNDARY_ID), (UNK, UNK_ID)):
             if vocabulary.token_to_id(symbol) != expected:
                 raise DataError(
@@ -255,11 +258,27 @@ def _require_unknown(vocabulary: VocabularyTokenizer, where: str) -> None:
         DataError: it has not, or another one than a text's unknown words.
     """
     symbol = getattr(vocabulary.model, "unk_token", None)
+    if isinstance(vocabulary.model, models.Unigram):  # which has a number, and tells its file alone
+        number = json.loads(vocabulary.to_str())["model"]["unk_id"]
+        symbol = None if number is None else vocabulary.id_to_token(number)
     if symbol not in (None, UNK):
         raise DataError(f"{where}: unknown words are {symbol!r}; need {UNK} or none")
     private = map(chr, range(0xE000, 0xF900))  # characters that stand for nothing
     strange = next((one for one in private if vocabulary.token_to_id(one) is None), "\U0010fffd")
-    try:
+    with _naming_fault(f"{where}: fails at unknown words", f"need {UNK} for them"):
         vocabulary.encode(strange, add_special_tokens=False)
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-        raise DataError(f"{where}: fails at unknown words ({error}); need {UNK} for them") from None
+
+
+@contextlib.contextmanager
+def _naming_fault(what: str, remedy: str) -> Iterator[None]:
+    """Say what is wrong where the tokenizers library fails.
+
+    Raises:
+        DataError: instead of its bare `Exception`, and of a panic, which is none.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{what} ({error}); {remedy}") from None

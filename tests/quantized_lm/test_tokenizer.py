@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -314,12 +315,35 @@ def test_what_a_file_says_of_lengths_is_left_out(tokenizer: Tokenizer) -> None:
     assert again.encode("cats and zebras") == tokenizer.encode("cats and zebras")
 
 
+def test_an_unknown_word_of_a_unigram_model_is_reported() -> None:
+    unigram = models.Unigram([("</s>", 0.0), ("<unk>", 0.0), ("a", 0.0)], UNK_ID)
+    content = BpeTokenizer(unigram).to_str().encode()
+    tokenizer = Tokenizer.from_json(content, TextRules(), where="x")
+    assert tokenizer.encode("b a").oov == ("b",)
+
+
+def test_a_file_that_the_library_panics_at_is_refused(tokenizer: Tokenizer) -> None:
+    value = json.loads(tokenizer.to_json())
+    value["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    with pytest.raises(DataError, match="x: not a tokenizer.json .*charsmap.*make it again"):
+        Tokenizer.from_json(json.dumps(value).encode(), TextRules(), where="x")
+
+
+def test_dropout_of_merges_is_left_out(tokenizer: Tokenizer) -> None:
+    value = json.loads(tokenizer.to_json())
+    value["model"]["dropout"] = 1.0
+    content = json.dumps(value).encode()
+    again = Tokenizer.from_json(content, tokenizer.rules, where="x")
+    assert again.encode("cats and dogs") == tokenizer.encode("cats and dogs")
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (models.WordLevel({"</s>": 0, "<unk>": 1, "[UNK]": 2}, unk_token="[UNK]"), "'\\[UNK\\]'"),
         (models.BPE({"</s>": 0, "<unk>": 1, "a": 2}, [], unk_token="a"), "'a'; need <unk> or none"),
         (models.Unigram([("</s>", 0.0), ("<unk>", 0.0)]), "fails at unknown words"),
+        (models.Unigram([("</s>", 0.0), ("<unk>", 0.0), ("a", 0.0)], 2), "'a'; need <unk> or none"),
     ],
 )
 def test_a_vocabulary_with_something_else_for_unknown_words_is_refused(
