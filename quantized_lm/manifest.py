@@ -11,16 +11,18 @@ import math
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from quantized_lm.combine import Weights
 from quantized_lm.errors import (
     ArtifactError,
     ArtifactIntegrityError,
     ArtifactVersionError,
     BackendError,
     FormatError,
+    InputError,
     SecondpassError,
 )
 from quantized_lm.records import build
@@ -32,6 +34,9 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 _MAX_BYTES = 1 << 24
 _REMEDY = "fetch or export the artifact again"
+_DEFAULT_WEIGHTS = frozenset(
+    {"lm_scale", *(one.name for one in fields(Weights) if isinstance(one.default, int | float))}
+)
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,17 @@ class Manifest:
         text: how a text is normalized before it is scored.
         boundary: the rule for <s> and </s>: one symbol, never scored first, scored last.
         max_tokens: longest text with its context, in tokens.
-        default_weights: score weights a request gets that names none.
+        default_weights: score weights a request gets that names none: lm_scale and numbers of
+            `Weights`.
         parameters: weights of the float architecture, the tied embedding counted once.
         bits_per_weight: bits of weights.safetensors over parameters: scales, level tables, norms
             and header included. Version 1 left the header out.
         size_bytes: all files but the manifest.
         provenance: training data, recipe, quantizer, measurements.
         sha256: of this manifest as canonical JSON with this field empty.
+
+    Raises:
+        FormatError: the default weights are none.
     """
 
     format_version: int
@@ -76,6 +85,10 @@ class Manifest:
     provenance: dict[str, Any]
     files: dict[str, FileEntry] = field(default_factory=dict)
     sha256: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse weights at which every request that names none would fail."""
+        require_weights(self.default_weights)
 
     @property
     def weights_bytes(self) -> int:
@@ -162,6 +175,23 @@ def read_file(folder: Path, name: str, entry: FileEntry) -> bytes:
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise ArtifactIntegrityError(f"{path} does not match its sha256; {_REMEDY}")
     return data
+
+
+def require_weights(default_weights: Mapping[str, float]) -> None:
+    """Pass if a request that names no weights can be given these.
+
+    Raises:
+        FormatError: there is no such weight, or it cannot have this value.
+    """
+    if unknown := sorted(set(default_weights) - _DEFAULT_WEIGHTS):
+        known = ", ".join(sorted(_DEFAULT_WEIGHTS))
+        raise FormatError(f"default_weights has {unknown[0]!r}; known are {known}")
+    numbers: dict[str, Any] = dict(default_weights)
+    lm_scale = numbers.pop("lm_scale", 0.0)
+    try:
+        Weights(lm_scales={"lm": lm_scale}, **numbers)
+    except InputError as error:
+        raise FormatError(f"default_weights{error.pointer}: {error}") from None
 
 
 def manifest_hash(value: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ import yaml
 
 from quantized_lm.dev_set import SPEAKER_PATTERN
 from quantized_lm.errors import RecipeError
+from quantized_lm.manifest import require_weights
 from quantized_lm.nbest import DEFAULT_FIRST_PASS
 from quantized_lm.pipeline.recipe import (
     CorpusRecipe,
@@ -155,6 +156,10 @@ class Task:
     default_weights: dict[str, float] = field(default_factory=dict)
     lists: tuple[ListSet, ...] = ()
     lattices: tuple[LatticeSet, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse weights that no model can have, before hours of training."""
+        require_weights(self.default_weights)
 
     def setting(self, architecture: str, size: str) -> Setting:
         """The numbers of one architecture at one size.

@@ -68,6 +68,7 @@ def test_merging_changes_neither_side() -> None:
         ("8bit, by: rounded", "9bit, by: rounded", "no packed format is named '9bit'"),
         ("steps: 4}", "steps: 4, method: lerned}", "method is 'lerned'; need one of"),
         ("kind: float,", "kind: kept, share: 0.5,", "share is 0.5, which is step 6 of 12; need"),
+        ("seed: 3", "seed: 3\ndefault_weights: {x: 1}", "default_weights has 'x'; known are"),
         ("  choices: [1bit", "  start: nowhere\n  choices: [1bit", "no model 'nowhere'"),
     ],
 )
