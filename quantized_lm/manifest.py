@@ -135,6 +135,7 @@ def read_manifest(folder: Path) -> Manifest:
             "secondpass reads; upgrade secondpass"
         )
     with naming_folder(folder):
+        _require_unicode(value)
         manifest = build(Manifest, value, where=str(path), error=ArtifactIntegrityError)
         if manifest_hash(value) != manifest.sha256:
             raise ArtifactIntegrityError(f"{path} was altered after it was written; {_REMEDY}")
@@ -233,6 +234,15 @@ def _regular_bytes(path: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise OSError(f"{path.name} is no regular file")
     return status.st_size
+
+
+def _require_unicode(value: object) -> None:
+    """Pass if what JSON may spell can be sent on: names go into replies, metrics and logs."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise FormatError(f"a text holds {half!a}, half a surrogate; need Unicode") from None
 
 
 def _require_sums(manifest: Manifest) -> None:

@@ -167,6 +167,8 @@ def test_a_newer_format_asks_for_an_upgrade(artifact: Path) -> None:
         ({"default_weights": {"extra": 1.0}}, "default_weights has 'extra'"),
         ({"default_weights": {"lm_scale": math.nan}}, "lm_scales/lm: weight is nan"),
         ({"default_weights": {"length_offset": -1}}, "/length_offset: length_offset is -1"),
+        ({"name": "a\ud800"}, r"a text holds '\\ud800', half a surrogate; need Unicode"),
+        ({"provenance": {"\udfff": [1]}}, "half a surrogate"),
         ({"text": {"case": "Title"}}, "manifest.json: text: text case is 'Title'"),
         ({"files": {"a\0b": {"sha256": "", "size_bytes": 1}}}, "cannot be read.*null byte"),
         ({"config": {}}, "is missing"),
