@@ -82,7 +82,10 @@ def _fields(weights: Json, where: str) -> dict[str, Any]:
         elif key in _TEXTS:
             fields[key] = text_field(weights, key, where, pointer="/weights")
         elif key == "length_offset":
-            fields[key] = int(number_field(value, where, pointer))
+            number = number_field(value, where, pointer)
+            if not number.is_integer():
+                refuse(where, pointer, f"is {number}; need a whole number")
+            fields[key] = int(number)
         else:
             fields[key] = number_field(value, where, pointer)
     return fields

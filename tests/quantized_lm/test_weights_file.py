@@ -45,6 +45,7 @@ def test_a_person_may_write_only_what_matters(tmp_path: Path) -> None:
         ('{"weights": {"lm_scale": 0.5}}', "/weights/lm_scale: is not known; need one of am_scale"),
         ('{"weights": {"am_scale": "1"}}', "/weights/am_scale: is '1'"),
         ('{"weights": {"mode": 1}}', "/weights/mode: is 1"),
+        ('{"weights": {"length_offset": 1.5}}', "/length_offset: is 1.5; need a whole number"),
     ],
 )
 def test_unusable_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
