@@ -226,7 +226,7 @@ def _parse(line: str, where: str) -> Json:
         record = json.loads(line, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         refuse(where, "", f"no JSON ({error.msg} at column {error.colno}); need one object a line")
-    except ValueError as error:  # a whole number of more digits than Python reads
+    except (ValueError, RecursionError) as error:  # more digits or nesting than Python reads
         refuse(where, "", f"no JSON ({error}); need one object a line")
     if not isinstance(record, dict):
         refuse(where, "", f"is a JSON {type(record).__name__}; need an object")

@@ -76,7 +76,7 @@ def read_record(cls: type[T], path: Path, *, what: str, remedy: str = "") -> T:
     """
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no {what} can be read ({error}){remedy}") from None
     return build(cls, value, where=str(path), error=DataError)
 

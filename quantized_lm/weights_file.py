@@ -58,7 +58,7 @@ def read_weights(path: Path) -> Weights:
     where = str(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no weights can be read ({error})") from None
     weights = content.get("weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict):

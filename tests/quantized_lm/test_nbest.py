@@ -116,6 +116,7 @@ def hypotheses(**changes: object) -> dict[str, object]:
         ),
         (hypotheses(extra={"ctc": 10**400}), "/hypotheses/1/extra/ctc: is not finite as a float64"),
         ('{"id": ' + "1" * 5000 + "}", "no JSON .Exceeds the limit"),
+        ("[" * 100_000, "no JSON .*recursion"),
         ("[1]", "is a JSON list; need an object"),
         ("{", "no JSON"),
     ],
