@@ -226,9 +226,10 @@ def _speaker(utterance_id: str, pattern: str) -> str:
         match = re.search(pattern, utterance_id)
     except re.error as error:
         raise DataError(f"{pattern!r} is no regular expression ({error})") from None
-    if match is None:
+    speaker: str | None = match[1 if match.re.groups else 0] if match else None
+    if speaker is None:
         raise DataError(f"{pattern!r} finds no speaker in utterance id {utterance_id!r}")
-    return match[1] if match.re.groups else match[0]
+    return speaker
 
 
 def _columns(components: Components) -> dict[str, NDArray[np.float64]]:

@@ -114,3 +114,5 @@ def test_unusable_speaker_choices_are_refused() -> None:
         select_speakers(some, "even", "(")
     with pytest.raises(DataError, match="finds no speaker"):
         select_speakers(some, "even", "[0-9]+")
+    with pytest.raises(DataError, match="finds no speaker in utterance id 'u'"):
+        select_speakers([*some, utterance("v", "a")], "even", "(v)|u")  # a group that took no part
