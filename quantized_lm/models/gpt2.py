@@ -84,7 +84,9 @@ class Gpt2(TreeTransformer):
 def from_transformers(state: Mapping[str, Tensor], num_heads: int) -> Gpt2:
     """Take the weights of a GPT2LMHeadModel or GPT2Model of the transformers library.
 
-    Row 0 of the embedding must be the boundary symbol, as everywhere in this package.
+    Row 0 of the embedding must be the boundary symbol, as everywhere in this package. What no
+    tensor tells must be as in GPT-2: "gelu_new", an epsilon of 1e-5 in norms, attention scaled by
+    head_dim ** -0.5 in every layer.
 
     Args:
         state: its state dict.
