@@ -32,7 +32,7 @@ std::unique_ptr<Tree> Engine::fork(const Tree& tree, const std::int32_t* nodes,
 }
 
 void Engine::extend(const Growth* growths, std::size_t count, float* log_prob) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<ProcessMutex> lock(mutex_);
     for (std::size_t i = 0; i < count; ++i) {
         require_growable(growths[i]);
         for (std::size_t j = 0; j < i; ++j)

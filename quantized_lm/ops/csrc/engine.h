@@ -4,12 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "batch.h"
 #include "kernels.h"
 #include "pool.h"
+#include "process_mutex.h"
 #include "tree.h"
 
 namespace secondpass {
@@ -41,7 +41,8 @@ public:
     // Nodes that have children now and were never run are run. Callers wait for each other. Every
     // number is the same whatever else is in the call and however many threads there are.
     //   log_prob (sum of counts,) float32
-    // Throws std::invalid_argument for nodes that cannot be appended, and std::bad_alloc; the trees
+    // Throws std::invalid_argument for nodes that cannot be appended, std::bad_alloc, and
+    // std::runtime_error in a forked child that cannot run it (see Pool and ProcessMutex); the trees
     // are then as they were.
     void extend(const Growth* growths, std::size_t count, float* log_prob);
 
@@ -65,7 +66,7 @@ private:
     const Limits limits_;
     const StoredSizes stored_;
     const std::shared_ptr<Spares> spares_;
-    std::mutex mutex_;  // held by the one who extends trees
+    ProcessMutex mutex_;  // held by the one who extends trees
 };
 
 }  // namespace secondpass

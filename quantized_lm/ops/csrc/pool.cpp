@@ -2,10 +2,6 @@
 
 #include <stdexcept>
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
-
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -27,12 +23,6 @@ inline void pause() noexcept {
     asm volatile("yield");
 #endif
 }
-
-#if defined(__unix__) || defined(__APPLE__)
-std::int64_t this_process() noexcept { return getpid(); }
-#else
-std::int64_t this_process() noexcept { return 0; }
-#endif
 
 #if defined(__linux__)
 // Core numbers above 1023 are not seen: cpu_set_t ends there.
@@ -111,7 +101,7 @@ void Pool::run(Function function, const void* context) {
         throw std::runtime_error(
             "the thread pool was made before this process was forked; load the model after the "
             "fork");
-    const std::lock_guard<std::mutex> caller(caller_);
+    const std::lock_guard<ProcessMutex> caller(caller_);
     const Pin pin(cores_, 0);
     function_ = function;
     context_ = context;

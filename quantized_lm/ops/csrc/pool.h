@@ -19,6 +19,8 @@
 #include <utility>
 #include <vector>
 
+#include "process_mutex.h"
+
 namespace secondpass {
 
 class Pool {
@@ -34,7 +36,7 @@ public:
 
     // Calls task(i) on every thread i < threads() and returns when all are done. Callers wait for
     // each other. A task may not throw: the others could be at a barrier, waiting for it. Throws
-    // std::runtime_error in a forked child that lacks the threads.
+    // std::runtime_error in a forked child that lacks the threads, or was forked from a task.
     template <typename Task>
     void run(const Task& task) {
         static_assert(noexcept(task(std::size_t{0})), "a task may not throw");
@@ -68,7 +70,7 @@ private:
     const std::size_t threads_;
     const std::int64_t process_;  // that has the threads
     std::vector<int> cores_;  // of thread i: cores_[i % size]; empty: not pinned
-    std::mutex caller_;       // held by the one who runs a task
+    ProcessMutex caller_;     // held by the one who runs a task
 
     // What is run. Written before task_ changes, read after.
     Function function_ = nullptr;

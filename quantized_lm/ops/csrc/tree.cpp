@@ -22,7 +22,7 @@ std::size_t whole_lines(std::size_t bytes) { return ceil_divide(bytes, kAlignmen
 }  // namespace
 
 Spares::Memory Spares::take(std::size_t bytes, std::size_t most, std::size_t* taken) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<ProcessMutex> lock(mutex_);
     const auto best = smallest(bytes);
     Memory memory;
     *taken = bytes;
@@ -40,8 +40,8 @@ Spares::Memory Spares::take(std::size_t bytes, std::size_t most, std::size_t* ta
 }
 
 void Spares::give_back(Memory memory, std::size_t bytes) noexcept {
-    if (memory == nullptr) return;
-    const std::lock_guard<std::mutex> lock(mutex_);
+    if (memory == nullptr || mutex_.is_left()) return;
+    const std::lock_guard<ProcessMutex> lock(mutex_);
     used_bytes_ -= bytes;
     const std::size_t most = std::min(kSpareTimes * lately_used_bytes_, kMostSpareBytes);
     if (bytes > most) return;  // it would drive out all others

@@ -4,11 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "buffer.h"
 #include "kernels.h"
+#include "process_mutex.h"
 
 namespace secondpass {
 
@@ -32,7 +32,7 @@ private:
     // The smallest that holds so many bytes, or the end.
     std::vector<Spare>::iterator smallest(std::size_t bytes) noexcept;
 
-    std::mutex mutex_;
+    ProcessMutex mutex_;
     std::vector<Spare> spares_;  // smallest first
     std::size_t spare_bytes_ = 0;
     std::size_t used_bytes_ = 0;

@@ -26,7 +26,7 @@ from quantized_lm.artifact import bundled_path, load_artifact
 from quantized_lm.errors import BackendError
 from quantized_lm.scoring import ScoreRequest, score_lists
 
-loaded = load_artifact(bundled_path("en-small"), backend="cpu", threads=2)
+loaded = load_artifact(bundled_path("en-small"), backend="cpu", threads=int(sys.argv[1]))
 """
 FORKED = """
 child = os.fork()
@@ -40,6 +40,32 @@ if child == 0:
 else:
     status = os.waitpid(child, 0)[1]
     print(status, score_lists([ScoreRequest(("yes",))], loaded)[0].log_prob)
+"""
+# A tree that has its nodes is being run.
+FORKED_IN_A_PASS = """
+import numpy as np
+
+nodes = np.arange(6000, dtype=np.int32)
+one = np.ones(1, np.int32)
+state = loaded.model.new_state()
+passing = threading.Thread(target=loaded.model.extend, args=([state], [nodes // 2], [nodes % 1000]))
+passing.start()
+while len(state) == 1:
+    time.sleep(0)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    for tree in (loaded.model.new_state(), state):
+        try:
+            loaded.model.extend([tree], [one], [one])
+        except BackendError as error:
+            print(error, flush=True)
+    os._exit(0)
+else:
+    is_under_way = passing.is_alive()
+    status = os.waitpid(child, 0)[1]
+    passing.join()
+    print(is_under_way, status, loaded.model.extend([state], [one], [one])[0].shape)
 """
 # The interpreter flushes when it has begun to end, and here waits so for the pass to end before it.
 LEFT = """
@@ -128,10 +154,10 @@ def test_a_pool_that_has_ended_is_not_found() -> None:
         operator(*arguments, handle)
 
 
-def ran(script: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, with a model loaded."""
+def ran(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own."""
     return subprocess.run(
-        [sys.executable, "-c", LOADED + script],
+        [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -141,13 +167,29 @@ def ran(script: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_is_refused_the_threads_it_lacks_and_ends() -> None:
-    done = ran(FORKED)
+    done = ran(LOADED + FORKED, "2")
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first.endswith("made before this process was forked; load the model after the fork")
     assert second.startswith("0 [-")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_of_one_thread_works_on() -> None:
+    done = ran(LOADED + FORKED, "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("0 [-")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_child_forked_in_a_pass_is_refused_what_nobody_will_end(threads: str) -> None:
+    done = ran(LOADED + FORKED_IN_A_PASS, threads)
+    assert done.returncode == 0, done.stderr
+    refusal = "a pass was under way when this process was forked; load the model after the fork"
+    assert done.stdout.splitlines() == [refusal, refusal, "True 0 (1,)"]
+
+
 def test_a_daemon_thread_in_a_pass_lets_the_process_end() -> None:
-    done = ran(LEFT)
+    done = ran(LOADED + LEFT, "2")
     assert (done.returncode, done.stderr) == (0, "")
