@@ -119,7 +119,7 @@ void linear_of(const Matrix& x, const SharedWeight& shared, const std::string& i
     const std::shared_ptr<Pool> pool = handles().find(handle);
     require_shape(x, "x", x.shape(0), weight.K);
     require_shape(y, "y", x.shape(0), weight.N);
-    const nb::gil_scoped_release release;
+    const PythonRelease release;
     linear(kernels, *pool, weight, x.data(), x.shape(0), y.data());
 }
 
@@ -129,7 +129,7 @@ void embed_of(const Indices& tokens, const SharedWeight& shared, const std::stri
     const Kernels& kernels = kernels_for(isa, weight);
     const std::shared_ptr<Pool> pool = handles().find(handle);
     require_shape(y, "y", tokens.shape(0), weight.K);
-    const nb::gil_scoped_release release;
+    const PythonRelease release;
     embed(kernels, *pool, weight, tokens.data(), tokens.shape(0), y.data());
 }
 
@@ -142,7 +142,7 @@ void gather_of(const Matrix& hidden, const Indices& rows, const Indices& tokens,
     require_shape(hidden, "hidden", hidden.shape(0), weight.K);
     require_shape(rows, "rows", 1, tokens.shape(0));
     require_shape(y, "y", 1, tokens.shape(0));
-    const nb::gil_scoped_release release;
+    const PythonRelease release;
     gather_log_prob(kernels, *pool, weight,
                     {hidden.data(), hidden.shape(0), rows.data(), tokens.data(),
                      tokens.shape(0), y.data()});
@@ -152,7 +152,7 @@ double time_of(const Matrix& x, const SharedWeight& shared, const std::string& i
                std::size_t repeats) {
     const Kernels& kernels = kernels_for(isa, shared.weight);
     require_shape(x, "x", x.shape(0), shared.weight.K);
-    const nb::gil_scoped_release release;
+    const PythonRelease release;
     return time_linear(kernels, shared.weight, x.data(), x.shape(0), repeats);
 }
 
@@ -162,7 +162,7 @@ std::vector<std::tuple<std::string, std::string, double>> peaks_of(std::size_t t
     require(threads >= 1 && threads <= kMostThreads && bursts >= 1,
             "threads and bursts are " + std::to_string(threads) + " and " +
                 std::to_string(bursts) + "; need 1 to 1024, and 1 or more");
-    const nb::gil_scoped_release release;
+    const PythonRelease release;
     std::vector<std::tuple<std::string, std::string, double>> peaks;
     for (const Peak& peak : measure_peaks(threads, bursts, only))
         peaks.emplace_back(peak.name, peak.unit, peak.per_second);

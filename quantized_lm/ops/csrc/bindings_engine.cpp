@@ -5,10 +5,8 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <chrono>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "engine.h"
@@ -20,32 +18,6 @@ using namespace nb::literals;
 
 using AnyFloats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Integers = Array<const std::int32_t, 1>;
-
-bool is_ending() {
-#if PY_VERSION_HEX >= 0x030D0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-}
-
-// Lets other threads have Python while it lives. A daemon thread may come back from a pass while
-// the interpreter ends: before 3.14 Python ends such a thread by unwinding its stack, which C++
-// answers with an abort. So it stays away until the process is gone. Who already waits for the
-// interpreter when it begins to end is not saved.
-class PythonRelease {
-public:
-    PythonRelease() : state_(PyEval_SaveThread()) {}
-    ~PythonRelease() {
-        while (is_ending()) std::this_thread::sleep_for(std::chrono::hours(1));
-        PyEval_RestoreThread(state_);
-    }
-    PythonRelease(const PythonRelease&) = delete;
-    PythonRelease& operator=(const PythonRelease&) = delete;
-
-private:
-    PyThreadState* state_;
-};
 
 void extend(Engine& engine, const std::vector<Tree*>& trees,
             const std::vector<Integers>& parents, const std::vector<Integers>& tokens,

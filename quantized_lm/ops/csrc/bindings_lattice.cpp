@@ -87,7 +87,7 @@ std::unique_ptr<LatticeSearch> make_search(const Ids& src, const Ids& dst, const
 nb::object next_wave(LatticeSearch& search) {
     bool is_wave = false;
     {
-        const nb::gil_scoped_release release;
+        const PythonRelease release;
         is_wave = search.next_wave();
     }
     if (!is_wave) return nb::none();
@@ -97,7 +97,7 @@ nb::object next_wave(LatticeSearch& search) {
 
 void learn(LatticeSearch& search, const Vector& log_prob) {
     require_shape(log_prob, "log_prob", 1, search.tokens().size());
-    const nb::gil_scoped_release release;
+    const PythonRelease release;
     search.learn(log_prob.data());
 }
 
@@ -170,7 +170,7 @@ void bind_lattice(nb::module_& m) {
              [](WordPrefixes& self, std::size_t k, std::size_t most_arcs) {
                  std::vector<std::int32_t> ends;
                  {
-                     const nb::gil_scoped_release release;
+                     const PythonRelease release;
                      ends = self.best(k, most_arcs);
                  }
                  return to_numpy(std::move(ends));

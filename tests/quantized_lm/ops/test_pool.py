@@ -67,8 +67,10 @@ else:
     passing.join()
     print(is_under_way, status, loaded.model.extend([state], [one], [one])[0].shape)
 """
-# The interpreter flushes when it has begun to end, and here waits so for the pass to end before it.
+# The interpreter flushes when it has begun to end, and here waits so for the work to end before it.
 LEFT = """
+import sys, threading, time
+
 class Slow:
     closed = False
 
@@ -76,15 +78,33 @@ class Slow:
         time.sleep(1)
 
 begun = threading.Event()
-requests = [ScoreRequest(tuple(f"{number} hello there my friend" for number in range(200)))]
 
-def score():
+def do():
     begun.set()
-    score_lists(requests, loaded)
+    work()
 
-threading.Thread(target=score, daemon=True).start()
+threading.Thread(target=do, daemon=True).start()
 begun.wait()
 sys.stdout = Slow()
+"""
+PASS = """
+requests = [ScoreRequest(tuple(f"{number} hello there my friend" for number in range(200)))]
+
+def work():
+    score_lists(requests, loaded)
+"""
+# The best word sequences of a lattice that has too many: some tenths of a second.
+SEARCH = """
+import numpy as np
+from quantized_lm.ops import _cpu
+
+src = np.repeat(np.arange(3000, dtype=np.int32), 60)
+word = np.tile(np.arange(1, 61, dtype=np.int32), 3000)
+score = np.random.default_rng(0).standard_normal(len(src))
+prefixes = _cpu.WordPrefixes(src, src + 1, word, score)
+
+def work():
+    prefixes.best(2**62, 1_000_000)
 """
 pytestmark = pytest.mark.usefixtures("cpu")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -190,6 +210,7 @@ def test_a_child_forked_in_a_pass_is_refused_what_nobody_will_end(threads: str) 
     assert done.stdout.splitlines() == [refusal, refusal, "True 0 (1,)"]
 
 
-def test_a_daemon_thread_in_a_pass_lets_the_process_end() -> None:
-    done = ran(LOADED + LEFT, "2")
+@pytest.mark.parametrize("work", [LOADED + PASS, SEARCH])
+def test_a_daemon_thread_at_work_lets_the_process_end(work: str) -> None:
+    done = ran(work + LEFT, "2")
     assert (done.returncode, done.stderr) == (0, "")
