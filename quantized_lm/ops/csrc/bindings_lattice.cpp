@@ -33,6 +33,7 @@ LatticeArcs arcs_of(const Ids& src, const Ids& dst, const Ids& word, const Doubl
     for (std::size_t a = 0; a < count; ++a) {
         require(arcs.src[a] >= (a == 0 ? 0 : arcs.src[a - 1]), "src descends; need arcs by their start");
         require(arcs.dst[a] > arcs.src[a], "an arc goes back; need states in topological order");
+        require(static_cast<std::size_t>(arcs.dst[a]) <= count, "there are more states than arcs connect");
         require(arcs.word[a] >= 0, "a word is negative; need 0 for none");
         require(arcs.score[a] < std::numeric_limits<double>::infinity(), "a score is NaN or infinite");
         arcs.num_states = std::max(arcs.num_states, arcs.dst[a] + 1);
@@ -228,7 +229,8 @@ void bind_lattice(nb::module_& m) {
         .def("found", &found)
         .def("log_prob",
              [](const LatticeSearch& self, std::int32_t prefix) {
-                 require_prefix(self.lattice(), prefix);
+                 require(prefix >= 0 && static_cast<std::size_t>(prefix) < self.num_met(),
+                         "the search has not met prefix " + std::to_string(prefix));
                  return self.log_prob(prefix);
              },
              "prefix"_a)

@@ -69,6 +69,8 @@ public:
     const std::vector<std::int32_t>& tokens() const { return tokens_; }
     std::size_t num_run() const { return num_run_; }
     std::size_t num_nodes() const { return num_nodes_; }
+    // Prefixes from here on are the lattice's alone: the search has not met them.
+    std::size_t num_met() const { return met_.size(); }
     double log_prob(std::int32_t prefix) const { return met_[static_cast<std::size_t>(prefix)].log_prob; }
     WordPrefixes& lattice() { return lattice_; }
     const WordPrefixes& lattice() const { return lattice_; }

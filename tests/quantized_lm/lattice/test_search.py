@@ -298,6 +298,13 @@ def test_a_lattice_of_silence_has_the_empty_sequence() -> None:
     assert search.found[0].total == pytest.approx(-1.0 + LM_SCALE * lm_of(()), abs=1e-5)
 
 
+def test_a_sequence_that_only_the_lattice_knows_has_no_log_probs() -> None:
+    search = LatticeSearch(ladder(20), lm_scale=1.0, limits=SearchLimits(), max_tokens=LONG)
+    (one,) = search.best_by_lattice(1)
+    with pytest.raises(ValueError, match="has not met prefix"):
+        search.log_probs(one.prefix)
+
+
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [

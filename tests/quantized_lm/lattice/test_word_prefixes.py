@@ -167,6 +167,8 @@ def test_impossible_arcs_are_on_no_path() -> None:
     [
         ("src", [0, 1, 0, 2, 3], "src descends"),
         ("dst", [1, 2, 1, 3, 4], "an arc goes back"),
+        ("dst", [1, 2, 3, 3, 6], "more states than arcs connect"),
+        ("dst", [1, 2, 3, 3, 2**31 - 1], "more states than arcs connect"),
         ("word", [1, -2, 3, 3, 4], "a word is negative"),
     ],
 )
