@@ -61,6 +61,8 @@ def fork_tree(state: TreeState, nodes: Sequence[int]) -> TreeState:
     Raises:
         ShapeError: they are in another order, or do not make a tree.
     """
+    if not nodes:
+        raise ShapeError("there are no nodes; need the root first")
     fork = TreeState([], [], [], [])
     place: dict[int, int] = {-1: -1}
     kept_slots: list[int] = []

@@ -87,6 +87,7 @@ void Tree::reserve(std::size_t more) {
 }
 
 void Tree::copy(const Tree& other, const std::int32_t* nodes, std::size_t count) {
+    if (count == 0) throw std::invalid_argument("there are no nodes; need the root first");
     std::vector<std::int32_t> place(other.size(), -1);  // of other's nodes here
     std::vector<std::int32_t> slots;                    // of other's that are copied
     nodes_.reserve(count);
