@@ -96,12 +96,16 @@ def append_nodes(
     """Add nodes to several trees, as `LanguageModel.extend` is given them.
 
     Raises:
-        ShapeError: parents and tokens differ in shape, or a path gets too long.
+        ShapeError: parents and tokens differ in shape, a parent does not exist, or a path gets too
+            long.
     """
     for state, parent, token in zip(states, parents, tokens, strict=True):
         if parent.shape != token.shape:
             raise ShapeError(f"parents are {parent.shape}, tokens {token.shape}; need one shape")
         for above, new in zip(parent.tolist(), token.tolist(), strict=True):
+            size = len(state.token)
+            if not 0 <= above < size:
+                raise ShapeError(f"the parent of node {size} is {above}; need 0 to {size - 1}")
             state.append(above, new)
         if max(state.depth) > max_tokens:
             raise ShapeError(f"a path has {max(state.depth)} tokens; need at most {max_tokens}")

@@ -123,3 +123,7 @@ def test_the_longest_path_is_scored_and_no_longer_one(model: FloatModel) -> None
 def test_nodes_that_do_not_fit_together_are_refused(model: FloatModel) -> None:
     with pytest.raises(ShapeError, match="need one shape"):
         model.extend([model.new_state()], [np.zeros(1, np.int32)], [np.zeros(2, np.int32)])
+    for parents in ([-1], [3], [0, 4], [0, -3]):
+        tokens = np.ones(len(parents), np.int32)
+        with pytest.raises(ShapeError, match=f"is {parents[-1]}; need 0 to"):
+            model.extend([model.new_state([5, 6])], [np.array(parents, np.int32)], [tokens])
