@@ -99,7 +99,8 @@ class CpuBackend:
         """Use the instruction set asked for, or the best this CPU has, and start the threads.
 
         Raises:
-            BackendError: the native module is missing, or this CPU lacks the instruction set.
+            BackendError: the native module is missing, this CPU lacks the instruction set, or the
+                system has no such number of threads.
         """
         reason = why_unavailable()
         if reason is not None:
@@ -110,7 +111,12 @@ class CpuBackend:
                 f"instruction set {options.isa!r} was asked for; this CPU and build have "
                 f"{', '.join(usable)}"
             )
-        pool = _cpu.Pool(options.threads, options.pins)
+        try:
+            pool = _cpu.Pool(options.threads, options.pins)
+        except RuntimeError as error:
+            raise BackendError(
+                f"{options.threads} threads cannot be started: {error}; need fewer"
+            ) from None
         return cls(options.isa or usable[-1], options.threads, options.pins, pool, pool.handle)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,21 @@ prefixes = _cpu.WordPrefixes(src, src + 1, word, score)
 def work():
     prefixes.best(2**62, 1_000_000)
 """
+# A thread's stack takes 8 MiB of what this process may address.
+LIMITED = """
+import resource, threading
+from pathlib import Path
+from quantized_lm.errors import BackendError
+from quantized_lm.ops import select_backend
+
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+try:
+    select_backend("cpu", threads=1024)
+except BackendError as error:
+    print(error)
+print(len(list(Path("/proc/self/task").iterdir())))
+"""
 pytestmark = pytest.mark.usefixtures("cpu")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -144,6 +160,13 @@ def test_pinned_threads_stay_on_one_core_and_the_caller_is_free_again() -> None:
     expected = sorted([cores[thread % len(cores)]] for thread in (1, 2))
     assert sorted(sorted(os.sched_getaffinity(worker)) for worker in workers) == expected
     assert os.sched_getaffinity(0) == allowed
+
+
+@on_linux
+def test_threads_that_the_system_does_not_have_are_refused() -> None:
+    done = ran(LIMITED)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch("1024 threads cannot be started: .*; need fewer\n1\n", done.stdout)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 64])
