@@ -36,12 +36,18 @@ class NativeModel:
     Args:
         plan: a model packed by `backend`.
         backend: whose threads and instruction set are used.
+
+    Raises:
+        BackendError: no engine runs such a plan.
     """
 
     def __init__(self, plan: ModelPlan, backend: CpuBackend) -> None:
         self._vocab_size = plan.embedding.shape[0]
         self._max_tokens = plan.max_tokens
-        self._engine = _ENGINES[type(plan)](plan, backend)
+        try:
+            self._engine = _ENGINES[type(plan)](plan, backend)
+        except ValueError as error:
+            raise BackendError(f"the native engine takes no such model: {error}") from None
 
     @property
     def vocab_size(self) -> int:

@@ -318,6 +318,12 @@ def test_nothing_to_add_is_nothing_to_score(native: NativeModel) -> None:
     assert [len(part) for part in log_prob] == [1, 0]
 
 
+@pytest.mark.parametrize("architecture", ["transformer", "gpt2"])
+def test_a_model_without_layers_is_refused(architecture: str) -> None:
+    with pytest.raises(BackendError, match="takes no such model: there are 0 blocks"):
+        load(odd_model(architecture, num_layers=0), select_backend("cpu"))
+
+
 def test_sizes_are_those_of_the_module(native: NativeModel, model: FloatModel) -> None:
     assert (native.vocab_size, native.max_tokens) == (model.vocab_size, model.max_tokens)
 
