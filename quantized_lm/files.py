@@ -10,6 +10,13 @@ from typing import BinaryIO
 
 from quantized_lm.errors import DataError
 
+GZIP = b"\x1f\x8b"  # what a packed file begins with, whatever it is called
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read or written, without its name, which the message has already."""
+    return getattr(error, "strerror", None) or str(error)
+
 
 @contextmanager
 def open_atomic(path: Path, *, tag: str = "") -> Iterator[BinaryIO]:

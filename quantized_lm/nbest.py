@@ -1,4 +1,4 @@
-"""N-best lists in JSON lines, plain or .gz, read to one frozen type. Knows nothing of models.
+"""N-best lists in JSON lines, plain or gzip, read to one frozen type. Knows nothing of models.
 
 Two shapes of a line are read; which one it is, its own keys say:
 
@@ -27,7 +27,7 @@ from typing import BinaryIO, NoReturn, TextIO
 
 from quantized_lm.components import escape
 from quantized_lm.errors import DataError
-from quantized_lm.files import naming_file, open_atomic
+from quantized_lm.files import GZIP, naming_file, open_atomic, reason
 
 Json = Mapping[str, object]
 ORDER = "order"
@@ -105,19 +105,18 @@ def read_records(path: Path) -> Iterator[tuple[str, Json]]:
                 if line.strip():
                     yield f"{path}:{number}", _parse(line, f"{path}:{number}")
     except UNREADABLE as error:
+        place = f" after line {number}" if number else ""
         raise DataError(
-            f"{path}: cannot be read after line {number} ({error}); need JSON lines, plain or .gz"
+            f"{path}: cannot be read{place} ({reason(error)}); need JSON lines, plain or gzip"
         ) from None
 
 
 @contextmanager
 def open_read(path: Path) -> Iterator[TextIO]:
-    """A text file or its .gz, as UTF-8."""
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as handle:
-            yield handle
-    else:
-        with path.open(encoding="utf-8") as handle:
+    """A text file as UTF-8, a byte order mark left out; unpacked if it begins as gzip does."""
+    with path.open("rb") as raw:
+        content = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
+        with io.TextIOWrapper(content, encoding="utf-8-sig") as handle:
             yield handle
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quantized_lm.errors import DataError, SecondpassError
-from quantized_lm.files import write_atomic
+from quantized_lm.files import reason, write_atomic
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ def read_record(cls: type[T], path: Path, *, what: str, remedy: str = "") -> T:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no {what} can be read ({error}){remedy}") from None
+        raise DataError(f"{path}: no {what} can be read ({reason(error)}){remedy}") from None
     return build(cls, value, where=str(path), error=DataError)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError, InputError
-from quantized_lm.files import write_named
+from quantized_lm.files import reason, write_named
 from quantized_lm.nbest import Json, number_field, numbers_field, refuse, text_field
 
 _MAPPINGS = ("lm_scales", "extra")
@@ -59,7 +59,7 @@ def read_weights(path: Path) -> Weights:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no weights can be read ({error})") from None
+        raise DataError(f"{path}: no weights can be read ({reason(error)})") from None
     weights = content.get("weights") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
         refuse(where, "/weights", "is no object; need a file that `secondpass tune` wrote")

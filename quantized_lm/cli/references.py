@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quantized_lm.errors import DataError
+from quantized_lm.files import reason
 from quantized_lm.nbest import UNREADABLE, open_read, read_records, reference_field, text_field
 
 
@@ -53,5 +54,6 @@ def _stripped(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line.strip()
     except UNREADABLE as error:
         raise DataError(
-            f'{path}: no references can be read ({error}); need n-best lists or lines "id text"'
+            f"{path}: no references can be read ({reason(error)}); need n-best lists or lines "
+            '"id text"'
         ) from None

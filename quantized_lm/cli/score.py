@@ -15,6 +15,7 @@ from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load
 from quantized_lm.cli.console import command, print_json
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.errors import DataError
+from quantized_lm.files import reason
 from quantized_lm.nbest import UNREADABLE, open_read
 from quantized_lm.ops import AUTO
 from quantized_lm.scoring import ScoreRequest, TextScore, score_lists
@@ -119,7 +120,9 @@ def _lines(path: Path) -> Iterator[str]:
         with open_read(path) as lines:
             yield from (line.strip() for line in _not_blank(lines))
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read ({error}); need text, plain or .gz") from None
+        raise DataError(
+            f"{path}: cannot be read ({reason(error)}); need text, plain or gzip"
+        ) from None
 
 
 def _not_blank(lines: Iterable[str]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from quantized_lm.errors import DataError, LatticeError
-from quantized_lm.files import write_named
+from quantized_lm.files import GZIP, write_named
 from quantized_lm.lattice.formats import (
     LATTICE_FORMATS,
     LatticeFormat,
@@ -20,7 +20,6 @@ from quantized_lm.lattice.formats import (
 from quantized_lm.lattice.lattice import Lattice
 
 MAX_BYTES = 1 << 30
-GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _GZIP_WINDOW = 31  # zlib's word for a gzip header
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quantized_lm.errors import DataError
-
-_GZIP = b"\x1f\x8b"
+from quantized_lm.files import GZIP, reason
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -21,7 +20,7 @@ def read_lines(path: Path) -> Iterator[str]:
     number = 0
     try:
         with path.open("rb") as file:
-            is_gzip = file.read(2) == _GZIP
+            is_gzip = file.read(2) == GZIP
         with gzip.open(path) if is_gzip else path.open("rb") as content:
             for number, line in enumerate(content, start=1):  # noqa: B007 - for the message
                 yield line.decode("utf-8")
@@ -30,6 +29,5 @@ def read_lines(path: Path) -> Iterator[str]:
             f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert it"
         ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: cannot be read after line {number} ({error}); check --data"
-        ) from None
+        place = f" after line {number}" if number else ""
+        raise DataError(f"{path}: cannot be read{place} ({reason(error)}); check --data") from None

@@ -14,7 +14,7 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
 from quantized_lm.errors import LatticeError
-from quantized_lm.lattice.files import GZIP
+from quantized_lm.files import GZIP
 from quantized_lm.lattice.formats import LATTICE_FORMATS, format_of_media_type
 from service.errors import UnsupportedMediaTypeError
 from service.lattice_schemas import LatticeQuery, LatticeRequest, LatticeResponse

@@ -134,14 +134,26 @@ def test_both_halves_of_a_surrogate_pair_are_a_character(tmp_path: Path) -> None
     assert next(read_utterances(path)).hypotheses[1].text == "\U0001f600"
 
 
+@pytest.mark.parametrize("name", ["lists.jsonl", "lists.jsonl.gz"])
+def test_packed_is_what_begins_so_and_a_byte_order_mark_is_no_text(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    expected = list(read_utterances(write(tmp_path / "plain.jsonl", FIELDS)))
+    lines = b"\xef\xbb\xbf" + (tmp_path / "plain.jsonl").read_bytes().replace(b"\n", b"\r\n")
+    for content in (lines, gzip.compress(lines)):
+        path.write_bytes(content)
+        assert list(read_utterances(path)) == expected
+
+
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read after line 0"):
+    with pytest.raises(DataError, match=r"absent\.jsonl: cannot be read \(No such file or dir"):
         list(read_utterances(tmp_path / "absent.jsonl"))
     whole = gzip.compress(b"".join(b'{"utt": "%d"}\n' % i for i in range(9999)))
     packed = tmp_path / "lists.jsonl.gz"
-    for damaged in (whole[: len(whole) // 2], whole[:10] + b"\xff" * 64, b"plain"):
+    for damaged in (whole[: len(whole) // 2], whole[:10] + b"\xff" * 64):
         packed.write_bytes(damaged)
-        with pytest.raises(DataError, match="cannot be read after line"):
+        with pytest.raises(DataError, match="cannot be read"):
             for _ in read_records(packed):
                 pass
     with pytest.raises(DataError, match="first pass is 'lm'; need one of am, total"):

@@ -146,7 +146,7 @@ def test_missing_text_is_named(tmp_path: Path) -> None:
     damaged = gzip.compress(b"the cat")[:10] + b"\xff" * 64
     for content in (b"\x1f\x8bnot gzip", damaged):
         (tmp_path / "tiny.txt.gz").write_bytes(content)
-        with pytest.raises(DataError, match="cannot be read after line|not UTF-8"):
+        with pytest.raises(DataError, match="cannot be read|not UTF-8"):
             train(tiny_recipe(), data=tmp_path, out=tmp_path / "out")
     write_text(tmp_path, lines=90)
     with pytest.raises(DataError, match="90 lines are too few"):
