@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from quantized_lm.combine import Weights, combine
+from quantized_lm.combine import Weights, combine, require_scores
 from quantized_lm.errors import DataError, naming
 from quantized_lm.nbest import Utterance
 from quantized_lm.scored import LmColumn, components_of, join, result_record, unranked_record
@@ -13,6 +13,7 @@ from quantized_lm.scoring import (
     PreparedList,
     ScoreRequest,
     TextScorer,
+    longest_text,
     prepare,
     run_batch,
 )
@@ -47,6 +48,19 @@ def rescore_utterances(
                     raise
                 record = unranked_record(utterance, str(error))
             yield record
+
+
+def require_rankable(utterance: Utterance, scorer: TextScorer, weights: Weights) -> None:
+    """Pass if `rescore_utterances` can rank a list, which is known without running the model.
+
+    Raises:
+        InputError: a text is too long, or a score is missing that counts.
+    """
+    texts = [hypothesis.text for hypothesis in utterance.hypotheses]
+    longest_text(scorer.tokenizer.encode_all(texts), scorer)
+    unknown = [0] * len(texts)
+    column = LmColumn({scorer.name: unknown}, unknown, unknown, ())
+    require_scores(components_of(join(utterance, column)), weights)
 
 
 def _ranked_record(

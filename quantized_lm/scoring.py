@@ -259,6 +259,21 @@ def prepare_encoded(
     Raises:
         TooLongError: as `prepare`.
     """
+    room = context_room(scorer.model.max_tokens, longest_text(encoded, scorer) + 1)
+    context = scorer.tokenizer.context_ids(request.context, room=room)
+    ids, lengths = encoded.ids, encoded.num_tokens + int(request.final)
+    if not request.final:
+        ids = ids[ids != BOUNDARY_ID]
+    tree = merge_prefixes(ids, lengths, context=context)
+    return PreparedList(request.texts, encoded, tree, request.final, scorer.tokenizer)
+
+
+def longest_text(encoded: EncodedTexts, scorer: TextScorer) -> int:
+    """Tokens of the longest text, `</s>` not counted.
+
+    Raises:
+        TooLongError: the model does not take as many; the pointer names the first such text.
+    """
     limit = scorer.model.max_tokens
     longest = int(encoded.num_tokens.max(initial=0))
     if longest + 1 > limit:
@@ -267,13 +282,7 @@ def prepare_encoded(
             f"text has {encoded.num_tokens[index]} tokens; {scorer.name} takes at most {limit - 1}",
             pointer=f"/hypotheses/{index}/text",
         )
-    room = context_room(limit, longest + 1)
-    context = scorer.tokenizer.context_ids(request.context, room=room)
-    ids, lengths = encoded.ids, encoded.num_tokens + int(request.final)
-    if not request.final:
-        ids = ids[ids != BOUNDARY_ID]
-    tree = merge_prefixes(ids, lengths, context=context)
-    return PreparedList(request.texts, encoded, tree, request.final, scorer.tokenizer)
+    return longest
 
 
 def context_room(max_tokens: int, text_tokens: int = 0) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -30,13 +31,15 @@ from quantized_lm.cli.rescore_lattices import (
 from quantized_lm.cli.spool import readable_twice
 from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, formula
-from quantized_lm.errors import DataError
+from quantized_lm.errors import DataError, InputError, explain
 from quantized_lm.files import require_file_name
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
 from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.list_scoring import require_rankable
 from quantized_lm.nbest import (
     DEFAULT_FIRST_PASS,
     ORDER,
+    Utterance,
     open_replace,
     read_records,
     read_utterances,
@@ -195,14 +198,13 @@ def run(  # noqa: PLR0913 - each is an option of the command
                 read_references(refs) if refs is not None else None,
                 keeps_failed=on_error == FIRST_PASS_STAYS,
             )
+            _note_formula(loaded, chosen)
             limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
             folder = RescoredFolder(lattice_out)
             count = count_lattices(lattices, folder)
             _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
             folder.write()
             return
-        # All lines are checked before any is scored: a fault at the end costs no hour of work.
-        count = _count_lists(twice, first_pass)
         records: Iterable[Json]
         if url is not None:
             if engine != LOCAL:
@@ -213,6 +215,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
                 api_key,
                 keeps_failed=on_error == FIRST_PASS_STAYS,
             )
+            count = _count_lists(twice, first_pass)
             utterances = read_utterances(twice, first_pass=first_pass)
             records = chain.from_iterable(rescore_all(server, utterances))
         else:
@@ -225,7 +228,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
                 workers=workers,
                 keeps_failed=on_error == FIRST_PASS_STAYS,
             )
-            records = rescored(corpus, *_model_and_weights(model, options, device, threads))
+            loaded, chosen = _model_and_weights(model, options, device, threads)
+            check = partial(_require_rankable, loaded=loaded, weights=chosen)
+            count = _count_lists(twice, first_pass, None if corpus.keeps_failed else check)
+            _note_formula(loaded, chosen)
+            records = rescored(corpus, loaded, chosen)
         _write(target, records, count)
 
 
@@ -252,16 +259,23 @@ def _refuse_unused(context: typer.Context, unused: Mapping[str, str]) -> None:
             raise DataError(f"--{name.replace('_', '-')} needs {needed}")
 
 
-def _count_lists(source: Path, first_pass: str) -> int:
-    count = 0
+def _count_lists(
+    source: Path, first_pass: str, check: Callable[[Utterance], None] | None = None
+) -> int:
+    """How many there are; all are read before any is scored: a fault at the end costs no work."""
+    utterances = read_utterances(source, first_pass=first_pass)
     try:
-        for _ in read_utterances(source, first_pass=first_pass):
-            count += 1
+        first = next(utterances, None)
     except DataError as error:
-        if count or source.name.lower().removesuffix(".gz").endswith(_LISTS):
+        if source.name.lower().removesuffix(".gz").endswith(_LISTS):
             raise
         # Kaldi's archives are often called lat.1.gz, which says nothing.
         raise DataError(f"{error}; lattices need --format, one of {_FORMATS}") from None
+    count = 0
+    for utterance in chain(() if first is None else (first,), utterances):
+        if check is not None:
+            check(utterance)
+        count += 1
     chooses = first_pass not in (DEFAULT_FIRST_PASS, ORDER)
     if count and chooses and all("hypotheses" in record for _, record in read_records(source)):
         raise DataError(
@@ -271,14 +285,26 @@ def _count_lists(source: Path, first_pass: str) -> int:
     return count
 
 
+def _require_rankable(utterance: Utterance, *, loaded: LoadedModel, weights: Weights) -> None:
+    try:
+        require_rankable(utterance, loaded, weights)
+    except InputError as error:
+        remedy = "--on-error first-pass keeps the decoder's order of such a list"
+        if error.pointer.endswith(("/am_score", "/graph_score")):
+            remedy = f"--first-pass says which fields of utt/ref/hyps lines are scores; {remedy}"
+        raise DataError(f"utterance {utterance.id!r}: {explain(error)}; {remedy}") from None
+
+
 def _model_and_weights(
     model: str | None, options: WeightOptions, device: str, threads: int
 ) -> tuple[LoadedModel, Weights]:
     folder = bundled_path(DEFAULT_MODEL) if model is None else Path(model)
     loaded = load_artifact(folder, device=device, threads=threads or None)
-    chosen = resolve(options, loaded.name, loaded.manifest.default_weights)
-    note(f"{loaded.name} ({loaded.backend}): {formula(chosen)}")
-    return loaded, chosen
+    return loaded, resolve(options, loaded.name, loaded.manifest.default_weights)
+
+
+def _note_formula(loaded: LoadedModel, weights: Weights) -> None:
+    note(f"{loaded.name} ({loaded.backend}): {formula(weights)}")
 
 
 def _write(target: Path, records: Iterable[Json], count: int) -> None:

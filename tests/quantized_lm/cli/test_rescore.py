@@ -127,6 +127,34 @@ def test_a_bad_line_is_found_before_anything_is_scored(run: Command, lists: Path
 
 
 @pytest.mark.parametrize(
+    ("hypothesis", "message"),
+    [
+        ({"text": "the " * 200, "am": -1.0}, "/hypotheses/0/text: text has 200 tokens; tiny takes"),
+        (
+            {"text": "the", "total": -1.0},
+            "send the score or set the weight to 0; --first-pass says which fields",
+        ),
+    ],
+)
+def test_a_list_that_cannot_be_ranked_is_found_before_anything_is_scored(
+    run: Command,
+    lists: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hypothesis: dict[str, object],
+    message: str,
+) -> None:
+    monkeypatch.setattr(list_scoring, "run_batch", lambda *_: pytest.fail("scored"))
+    with lists.open("a") as handle:
+        handle.write(json.dumps({"utt": "x", "hyps": [hypothesis]}) + "\n")
+    result = run("rescore", lists, lists.with_name("out.jsonl"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: utterance 'x': ")
+    assert message in result.stderr
+    assert "--on-error first-pass keeps" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--preset", "nemo"], "error: /alpha: preset 'nemo' got no 'alpha'"),
