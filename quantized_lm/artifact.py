@@ -97,13 +97,20 @@ def bundled_path(name: str) -> Path:
     return home / name
 
 
-def model_folder(name: str) -> Path:
-    """Where a model is: the folder of that name, or the bundled model.
+def model_folder(name: str | Path | None = None) -> Path:
+    """Where a model is: the folder of that name, or the bundled model; None is the usual one.
 
     Raises:
         ArtifactError: neither.
     """
-    return Path(name) if (Path(name) / MANIFEST).exists() else bundled_path(name)
+    if name is None:
+        return bundled_path(DEFAULT_MODEL)
+    if (Path(name) / MANIFEST).exists():
+        return Path(name)
+    try:
+        return bundled_path(str(name))
+    except ArtifactError as error:
+        raise ArtifactError(f"{name} holds no {MANIFEST}, and {error}") from None
 
 
 def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from quantized_lm.artifact import DEFAULT_MODEL, bundled_path
+from quantized_lm.artifact import model_folder
 from quantized_lm.cli.console import command
 from quantized_lm.cli.devices import BackendOption, DeviceOption
 from quantized_lm.cli.lazy import LibraryCommands
@@ -74,10 +74,13 @@ def serve(
 
 
 def with_a_model(settings: Settings) -> Settings:
-    """The same settings, or with the bundled model where they name none."""
-    if settings.models:
-        return settings
-    return settings.model_copy(update={"models": (bundled_path(DEFAULT_MODEL),)})
+    """The same settings with the folder of each model, and the bundled model where there is none.
+
+    Raises:
+        ArtifactError: there is no such folder, and no bundled model of that name.
+    """
+    folders = tuple(map(model_folder, settings.models)) or (model_folder(),)
+    return settings.model_copy(update={"models": folders})
 
 
 def read_settings(given: dict[str, Any]) -> Settings:

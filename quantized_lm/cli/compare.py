@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
+from quantized_lm.artifact import DEFAULT_MODEL, load_artifact, model_folder
 from quantized_lm.bench.lattice_comparison import (
     DECODER_LIST,
     LATTICE,
@@ -55,7 +55,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
         Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]")
+        Path | None,
+        typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]"),
     ] = None,
     size: Annotated[list[int] | None, typer.Option(help="Of a list made of the lattice.")] = None,
     lm_scale: Annotated[float, typer.Option(help="To tune from.")] = 10.0,
@@ -74,9 +75,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     given = named_format(lattice_format)
     reading = ReadOptions(symbols=named_symbols(symbols))
     spoken = _spoken(lattices, lists, given, reading)
-    loaded = load_artifact(
-        model or bundled_path(DEFAULT_MODEL), device=device, threads=threads or None
-    )
+    loaded = load_artifact(model_folder(model), device=device, threads=threads or None)
     with progress("utterances") as bar:
         task = bar.add_task("rescore", total=(count_passes(sizes) + 1) * len(spoken))
         comparison = compare(

@@ -13,13 +13,13 @@ class Corpus:
     Attributes:
         source: file of lists.
         first_pass: key of FIRST_PASS.
-        model: artifact folder; None is the bundled one.
+        model: artifact folder.
         workers: processes, at most; 0 is one per CPU. Only where an engine has several.
         keeps_failed: a list that cannot be ranked keeps the decoder's order.
     """
 
     source: Path
     first_pass: str
-    model: Path | None = None
+    model: Path
     workers: int = 0
     keeps_failed: bool = False

@@ -12,7 +12,7 @@ import typer
 from rich.bar import Bar
 from rich.table import Table
 
-from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
+from quantized_lm.artifact import DEFAULT_MODEL, load_artifact, model_folder
 from quantized_lm.cli.console import command, out, print_json
 from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
@@ -75,12 +75,14 @@ def run(  # noqa: PLR0913 - each is an option of the command
         given = named_format(lattice_format)
         loaded = None
         if model is not None and plot is not None:
-            loaded = load_artifact(model, device=device)
+            loaded = load_artifact(model_folder(model), device=device)
         inspect_lattice(InspectedLattice(folder, given, reading, plot), loaded, out())
         return
     if plot is not None:
         raise DataError(f"{folder or DEFAULT_MODEL}: is no lattice by its name; --plot needs one")
-    path = bundled_path(DEFAULT_MODEL) if folder is None else folder
+    if folder is not None and folder.is_file():
+        raise DataError(f"{folder}: is no lattice by its name; --format says in which one it is")
+    path = model_folder(folder)
     manifest = read_manifest(path)
     if verify:
         load_artifact(path, device=device)

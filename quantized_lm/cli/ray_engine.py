@@ -15,7 +15,7 @@ from typing import Any
 import ray
 import ray.data
 
-from quantized_lm.artifact import DEFAULT_MODEL, bundled_path, load_artifact
+from quantized_lm.artifact import load_artifact
 from quantized_lm.cli.corpus import Corpus
 from quantized_lm.combine import Weights
 from quantized_lm.errors import DataError, SecondpassError
@@ -29,7 +29,7 @@ class RescoreLists:
     """A worker; it has one CPU, and so one thread."""
 
     def __init__(self, corpus: Corpus, weights: Weights) -> None:
-        self._loaded = load_artifact(corpus.model or bundled_path(DEFAULT_MODEL), threads=1)
+        self._loaded = load_artifact(corpus.model, threads=1)
         self._weights = weights
         self._corpus = corpus
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
+from quantized_lm.artifact import LoadedModel, load_artifact, model_folder
 from quantized_lm.cli.console import command, note, progress
 from quantized_lm.cli.corpus import Corpus
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
@@ -220,11 +220,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
             records = chain.from_iterable(rescore_all(server, utterances))
         else:
             rescored = engine_by_name(engine, device)
-            folder_of_model = None if model is None else Path(model)
             corpus = Corpus(
                 twice,
                 first_pass,
-                model=folder_of_model,
+                model=model_folder(model),
                 workers=workers,
                 keeps_failed=on_error == FIRST_PASS_STAYS,
             )
@@ -298,8 +297,7 @@ def _require_rankable(utterance: Utterance, *, loaded: LoadedModel, weights: Wei
 def _model_and_weights(
     model: str | None, options: WeightOptions, device: str, threads: int
 ) -> tuple[LoadedModel, Weights]:
-    folder = bundled_path(DEFAULT_MODEL) if model is None else Path(model)
-    loaded = load_artifact(folder, device=device, threads=threads or None)
+    loaded = load_artifact(model_folder(model), device=device, threads=threads or None)
     return loaded, resolve(options, loaded.name, loaded.manifest.default_weights)
 
 

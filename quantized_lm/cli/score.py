@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, bundled_path, load_artifact
+from quantized_lm.artifact import DEFAULT_MODEL, LoadedModel, load_artifact, model_folder
 from quantized_lm.cli.console import command, print_json
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.errors import DataError
@@ -52,7 +52,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
         Path | None, typer.Option("--file", "-f", help="Or a file of them, one a line; .gz too.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]")
+        Path | None,
+        typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]"),
     ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Show every token's score.")] = False,
     final: Annotated[
@@ -75,8 +76,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """
     if bool(texts) == (file is not None):
         raise DataError("got no text, or both texts and --file; give one of them")
-    folder = bundled_path(DEFAULT_MODEL) if model is None else model
-    loaded = load_artifact(folder, device=device, threads=threads or None)
+    loaded = load_artifact(model_folder(model), device=device, threads=threads or None)
     totals = Totals()
     lines = iter(texts or ()) if file is None else _lines(file)
     for text, score in _scores(lines, loaded, is_final=final):

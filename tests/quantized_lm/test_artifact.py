@@ -14,10 +14,12 @@ import safetensors.numpy
 import torch
 
 from quantized_lm.artifact import (
+    DEFAULT_MODEL,
     ArtifactParts,
     LoadedModel,
     bundled_path,
     load_artifact,
+    model_folder,
     write_artifact,
 )
 from quantized_lm.errors import (
@@ -293,6 +295,13 @@ def test_an_unknown_backend_or_model_is_refused(artifact: Path) -> None:
         load_artifact(artifact, backend="abacus")
     with pytest.raises(ArtifactError, match="no model 'xx' ships.*en-small"):
         bundled_path("xx")
+    with pytest.raises(ArtifactError, match="xx holds no manifest.json, and no model 'xx' ships"):
+        model_folder("xx")
+
+
+def test_a_model_is_its_folder_or_a_name_that_ships(artifact: Path) -> None:
+    assert model_folder(artifact) == artifact
+    assert model_folder(DEFAULT_MODEL) == model_folder() == bundled_path(DEFAULT_MODEL)
 
 
 def test_the_bundled_model_loads_and_is_small() -> None:

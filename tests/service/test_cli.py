@@ -11,7 +11,7 @@ import uvicorn
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from quantized_lm.artifact import DEFAULT_MODEL
+from quantized_lm.artifact import DEFAULT_MODEL, bundled_path
 from quantized_lm.cli import COMMANDS
 from quantized_lm.ops import BACKENDS, CPU_ISA_VARIABLE
 from service import cli, server
@@ -48,6 +48,7 @@ def test_version_is_that_of_the_distribution() -> None:
 def test_options_come_before_the_environment(
     started: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cli, "model_folder", Path)
     monkeypatch.setenv("SECONDPASS_PORT", "1")
     monkeypatch.setenv("SECONDPASS_HOST", "0.0.0.0")
     monkeypatch.setenv("SECONDPASS_MODELS", os.pathsep.join(["c", "d"]))
@@ -59,12 +60,12 @@ def test_options_come_before_the_environment(
     assert (second.models, second.port) == ((Path("c"), Path("d")), 1)
 
 
-def test_without_a_model_the_bundled_one_is_served(
-    started: list[Settings], monkeypatch: pytest.MonkeyPatch
+def test_without_a_model_or_by_its_name_the_bundled_one_is_served(
+    started: list[Settings],
 ) -> None:
-    monkeypatch.setattr(cli, "bundled_path", Path)
-    assert CliRunner().invoke(cli.build_cli(), ["serve"]).exit_code == 0
-    assert started[0].models == (Path(DEFAULT_MODEL),)
+    for arguments in (["serve"], ["serve", "--model", DEFAULT_MODEL]):
+        assert CliRunner().invoke(cli.build_cli(), arguments).exit_code == 0
+    assert started[0].models == started[1].models == (bundled_path(DEFAULT_MODEL),)
 
 
 def test_an_unusable_setting_is_one_line_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Command:
     loaded = fake_loaded("tiny")
     for module in (rescore, score, inspect):
         monkeypatch.setattr(module, "load_artifact", lambda _, **__: loaded)
-        monkeypatch.setattr(module, "bundled_path", Path)
+        monkeypatch.setattr(module, "model_folder", lambda name=None: Path(name or "tiny"))
     monkeypatch.setattr(inspect, "read_manifest", lambda _: loaded.manifest)
     monkeypatch.setenv("COLUMNS", "120")
     cli = typer.Typer(cls=LibraryCommands)

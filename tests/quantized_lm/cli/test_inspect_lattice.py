@@ -122,6 +122,11 @@ def test_what_cannot_be_drawn_is_one_line(
     assert message in result.stderr
 
 
+def test_a_file_of_neither_kind_is_told_how_lattices_are_named(run: Command, slf: Path) -> None:
+    result = run("inspect", slf.rename(slf.with_name("lat.1")))
+    assert (result.exit_code, "--format says in which one it is" in result.stderr) == (2, True)
+
+
 def test_a_large_lattice_is_not_drawn(run: Command, slf: Path) -> None:
     arcs: list[tuple[int, int, list[int], float, float]] = [(0, 1, [1], 0.0, 0.0)] * 201
     write_lattices(slf, [make_lattice(arcs)])
