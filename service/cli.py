@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from quantized_lm.artifact import model_folder
 from quantized_lm.cli.console import command
-from quantized_lm.cli.devices import BackendOption, DeviceOption
+from quantized_lm.cli.devices import BackendOption, DeviceOption, ThreadsOption
 from quantized_lm.cli.lazy import LibraryCommands
 from quantized_lm.errors import SecondpassError
 from quantized_lm.ops import AUTO
@@ -55,6 +55,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="TCP port. [default: 8080]")] = None,
     device: DeviceOption = AUTO,
     backend: BackendOption = AUTO,
+    threads: ThreadsOption = 0,
 ) -> None:
     """Serve models over HTTP until SIGTERM; requests in flight are finished.
 
@@ -65,7 +66,14 @@ def serve(
 
     secondpass serve --device cuda
     """
-    given = {"models": model, "host": host, "port": port, "device": device, "backend": backend}
+    given = {
+        "models": model,
+        "host": host,
+        "port": port,
+        "device": device,
+        "backend": backend,
+        "threads": threads,
+    }
     run_server(
         with_a_model(
             read_settings({name: value for name, value in given.items() if value is not None})

@@ -52,12 +52,14 @@ def test_options_come_before_the_environment(
     monkeypatch.setenv("SECONDPASS_PORT", "1")
     monkeypatch.setenv("SECONDPASS_HOST", "0.0.0.0")
     monkeypatch.setenv("SECONDPASS_MODELS", os.pathsep.join(["c", "d"]))
-    arguments = ["serve", "--model", "a", "--model", "b", "--port", "0"]
+    monkeypatch.setenv("SECONDPASS_THREADS", "3")
+    arguments = ["serve", "--model", "a", "--model", "b", "--port", "0", "--threads", "2"]
     assert CliRunner().invoke(cli.build_cli(), arguments).exit_code == 0
     assert CliRunner().invoke(cli.build_cli(), ["serve"]).exit_code == 0
     first, second = started
     assert (first.models, first.port, first.host) == ((Path("a"), Path("b")), 0, "0.0.0.0")
     assert (second.models, second.port) == ((Path("c"), Path("d")), 1)
+    assert (first.threads, second.threads) == (2, 3)
 
 
 def test_without_a_model_or_by_its_name_the_bundled_one_is_served(
