@@ -177,7 +177,8 @@ def select_speakers(
             group, or all of the match where it has none.
 
     Raises:
-        DataError: unknown choice, no regular expression, or an id that it does not match.
+        DataError: unknown choice, no regular expression, an id that it does not match, or the same
+            speaker in all of them and the half without.
     """
     if which not in SPEAKERS:
         raise DataError(f"speakers are {which!r}; need one of {', '.join(SPEAKERS)}")
@@ -185,6 +186,11 @@ def select_speakers(
         return list(utterances)
     speakers = [_speaker(utterance.id, pattern) for utterance in utterances]
     chosen = set(sorted(set(speakers))[which == "odd" :: 2])
+    if speakers and not chosen:
+        raise DataError(
+            f"no speaker is {which}: {pattern!r} finds {speakers[0]!r} in all utterance ids; need "
+            "two speakers or more; '.*' takes each utterance for one"
+        )
     return [
         utterance
         for utterance, speaker in zip(utterances, speakers, strict=True)

@@ -1,6 +1,7 @@
 """Word error rate, pooled over a set, of one answer per utterance or of whole lists.
 
 Words are what stands between white space: no case folding, no filler or compound rules.
+`spelling_remark` says where that counts what nobody said.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 import kaldialign
 import numpy as np
 from numpy.typing import NDArray
+
+from quantized_lm.tokenizer import TextRules
 
 Ints = NDArray[np.int64]
 _GAP = "\0"
@@ -48,6 +51,23 @@ def pooled(pairs: Iterable[tuple[str, str]]) -> WordErrors:
         utterances += 1
     substitutions, deletions, insertions, number = (int(total) for total in totals)
     return WordErrors(substitutions, deletions, insertions, number, utterances)
+
+
+def spelling_remark(references: Sequence[str], texts: Sequence[str]) -> str:
+    """What to say where most errors are of case, punctuation or noises, on one line; or ""."""
+    as_written = pooled(zip(references, texts, strict=True))
+    rules = TextRules()
+    as_said = pooled(
+        (" ".join(rules.said(reference)), " ".join(rules.said(text)))
+        for reference, text in zip(references, texts, strict=True)
+    )
+    if 2 * as_said.errors >= as_written.errors:
+        return ""
+    return (
+        f"the first pass has {as_written.errors} word errors, and {as_said.errors} without case, "
+        "punctuation and noises; words are compared as they stand, so write references and "
+        "hypotheses alike"
+    )
 
 
 def error_counts(reference: str, texts: Sequence[str]) -> Ints:

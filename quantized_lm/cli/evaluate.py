@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.doubts import note_doubts
 from quantized_lm.cli.tune import SpeakerOfOption, SpeakersOption
 from quantized_lm.combine import Weights
 from quantized_lm.dev_set import (
@@ -115,6 +116,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     sets = {}
     for source, other in zip(sources, others, strict=True):
         utterances = select_speakers(list(read_scored(source)), speakers, speaker_of)
+        note_doubts(source, utterances)
         sets[str(source)] = replace(
             _answers(utterances, chosen),
             other=[] if other is None else _best_of_same(utterances, other, of_others),

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from quantized_lm.cli.console import command, note, out, print_json
+from quantized_lm.cli.doubts import note_doubts
 from quantized_lm.combine import formula
 from quantized_lm.dev_set import (
     SPEAKER_PATTERN,
@@ -70,6 +71,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     began = time.perf_counter()
     utterances = select_speakers(list(read_scored(source)), speakers, speaker_of)
     data = tuning_set(utterances)
+    note_doubts(source, utterances)
     unranked = sum(not utterance.is_ranked for utterance in utterances)
     if unranked:
         note(f"warning: {unranked} utterances could not be ranked and are left out")

@@ -112,6 +112,8 @@ def test_unusable_speaker_choices_are_refused() -> None:
         select_speakers(some, "half", ".")
     with pytest.raises(DataError, match="no regular expression"):
         select_speakers(some, "even", "(")
+    with pytest.raises(DataError, match="no speaker is odd: '.' finds 'u' in all utterance ids"):
+        select_speakers(some, "odd", ".")
     with pytest.raises(DataError, match="finds no speaker"):
         select_speakers(some, "even", "[0-9]+")
     with pytest.raises(DataError, match="finds no speaker in utterance id 'u'"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quantized_lm.nbest import Utterance, read_utterances
-from quantized_lm.wer import WordErrors, error_counts, oracle, pooled, slot_errors
+from quantized_lm.wer import WordErrors, error_counts, oracle, pooled, slot_errors, spelling_remark
 
 REAL = "ls_test_clean.w2v2_base960h_4gram.jsonl.gz"
 
@@ -30,6 +30,14 @@ def test_errors_are_pooled_over_the_set() -> None:
 
 def test_a_set_without_reference_words_has_no_rate() -> None:
     assert math.isnan(pooled([("", "a")]).rate)
+
+
+def test_errors_of_spelling_alone_are_remarked() -> None:
+    remark = spelling_remark(["A B C", "D"], ["a b, x", "[noise] d"])
+    assert remark.startswith("the first pass has 5 word errors, and 1 without case, punctuation")
+    assert spelling_remark(["a b c"], ["a b x"]) == ""
+    assert spelling_remark(["a B c d"], ["a b x d"]) == ""  # half of them is no rule
+    assert spelling_remark(["a"], ["a"]) == ""
 
 
 def test_equal_texts_cost_the_same_and_the_oracle_is_the_first_of_equals() -> None:

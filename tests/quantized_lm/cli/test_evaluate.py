@@ -29,6 +29,21 @@ def test_rates_of_every_system_are_reported(run: Command, scored: Path) -> None:
     assert report["bootstrap"]["low"] <= report["bootstrap"]["difference"]
 
 
+def test_doubtful_lists_are_counted_with_a_warning(
+    run: Command, scored: Path, tmp_path: Path
+) -> None:
+    lines = gzip.decompress(scored.read_bytes()).decode().splitlines()
+    doubtful = tmp_path / "doubtful.jsonl"
+    doubtful.write_text("\n".join([*lines, lines[0]]).replace('the cat sat"}', 'The cat saw."}'))
+    for command in (("evaluate", doubtful), ("tune", doubtful, tmp_path / "w.json")):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        first, second = result.stderr.splitlines()
+        assert "1 utterance ids are there more than once, such as '10-0'; each line" in first
+        assert second.startswith(f"warning: {doubtful}: the first pass has 14 word errors, and 0 ")
+    assert run("evaluate", scored).stderr == ""
+
+
 def test_weights_rank_anew(run: Command, scored: Path) -> None:
     weights = scored.with_name("weights.json")
     weights.write_text('{"weights": {"am_scale": -1}}')
@@ -76,7 +91,11 @@ def test_unusable_choices_end_with_code_2(run: Command, scored: Path) -> None:
     assert result.exit_code == 2
     assert "utterance '10-0': /hypotheses/0/graph_score" in result.stderr
     nobody = run("evaluate", scored, "--speakers", "odd", "--speaker-of", "^")
-    assert "no reference words" in nobody.stderr
+    assert "no speaker is odd" in nobody.stderr
+    silent = scored.with_name("silent.jsonl")
+    lines = gzip.decompress(scored.read_bytes()).decode()
+    silent.write_text(lines.replace('"ref": "the cat sat"', '"ref": ""'))
+    assert "no reference words" in run("evaluate", silent).stderr
 
 
 def test_two_sets_of_weights_are_compared_on_the_same_lists(run: Command, scored: Path) -> None:

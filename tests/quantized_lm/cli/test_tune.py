@@ -62,7 +62,7 @@ def test_lists_with_a_graph_score_tune_it_and_those_without_am_keep_the_lm(
     [
         (["--free", "lm[other]"], "weight to tune is 'lm[other]'"),
         (["--speakers", "third"], "need one of all, even, odd"),
-        (["--speakers", "odd", "--speaker-of", "^"], "0 lists"),
+        (["--speakers", "odd", "--speaker-of", "^"], "no speaker is odd"),
     ],
 )
 def test_unusable_options_end_with_code_2(
