@@ -230,16 +230,24 @@ def _errors(references: Sequence[str], texts: Sequence[str]) -> NDArray[np.int64
     )
 
 
+def _table(title: str, headings: Sequence[str]) -> Table:
+    """A row per set; where there is no room its name and its numbers are broken, and never cut."""
+    table = Table(title=title)
+    table.add_column("set", overflow="fold")
+    for heading in headings:
+        table.add_column(heading.replace("_", " "), justify="right", overflow="fold")
+    return table
+
+
 def _print(reports: Mapping[str, SetReport], baseline: str) -> None:
     shown = ["first_pass", "am", "rescored", "oracle"]
     if baseline == "against":
         shown.insert(2, "against")
-    words = Table(title="word error rate, %")
-    for heading in ("set", "utterances", "words", *shown):
-        words.add_column(heading.replace("_", " "), justify="left" if heading == "set" else "right")
-    tests = Table(title=f"rescored against {BASELINES.get(baseline, 'the other files')}")
-    for heading in ("set", "change, % absolute", "95 % interval", "MAPSSWE p", "segments"):
-        tests.add_column(heading, justify="left" if heading == "set" else "right")
+    words = _table("word error rate, %", ["utterances", "words", *shown])
+    tests = _table(
+        f"rescored against {BASELINES.get(baseline, 'the other files')}",
+        ["change, % absolute", "95 % interval", "MAPSSWE p", "segments"],
+    )
     for name, report in reports.items():
         counts = report.systems["rescored"]
         words.add_row(

@@ -44,6 +44,16 @@ def test_doubtful_lists_are_counted_with_a_warning(
     assert run("evaluate", scored).stderr == ""
 
 
+def test_no_name_and_no_number_is_cut_where_there_is_no_room(
+    run: Command, scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = run("evaluate", scored, "--baseline", "am").stdout.rpartition("{")[0]
+    assert "…" not in table
+    named = "".join(row.split("│")[1].strip() for row in table.splitlines() if row[0] == "│")
+    assert named == 2 * str(scored)
+
+
 def test_weights_rank_anew(run: Command, scored: Path) -> None:
     weights = scored.with_name("weights.json")
     weights.write_text('{"weights": {"am_scale": -1}}')
