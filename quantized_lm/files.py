@@ -79,13 +79,18 @@ def naming_file(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def require_file_name(path: Path) -> None:
+def require_file_name(path: Path, source: Path | None = None) -> None:
     """Pass if a file can have this name, so that a fault is known before the work for it.
 
+    Args:
+        source: what is read, and would be lost.
+
     Raises:
-        DataError: it is a folder, or in none.
+        DataError: it is a folder, or in none, or the file that is read.
     """
     if path.is_dir():
         raise DataError(f"{path}: is a folder; need the name of a file")
     if not path.parent.is_dir():
         raise DataError(f"{path}: cannot be written ({path.parent} is no folder)")
+    if source is not None and path.is_file() and source.is_file() and path.samefile(source):
+        raise DataError(f"{path}: is what is read, and would be lost; need another name")

@@ -12,7 +12,7 @@ import typer
 from quantized_lm.cli.console import command, note, progress
 from quantized_lm.cli.lattice_options import named_format, named_symbols
 from quantized_lm.errors import DataError
-from quantized_lm.files import write_named
+from quantized_lm.files import require_file_name, write_named
 from quantized_lm.lattice.files import (
     lattice_files,
     names_lattice,
@@ -74,15 +74,19 @@ def run(  # noqa: PLR0913 - each is an option of the command
         max_arcs=max_arcs,
         keeps_empty=True,
     )
+    if symbols_out is not None:
+        require_file_name(symbols_out)
     target = Path(out)
     to = named_format(target_format) or format_of_path(target)
     lattices = with_one_table(_read(source, source_format, options))
+    # Made before OUT is: words that cannot be written leave nothing written.
+    words = b"" if symbols_out is None or not lattices else _words(symbols_out, lattices)
     if out.endswith("/") or _is_folder(source, target, to, len(lattices)):
         write_folder(target, lattices, to)
     else:
         write_lattices(target, lattices, target=to)
     if symbols_out is not None:
-        _write_symbols(symbols_out, lattices)
+        write_named(symbols_out, words)
     arcs = sum(lattice.num_arcs for lattice in lattices)
     dropped = to.drops(lattices)
     if symbols_out is not None and "symbols" in dropped:
@@ -154,8 +158,9 @@ def file_names(utterances: Sequence[str], folder: Path) -> list[str]:
     return list(ids)
 
 
-def _write_symbols(path: Path, lattices: Sequence[Lattice]) -> None:
+def _words(path: Path, lattices: Sequence[Lattice]) -> bytes:
+    """The symbol table of all of them, as the file at `path` shall hold it."""
     symbols = lattices[0].symbols
     if symbols is None:
         raise DataError(f"{path}: the lattices have ids alone; there are no words to write")
-    write_named(path, symbols_text(symbols).encode())
+    return symbols_text(symbols).encode()

@@ -170,7 +170,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass rescore lattices/ out.jsonl --refs lists.jsonl.gz
     """
-    require_file_name(target)
+    require_file_name(target, source)
     if on_error not in ON_ERROR:
         raise DataError(f"--on-error is {on_error!r}; need one of {', '.join(ON_ERROR)}")
     given = {"am_scale": am_scale, "graph_scale": graph_scale, "word_bonus": word_bonus}

@@ -67,7 +67,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass tune dev.jsonl weights.json --free "lm[en-small]"
     """
-    require_file_name(target)
+    require_file_name(target, source)
     began = time.perf_counter()
     utterances = select_speakers(list(read_scored(source)), speakers, speaker_of)
     data = tuning_set(utterances)

@@ -179,6 +179,16 @@ def test_a_folder_for_out_is_refused_before_any_work(run: Command, lists: Path) 
         assert result.stderr == f"error: {lists.parent}: is a folder; need the name of a file\n"
 
 
+def test_what_is_read_is_never_written_over(run: Command, lists: Path, scored: Path) -> None:
+    link = lists.with_name("link.jsonl")
+    link.symlink_to(lists)
+    for arguments in (("rescore", lists, link), ("tune", scored, scored)):
+        before = Path(arguments[1]).read_bytes()
+        result = run(*arguments)
+        assert (result.exit_code, "is what is read" in result.stderr) == (2, True)
+        assert Path(arguments[1]).read_bytes() == before
+
+
 def test_sigterm_leaves_nothing_behind(
     run: Command, lists: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
