@@ -33,6 +33,11 @@ from service.schemas import ErrorItem, Problem, RequestProblem
 
 logger = logging.getLogger(__name__)
 MAX_LISTED_ERRORS = 32
+# Where pydantic names no remedy, or a class of ours.
+MESSAGES: Mapping[str, str] = {
+    "extra_forbidden": "is not known; /docs lists the fields that are",
+    "model_type": "need an object",
+}
 PROBLEM_JSON = "application/problem+json"
 
 
@@ -133,7 +138,7 @@ class ErrorKind:
 
     Attributes:
         status: HTTP status.
-        code: stable name, documented in the README.
+        code: stable name, documented in REFERENCE.md.
         title: what this code always means.
         retry_after_s: value of the Retry-After header, if the request may be sent again.
     """
@@ -276,7 +281,8 @@ def _item(fault: Mapping[str, Any]) -> ErrorItem:
     steps = fault["loc"]
     if fault["type"] == "json_invalid":
         return ErrorItem(pointer="", message=f"invalid JSON at character {steps[-1]}")
-    return ErrorItem(pointer=_pointer(steps[1:]), message=str(fault["msg"]))
+    message = MESSAGES.get(fault["type"], str(fault["msg"]))
+    return ErrorItem(pointer=_pointer(steps[1:]), message=message)
 
 
 def _pointer(steps: Sequence[str | int]) -> str:

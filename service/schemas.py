@@ -54,11 +54,16 @@ class Hypothesis(Wire):
         description="As the decoder wrote it; empty means silence. What is no word, such as "
         "[noise], </s> or !SIL, is not scored, and <unk> is a word out of the vocabulary."
     )
-    am_score: Score | None = Field(default=None, description="Acoustic, or all of the first pass.")
+    am_score: Score | None = Field(
+        default=None,
+        description="Acoustic, or all of the first pass: a natural log, higher is better. A cost "
+        "changes its sign, a log10 is sent times 2.302585.",
+    )
     graph_score: Score | None = Field(
         default=None,
         validation_alias=AliasChoices("graph_score", "lm_score"),
-        description="LM or graph part of the first pass; sherpa-onnx's `lm_score` is accepted.",
+        description="LM or graph part of the first pass, a natural log too; sherpa-onnx's "
+        "`lm_score` is accepted.",
     )
     extra: dict[Name, Score] = Field(
         default_factory=dict,

@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
         "size": f"{_bytes(manifest.size_bytes)} (weights {_bytes(manifest.weights_bytes)})",
         "compression": f"{manifest.compression:.1f}x (float32 weights would be "
         f"{_bytes(round(manifest.compression * manifest.weights_bytes))})",
-        "longest text": f"{manifest.max_tokens} tokens",
+        "longest text": f"{manifest.max_tokens - 1} tokens",  # without `</s>`, as in /v1/limits
         "text": json.dumps(asdict(manifest.text)),
         "default weights": json.dumps(manifest.default_weights),
         "license": manifest.license,

@@ -101,6 +101,25 @@ async def test_a_body_that_does_not_fit_the_schema_is_422_with_a_pointer(
     assert problem["errors"][0]["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (
+            request({"hypotheses": [{"text": "a", "score": -1.0}]}),
+            "/utterances/0/hypotheses/0/score: is not known; /docs lists the fields that are",
+        ),
+        (request({"hypotheses": [], "context": ["a"]}), "/utterances/0/context: need an object"),
+        ([], "body: need an object"),
+    ],
+)
+async def test_a_fault_is_told_without_a_class_and_with_a_remedy(body: Any, detail: str) -> None:
+    async with running() as (client, _):
+        response = await client.post("/v1/rescore", content=json.dumps(body), headers=JSON)
+    problem = check_problem(response, 422, "invalid_field")
+    found = [f"{item['pointer'] or 'body'}: {item['message']}" for item in problem["errors"]]
+    assert detail in found
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 async def test_a_number_that_is_not_finite_is_422(number: str) -> None:
     content = json.dumps(request({"hypotheses": [{"text": "a", "am_score": 0.125}]}))

@@ -18,6 +18,7 @@ def test_sizes_and_bits_are_shown(run: Command) -> None:
     result = run("inspect", "some/folder")
     assert result.exit_code == 0, result.output
     assert "4,096" in result.stdout
+    assert f"longest text     {fake_loaded().manifest.max_tokens - 1} tokens" in result.stdout
     assert "16.0 KiB" in result.stdout
     assert "compression      1.0x" in result.stdout
     assert "provenance.made_by a test" in result.stdout
