@@ -45,6 +45,7 @@ from quantized_lm.nbest import (
     read_utterances,
 )
 from quantized_lm.ops import AUTO
+from quantized_lm.presets import PRESETS
 from quantized_lm.scored import FAILED
 
 Json = dict[str, object]
@@ -82,7 +83,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
     weights: Annotated[Path | None, typer.Option(help="Weights file made by `tune`.")] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="A toolkit's rule, NAME or NAME:PARAMETER=NUMBER,..."),
+        typer.Option(
+            help="A toolkit's rule, NAME or NAME:PARAMETER=NUMBER,...; NAME is one of "
+            f"{', '.join(PRESETS)}."
+        ),
     ] = None,
     am_scale: Annotated[float | None, typer.Option(help="Factor of am_score.")] = None,
     graph_scale: Annotated[float | None, typer.Option(help="Factor of graph_score.")] = None,
@@ -144,6 +148,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
     threads: ThreadsOption = 0,
 ) -> None:
     """Score every hypothesis with the LM and rank each list by its total.
+
+    Scores are natural logs, higher is better. Lines are {"id", "ref", "hypotheses": [{"text",
+    "am_score", "graph_score"}]} or {"utt", "ref", "hyps": [{"text", "am", "lm", "total"}]}; "ref"
+    is what was said, for `tune` and `evaluate`. Single weights come before those of a file or a
+    preset; without either, what is not given is the model's own.
 
     IN may also be a lattice, a Kaldi archive or a folder of lattices: their best sequences are
     found, and written like lists. Their first pass is the best path by the same weights without

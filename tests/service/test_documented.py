@@ -1,4 +1,4 @@
-"""Every setting, endpoint, metric and error code stands in the reference."""
+"""Every setting, preset, endpoint, metric and error code stands in the reference."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from quantized_lm.presets import PRESETS
 from service.app import create_app
 from service.errors import ERRORS, HTTP_ERRORS
 from service.metrics import Metrics
@@ -22,6 +23,15 @@ def test_every_setting_is_documented_with_its_default(reference: str) -> None:
     for name, field in Settings.model_fields.items():
         default = "" if field.default == () else field.default
         assert f"| `SECONDPASS_{name.upper()}` | `{default}` |" in reference
+
+
+def test_every_preset_is_documented_with_its_rule_and_defaults(reference: str) -> None:
+    for name, preset in PRESETS.items():
+        parameters = ", ".join(
+            f"`{parameter}` {'required' if default is None else f'{default:g}'}"
+            for parameter, default in preset.defaults.items()
+        )
+        assert f"| `{name}` | `{preset.rule}` | {parameters} |" in reference
 
 
 def test_every_endpoint_is_documented(reference: str) -> None:
