@@ -74,7 +74,8 @@ class BootstrapInterval:
 def mapsswe(references: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Mapsswe:
     """Matched pairs over the segments of all utterances, normal approximation, two-sided.
 
-    Unlike sc_stats, insertions of the second system after the last reference word are counted.
+    Segments are those of sc_stats for the same alignment (`slot_errors` says when sclite's is
+    another), except that insertions of the second system after the last reference word are counted.
 
     Raises:
         ShapeError: the three lists differ in length.

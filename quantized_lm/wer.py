@@ -89,7 +89,8 @@ def slot_errors(reference: str, hypothesis: str) -> list[int]:
     """(2n + 1,) errors at each place of n reference words: gap, word, gap, word, ..., gap.
 
     A gap holds its insertions, a word 1 if it is wrong or missing. Aligned with sclite's costs
-    (substitution 4, insertion and deletion 3), so that the places are those of NIST's scorer.
+    (substitution 4, insertion and deletion 3). Where several alignments cost the same, as many do
+    in texts that are half wrong, sclite may choose another one.
     """
     words = reference.split()
     slots = [0] * (2 * len(words) + 1)

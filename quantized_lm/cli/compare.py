@@ -41,7 +41,7 @@ _OF_LATTICE = "of the lattice alone"
 @command
 def run(  # noqa: PLR0913 - each is an option of the command
     lattices: Annotated[
-        list[Path], typer.Argument(metavar="LATTICES...", help="Files or folders of lattices.")
+        list[Path], typer.Argument(metavar="LATTICES", help="Files or folders of lattices.")
     ],
     *,
     lists: Annotated[
@@ -58,7 +58,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
         Path | None,
         typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]"),
     ] = None,
-    size: Annotated[list[int] | None, typer.Option(help="Of a list made of the lattice.")] = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(help="Of a list made of the lattice; repeatable. [default: 10, 100, 1000]"),
+    ] = None,
     lm_scale: Annotated[float, typer.Option(help="To tune from.")] = 10.0,
     word_bonus: Annotated[float, typer.Option(help="To tune from, nats.")] = -8.0,
     device: DeviceOption = AUTO,

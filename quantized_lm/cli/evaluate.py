@@ -71,7 +71,7 @@ class SetReport:
 @command
 def run(  # noqa: PLR0913 - each is an option of the command
     sources: Annotated[
-        list[Path], typer.Argument(metavar="RESCORED...", help="Output of `rescore`, with refs.")
+        list[Path], typer.Argument(metavar="RESCORED", help="Output of `rescore`, with refs.")
     ],
     *,
     weights: Annotated[
@@ -98,8 +98,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Word error rate of the first pass, of rescoring and of the best hypothesis of each list.
 
-    The test is MAPSSWE, as NIST's sc_stats does it; the interval is a paired bootstrap over
-    utterances of the change in WER. The last line of output is one JSON object.
+    Words are compared as they stand: case, punctuation and [noise] count. Errors are the fewest
+    edits, as Kaldi's compute-wer counts them; sclite's costs may make a few more. The test is
+    MAPSSWE, in the segments of NIST's sc_stats; the interval is a paired bootstrap over utterances
+    of the change in WER. The last line of output is one JSON object.
 
     secondpass evaluate test.rescored.jsonl.gz
 

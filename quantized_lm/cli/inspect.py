@@ -33,7 +33,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[PATH]", help=f"Model folder, or file of lattices. [default: {DEFAULT_MODEL}]"
+            metavar="PATH", help=f"Model folder, or file of lattices. [default: {DEFAULT_MODEL}]"
         ),
     ] = None,
     *,

@@ -45,7 +45,7 @@ class Totals:
 @command
 def run(  # noqa: PLR0913 - each is an option of the command
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to score.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts to score.")
     ] = None,
     *,
     file: Annotated[
