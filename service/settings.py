@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     )
     weights_files: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
-        description="Files of `secondpass tune`, for requests that name no weights; in the "
+        description="Files of `secondpass tune`, for weights that a request does not give; in the "
         "environment separated as in PATH. Without one a model's own weights count.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")

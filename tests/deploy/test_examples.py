@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from quantized_lm.nbest import read_utterances
 from service.client import Client
 from tests.deploy.files import DEPLOY, script
 from tests.fakes import spelling_loaded
@@ -86,6 +90,24 @@ def test_kaldis_costs_change_their_sign() -> None:
     assert first["extra"]["old_lm"] == pytest.approx(-(31.2 - 0.31 * 31.2), abs=1e-3)
     assert weights["preset"] == "kaldi"
     assert script(EXAMPLES / "from_kaldi.py").weights_for(knows_old_lm=False)["graph_scale"] == 0.5
+
+
+def test_the_lines_for_tune_are_lists_with_what_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (EXAMPLES / "README.md").read_text("utf-8")
+    code = re.search(r"```python\n(import json\n.*?)```", page, re.DOTALL)
+    assert code
+    shutil.copytree(EXAMPLES / "kaldi", tmp_path / "kaldi")
+    text = tmp_path / "data" / "dev" / "text"
+    text.parent.mkdir(parents=True)
+    text.write_text("".join(f"{key} {own.upper()}\n" for key, own in OWN["from_kaldi"].items()))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "from_kaldi", script(EXAMPLES / "from_kaldi.py"))
+    exec(code[1], {})
+    lists = {one.id: one for one in read_utterances(Path("dev.jsonl"))}
+    assert {key: one.ref for key, one in lists.items()} == OWN["from_kaldi"]
+    assert lists["spk1-utt1"].hypotheses[0].extra.keys() == {"old_lm"}
 
 
 def test_sherpa_onnxs_log_is_read_between_its_other_lines() -> None:
