@@ -134,9 +134,14 @@ def default_free(names: Sequence[str]) -> list[str]:
 
 def rounded_weights(data: TuningSet, result: TuningResult) -> Weights:
     """The weights that were found, four digits of each value, unless that costs an error."""
-    values = {name: float(f"{value:.4g}") for name, value in result.weights.items()}
+    values = {name: float(f"{nine_places(value):.4g}") for name, value in result.weights.items()}
     costs = count_errors(data, np.array([values[name] for name in data.names]))
     return weights_of(values if costs <= result.errors else dict(result.weights))
+
+
+def nine_places(weight: float) -> float:
+    """A weight to nine places: the middle of what is flat on both sides of 0 is 0, not 6e-16."""
+    return round(weight, 9) + 0.0  # and not -0
 
 
 def best_hypothesis(utterance: ScoredUtterance, weights: Weights) -> int:

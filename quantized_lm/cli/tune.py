@@ -17,6 +17,7 @@ from quantized_lm.combine import formula
 from quantized_lm.dev_set import (
     SPEAKER_PATTERN,
     default_free,
+    nine_places,
     rounded_weights,
     select_speakers,
     start_values,
@@ -125,7 +126,7 @@ def _print(report: dict[str, object], result: TuningResult, text: str, seconds: 
     for entry in result.flatness:
         flat.add_row(
             entry.name,
-            f"{entry.value:.4g}",
+            f"{nine_places(entry.value):.4g}",
             f"{entry.same[0]:.4g} to {entry.same[1]:.4g}",
             f"{entry.near[0]:.4g} to {entry.near[1]:.4g}",
         )

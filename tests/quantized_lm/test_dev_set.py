@@ -7,9 +7,18 @@ from dataclasses import replace
 import pytest
 
 from quantized_lm.combine import Weights
-from quantized_lm.dev_set import select_speakers, start_values, tuning_set, values_of, weights_of
+from quantized_lm.dev_set import (
+    nine_places,
+    rounded_weights,
+    select_speakers,
+    start_values,
+    tuning_set,
+    values_of,
+    weights_of,
+)
 from quantized_lm.errors import DataError
 from quantized_lm.scored import ScoredHypothesis, ScoredUtterance
+from quantized_lm.tuning import TuningResult
 
 
 def hypothesis(text: str, *, am: float | None = -1.0, ctc: float | None = -2.0) -> ScoredHypothesis:
@@ -91,6 +100,14 @@ def test_values_and_weights_are_two_views_of_one_thing() -> None:
     assert weights_of(values) == weights
     assert values_of(weights, ["lm[de]", "extra[x]"]) == {"lm[de]": 0.0, "extra[x]": 0.0}
     assert weights_of({"lm[en]": 1.0}).am_scale == 0.0
+
+
+def test_what_rounding_made_of_zero_is_zero() -> None:
+    data = tuning_set([utterance("1", "a b", "a")])
+    found = values_of(Weights(lm_scales={"en": 0.123456}, word_bonus=-5.8e-16), data.names)
+    weights = rounded_weights(data, TuningResult(found, 0, (), 1))
+    assert (weights.word_bonus, weights.lm_scales) == (0.0, {"en": 0.1235})
+    assert str(nine_places(-5.8e-16)) == "0.0"
 
 
 def test_even_and_odd_speakers_are_halves_by_sorted_name() -> None:
