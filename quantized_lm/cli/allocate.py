@@ -201,7 +201,9 @@ def _settings(recipe: Recipe, method: str) -> dict[str, Any]:
 def _budget_bytes(budget: str | None, bits: float | None, sizes: SizeTable) -> int:
     """Bytes allowed, of a number, a compression or bits per weight."""
     if (budget is None) == (bits is None):
-        raise InputError("the budget is missing or there are two; need --budget or --bits")
+        raise InputError(
+            "the budget is missing or there are two; need --budget, --bits or --coded-bits"
+        )
     if bits is not None:
         return int(sizes.float_bytes * bits / _FLOAT_BITS)
     assert budget is not None

@@ -88,8 +88,8 @@ def test_by_hand_needs_no_measurement(run: Command, recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "need --budget or --bits"),
-        (("--budget", "16x", "--bits", "2"), "need --budget or --bits"),
+        ((), "need --budget, --bits or --coded-bits"),
+        (("--budget", "16x", "--bits", "2"), "need --budget, --bits or --coded-bits"),
         (("--budget", "x16"), "--budget is 'x16'; need bytes"),
         (("--budget", "0x"), "--budget is '0x'; need bytes"),
         (("--budget", "10"), "the budget is 10 bytes; the smallest reachable size is"),
