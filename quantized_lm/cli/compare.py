@@ -55,8 +55,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
         Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
     ] = None,
     model: Annotated[
-        Path | None,
-        typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]"),
+        Path | None, typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]")
     ] = None,
     size: Annotated[
         list[int] | None,
