@@ -42,6 +42,13 @@ def test_no_port_is_open_beyond_this_machine(services: dict[str, Any]) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_whoever_reaches_grafana_looks_and_nobody_logs_in(services: dict[str, Any]) -> None:
+    grafana = services["grafana"]["environment"]
+    assert grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert grafana["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert grafana["GF_AUTH_BASIC_ENABLED"] == "false"  # the form is not the only door
+
+
 def test_the_service_and_the_decoder_may_do_as_little_as_they_need(
     services: dict[str, Any],
 ) -> None:
