@@ -58,8 +58,9 @@ WORKDIR /tmp
 EXPOSE 8080
 # The server drains for as long as SECONDPASS_DRAIN_S says; whoever stops the container must wait longer than that.
 STOPSIGNAL SIGTERM
+# Not by urllib, which would ask a proxy for it where the container is told of one.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ.get('SECONDPASS_PORT', '8080')}/health/ready\", timeout=2)"]
+  CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('SECONDPASS_PORT', '8080')), timeout=2); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["secondpass", "serve", "--host", "0.0.0.0"]
 
 # Last, since the revision is another one each time.

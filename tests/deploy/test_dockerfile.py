@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from service.settings import Settings
 from tests.deploy.files import ROOT, load, run
+from tests.deploy.loopback import DEAD_PROXY, answering
+
+
+def health_check(final: str) -> list[str]:
+    """The command that says whether the container is well."""
+    (check,) = re.findall(r"^HEALTHCHECK [^\n]*\\\n +CMD (.+)$", final, re.MULTILINE)
+    command: list[str] = json.loads(check)
+    return command
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +57,16 @@ def test_the_exposed_port_is_the_one_served(final: str) -> None:
 
 def test_the_server_is_the_first_process_and_the_health_check_needs_no_shell(final: str) -> None:
     (entrypoint,) = re.findall(r"^ENTRYPOINT (.+)$", final, re.MULTILINE)
-    (check,) = re.findall(r"^HEALTHCHECK [^\n]*\\\n +CMD (.+)$", final, re.MULTILINE)
     assert json.loads(entrypoint) == ["secondpass", "serve", "--host", "0.0.0.0"]
-    program, _, code = json.loads(check)
-    assert program == "python"
-    compile(code, "HEALTHCHECK", "exec")
+    assert health_check(final)[:2] == ["python", "-c"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_asks_the_server_and_no_proxy(final: str, status: int, code: int) -> None:
+    with answering(b"{}", status) as port:
+        env = os.environ | DEAD_PROXY | {"SECONDPASS_PORT": str(port)}
+        args = [sys.executable, *health_check(final)[1:]]
+        assert subprocess.run(args, env=env, timeout=60, check=False).returncode == code
 
 
 def test_the_builder_is_sent_nothing_but_what_the_wheel_needs() -> None:
