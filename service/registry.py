@@ -160,11 +160,14 @@ def require_budget(model: LoadedModel, budget_tokens: int) -> None:
 
 
 def show_model(metrics: Metrics, model: LoadedModel, load_s: float) -> None:
-    """Say in the metrics that a model is served, and how long it took to load."""
+    """Say in the metrics that a model is served, how long it took to load, what waits for it."""
     metrics.model_info.labels(*_info(model)).set(1)
     metrics.model_loaded.labels(model.name).set(1)
     metrics.model_load.labels(model.name).set(load_s)
     metrics.model_bytes.labels(model.name, "weights").set(model.manifest.size_bytes)
+    # At 0 before anything has waited: what has no number yet an autoscaler takes for busy.
+    metrics.queue_requests.labels(model.name)
+    metrics.queue_tokens.labels(model.name)
 
 
 def hide_model(metrics: Metrics, model: LoadedModel) -> None:

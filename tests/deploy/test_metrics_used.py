@@ -15,14 +15,20 @@ SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "
 
 
 @pytest.fixture(scope="module")
-def exported() -> set[str]:
-    """Names of the samples that the app's own /metrics announces."""
+def scraped() -> str:
+    """What /metrics says of an app that nobody has asked for anything yet."""
 
     async def scrape() -> str:
         async with running() as (client, _):
             return (await client.get("/metrics")).text
 
-    types = re.findall(r"^# TYPE (\S+) (\S+)$", anyio.run(scrape), re.MULTILINE)
+    return anyio.run(scrape)
+
+
+@pytest.fixture(scope="module")
+def exported(scraped: str) -> set[str]:
+    """Names of the samples that the app's own /metrics announces."""
+    types = re.findall(r"^# TYPE (\S+) (\S+)$", scraped, re.MULTILINE)
     return {name + suffix for name, kind in types for suffix in SUFFIXES[kind]}
 
 
@@ -50,11 +56,21 @@ def test_every_recorded_metric_is_asked_for() -> None:
 
 
 def test_the_autoscaler_reads_what_the_adapter_serves(exported: set[str]) -> None:
-    autoscaler = load(DEPLOY / "kubernetes" / "autoscaler.yaml")
     adapter = load(DEPLOY / "kubernetes" / "prometheus-adapter-values.yaml")
     served = {rule["name"]["as"] for rule in adapter["rules"]["custom"]}
-    read = {metric["pods"]["metric"]["name"] for metric in autoscaler["spec"]["metrics"]}
-    assert read <= served & exported
+    assert autoscaled_by() <= served & exported
+
+
+def test_a_pod_without_work_has_the_numbers_that_the_autoscaler_reads(scraped: str) -> None:
+    # Pods that lack one count as busy when it scales down, so that idle ones would never go.
+    zeros = re.findall(r"^(\w+)(?:{.*})? 0\.0$", scraped, re.MULTILINE)
+    assert autoscaled_by() <= set(zeros)
+
+
+def autoscaled_by() -> set[str]:
+    """The metrics that replicas are counted by."""
+    metrics = load(DEPLOY / "kubernetes" / "autoscaler.yaml")["spec"]["metrics"]
+    return {metric["pods"]["metric"]["name"] for metric in metrics}
 
 
 def test_outcomes_and_stages_are_those_the_service_counts() -> None:
