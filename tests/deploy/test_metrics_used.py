@@ -10,7 +10,7 @@ import pytest
 from tests.deploy.files import DEPLOY, expressions, load, metrics_in, recorded
 from tests.service.serving import running
 
-LABEL_VALUES = re.compile(r'\b(stage|outcome)="([^"]*)"')
+LABEL_VALUES = re.compile(r'\b(stage|outcome|reason)(?:=|!=|=~|!~)"([^"]*)"')
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 
@@ -73,11 +73,13 @@ def autoscaled_by() -> set[str]:
     return {metric["pods"]["metric"]["name"] for metric in metrics}
 
 
-def test_outcomes_and_stages_are_those_the_service_counts() -> None:
+def test_outcomes_reasons_and_stages_are_those_the_service_counts() -> None:
     known = {
-        "outcome": {"ok", "invalid", "error", "ranked", "failed"},
+        "outcome": {"ok", "error", "deadline", "ranked", "degraded", "failed"},
+        "reason": {"quota", "draining"},
         "stage": {"parse", "queue", "tokenize", "forward", "combine", "serialize"},
     }
     asked = {found for _, promql in expressions() for found in LABEL_VALUES.findall(promql)}
-    assert asked
-    assert all(value in known[label] for label, value in asked)
+    assert {label for label, _ in asked} == set(known)
+    for label, values in asked:
+        assert set(values.split("|")) <= known[label]
