@@ -41,7 +41,7 @@ class EngineLoad:
 
     Attributes:
         is_idle: whether nothing is under way.
-        pass_ends_s: when the pass under way is expected to end.
+        pass_ends_s: when the pass under way is expected to end; 0 without one.
         waves_s: how long one more pass of all that is under way is expected to take.
     """
 

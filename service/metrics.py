@@ -220,6 +220,11 @@ class Metrics:
             "How long a request would wait behind all that is queued.",
             registry=self.registry,
         )
+        self.pass_overdue = Gauge(
+            "rescore_pass_overdue_seconds",
+            "How long ago the forward pass under way should have ended.",
+            registry=self.registry,
+        )
 
     def _changing(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
         """A gauge whose series may be removed, so none is remembered."""

@@ -68,6 +68,7 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         metrics.predicted_wait.set_function(self.predicted_wait_s)
         metrics.queue_age.set_function(self.queue_age_s)
+        metrics.pass_overdue.set_function(self.pass_overdue_s)
 
     @property
     def is_alive(self) -> bool:
@@ -112,6 +113,12 @@ class Scheduler:
         with self._changed:
             oldest_s = self._queue.oldest_s()
         return 0.0 if oldest_s is None else self._clock() - oldest_s
+
+    def pass_overdue_s(self) -> float:
+        """How long ago the pass under way was expected to end; 0 without one."""
+        with self._changed:
+            ends_s = self._load.pass_ends_s
+        return max(self._clock() - ends_s, 0.0) if ends_s else 0.0
 
     def require_hope(self, deadline_s: float, names: Sequence[str]) -> None:
         """Pass unless a request would be refused whatever it asks for.

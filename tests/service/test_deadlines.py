@@ -17,12 +17,16 @@ from pydantic import TypeAdapter
 from starlette.types import Message
 
 from quantized_lm.errors import InputError
+from service.admission import QueueLimits
 from service.deadlines import Arrival, Deadlines, parse_timeout_ms
 from service.lattice_schemas import LatticeResponse
+from service.metrics import Metrics
+from service.scheduler import Scheduler
 from service.schemas import RescoreResponse
 from service.settings import Settings
 from tests.fakes import TableModel, TableState, fake_loaded
 from tests.quantized_lm.lattice.random_lattices import random_lattice
+from tests.service.engine_fakes import DoublingModel, job, run, sample
 from tests.service.serving import Json, lattice_entry, request, running, utterance
 
 LATTICE = "/v1/rescore/lattice"
@@ -262,6 +266,28 @@ async def test_a_client_that_hangs_up_leaves_the_queue(path: str) -> None:
         assert count(app, "rescore_requests_total", **route) == 1.0
     assert sent[0]["status"] == 499
     assert model.batch_sizes == [1]
+
+
+def test_a_pass_that_hangs_shows_though_nobody_waits_for_it() -> None:
+    metrics, model = Metrics(), DoublingModel()
+    engine = Scheduler(limits=QueueLimits(10, 9, 99), metrics=metrics, clock=model.clock)
+
+    def gauges() -> list[float]:
+        names = "rescore_queue_age_seconds", "rescore_pass_overdue_seconds"
+        return [sample(metrics, name) for name in names]
+
+    seen = []
+
+    def hang() -> None:
+        seen.append(gauges())
+        model.clock.now_s += 60.0
+        seen.append(gauges())
+
+    model.during[1] = hang
+    engine.submit([job(model, 1)])
+    run(engine)
+    assert seen == [[0.0, 0.0], [0.0, pytest.approx(60.0, abs=0.1)]]
+    assert gauges() == [0.0, 0.0]
 
 
 @pytest.mark.anyio
