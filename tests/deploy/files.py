@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
+from service.request_bodies import LARGEST_AT_ONCE
+from service.settings import MIB, Settings
+
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
@@ -97,6 +100,12 @@ def expressions() -> Iterator[tuple[str, str]]:
     adapter = load(DEPLOY / "kubernetes" / "prometheus-adapter-values.yaml")
     for rule in adapter["rules"]["custom"]:
         yield "prometheus-adapter-values.yaml", rule["seriesQuery"]
+
+
+def memory_bytes(settings: Settings) -> int:
+    """What a process takes at most: itself, bodies that are held, and the two that are read."""
+    largest = max(settings.max_body_bytes, settings.max_lattice_body_bytes)
+    return 160 * MIB + LARGEST_AT_ONCE * largest + 2 * 30 * settings.max_lattice_body_bytes
 
 
 def run(tool: str, *args: str | Path, cwd: Path = ROOT, given: str = "") -> str:

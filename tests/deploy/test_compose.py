@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.settings import Settings
-from tests.deploy.files import DEPLOY, ROOT, load, run
+from service.settings import MIB, Settings
+from tests.deploy.files import DEPLOY, ROOT, load, memory_bytes, run
 
 COMPOSE = DEPLOY / "compose.yaml"
 
@@ -69,6 +69,13 @@ def test_requests_in_flight_may_finish_before_the_container_is_killed(
 def test_threads_are_as_many_as_the_quota_allows(services: dict[str, Any]) -> None:
     served = services["secondpass"]
     assert int(served["environment"]["SECONDPASS_THREADS"]) == served["cpus"]
+
+
+def test_a_body_that_is_read_fits_into_the_memory(services: dict[str, Any]) -> None:
+    served = services["secondpass"]
+    body_bytes = int(served["environment"]["SECONDPASS_MAX_LATTICE_BODY_BYTES"])
+    limit_bytes = int(served["mem_limit"].removesuffix("g")) * 1024 * MIB
+    assert memory_bytes(Settings(max_lattice_body_bytes=body_bytes)) < limit_bytes
 
 
 def test_everyone_speaks_to_the_port_the_service_listens_on(services: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.settings import Settings
-from tests.deploy.files import DEPLOY, MANIFESTS, load, run
+from service.settings import MIB, Settings
+from tests.deploy.files import DEPLOY, MANIFESTS, load, memory_bytes, run
 
 FOLDER = DEPLOY / "kubernetes"
 OPTIONAL = {"podmonitor.yaml", "prometheus-adapter-values.yaml"}
@@ -140,6 +140,14 @@ def test_a_replica_has_whole_cores_of_its_own(container: dict[str, Any]) -> None
     # Threads are as many as the limit; a fraction would be rounded up and throttled.
     limits, requests = (container["resources"][key] for key in ("limits", "requests"))
     assert limits["cpu"] == requests["cpu"] == str(math.floor(float(limits["cpu"])))
+
+
+def test_a_body_that_is_read_fits_into_the_memory(container: dict[str, Any]) -> None:
+    given = {entry["name"]: entry.get("value") for entry in container["env"]}
+    body_bytes = int(given["SECONDPASS_MAX_LATTICE_BODY_BYTES"])
+    limit_bytes = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024 * MIB
+    assert memory_bytes(Settings(max_lattice_body_bytes=body_bytes)) < limit_bytes
+    assert memory_bytes(Settings()) > limit_bytes
 
 
 def test_the_autoscaler_and_the_budget_leave_one_replica_to_be_moved() -> None:

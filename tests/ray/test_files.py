@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from service.cli import read_settings
-from service.settings import Settings
-from tests.deploy.files import DEPLOY, ROOT, load, run
+from service.settings import MIB, Settings
+from tests.deploy.files import DEPLOY, ROOT, load, memory_bytes, run
 from tests.ray.conftest import RunRay
 
 FOLDER = DEPLOY / "ray"
@@ -86,6 +86,15 @@ def test_nothing_waits_for_less_than_what_it_contains(
     assert container["resources"]["limits"]["cpu"] == str(
         deployment["ray_actor_options"]["num_cpus"]
     )
+
+
+def test_a_body_that_is_read_fits_into_the_memory(
+    config: dict[str, Any], ray_service: dict[str, Any]
+) -> None:
+    (workers,) = ray_service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    limit_bytes = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024 * MIB
+    assert memory_bytes(read_settings(config["applications"][0]["args"])) < limit_bytes
 
 
 def test_one_version_of_ray_everywhere(ray_service: dict[str, Any]) -> None:
