@@ -14,6 +14,8 @@ from service.settings import Settings
 from tests.deploy.files import ROOT, load, run
 from tests.deploy.loopback import DEAD_PROXY, answering
 
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
 
 def health_check(final: str) -> list[str]:
     """The command that says whether the container is well."""
@@ -41,8 +43,7 @@ def test_torch_is_that_of_the_makefile_and_only_where_it_is_wanted(final: str) -
 
 
 def test_the_version_is_that_of_the_package_everywhere(final: str) -> None:
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (version,) = re.findall(r'^version = "(.+)"$', project, re.MULTILINE)
+    (version,) = re.findall(r'^version = "(.+)"$', PROJECT, re.MULTILINE)
     pod = load(ROOT / "deploy/kubernetes/deployment.yaml")["spec"]["template"]["spec"]
     image = f"secondpass:{version}"
     assert f"ARG VERSION={version}\n" in final
@@ -80,3 +81,28 @@ def test_the_builder_is_sent_nothing_but_what_the_wheel_needs() -> None:
         for word in line.split()[:-1]
     }
     assert taken_back == copied
+    # What the wheel leaves out would only have it built anew; but for what is compiled into it.
+    (left_out,) = re.findall(r"^wheel\.exclude = \[(.*?)^\]", PROJECT, re.MULTILINE | re.DOTALL)
+    patterns = {pattern.removesuffix("/**") for pattern in re.findall(r'"(.+)"', left_out)}
+    assert patterns - set(rules) == {"quantized_lm/ops/csrc"}
+
+
+def test_what_we_depend_on_is_a_layer_of_its_own_before_ours(final: str) -> None:
+    steps = re.findall(r"^RUN (.+?[^\\])$", final, re.MULTILINE | re.DOTALL)
+    depends, ours = (
+        next(place for place, step in enumerate(steps) if part in step)
+        for part in ("--requirement", "/wheels/*.whl")
+    )
+    assert depends < ours
+    (code,) = re.findall("python -c '(.+)' >", steps[depends])
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("/project/", f"{ROOT}/")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    (extra,) = re.findall(r"\.whl\)\[(\w+)\]", steps[ours])
+    declared = re.findall(rf"^(?:dependencies|{extra}) = \[(.*?)^\]", PROJECT, re.M | re.DOTALL)
+    ranges = [one for part in declared for one in re.findall(r'^  "(.+)",$', part, re.M)]
+    assert done.stdout.splitlines() == ranges
