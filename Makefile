@@ -88,4 +88,4 @@ ray-check: $(READY)  ## Some minutes: Ray in an environment of its own, two node
 	SECONDPASS_RAY_PYTHON="$(CURDIR)/$(VENV)/ray/bin/python" $(BIN)/python -m pytest tests/ray
 
 clean:  ## Remove everything `make` made.
-	rm -rf $(VENV) .bench build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .bench build .coverage .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
