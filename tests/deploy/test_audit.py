@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.files import DEPLOY
+from tests.deploy.files import DEPLOY, script
 
 CLEAN = {"name": "a", "version": "1", "vulns": []}
 FAULTY = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1"}, {"id": "CVE-2"}]}
@@ -46,3 +46,16 @@ def test_a_service_that_knows_nothing_or_is_away_is_a_check_that_was_skipped(
     code, lines = audit(tmp_path, UNKNOWN, UNKNOWN, output=output)
     assert code == 0
     assert lines[-1].startswith("skipped: ")
+
+
+def test_a_service_that_never_answers_is_a_check_that_was_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = tmp_path / "pip-audit"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    tool.chmod(0o755)
+    module = script(DEPLOY / "audit.py")
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sys, "argv", ["audit.py", str(tool)])
+    assert module.main() == 0
+    assert capsys.readouterr().out == "skipped: pip-audit was not done after 0 s\n"
