@@ -85,6 +85,16 @@ def test_decoders_reach_the_main_port_and_prometheus_the_admin_port() -> None:
         assert label in source["podSelector"]["matchLabels"].values()
 
 
+def test_who_deploys_is_told_which_pods_are_let_in() -> None:
+    decoders, prometheus = load(FOLDER / "network.yaml")["spec"]["ingress"]
+    (label,) = decoders["from"][0]["podSelector"]["matchLabels"].items()
+    (namespace,) = prometheus["from"][0]["namespaceSelector"]["matchLabels"].values()
+    for path in (FOLDER / "kustomization.yaml", DEPLOY.parent / "README.md"):
+        text = path.read_text(encoding="utf-8")
+        assert ": ".join(label) in text
+        assert f"namespace {namespace}" in text.replace("`", "")
+
+
 def test_api_keys_are_a_secret_that_only_the_service_reads(
     pod: dict[str, Any], container: dict[str, Any]
 ) -> None:
