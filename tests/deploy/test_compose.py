@@ -36,6 +36,11 @@ def test_all_that_is_mounted_is_here_and_cannot_be_written(services: dict[str, A
         assert mode == "ro"
 
 
+def test_what_is_logged_does_not_fill_the_disk(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
+
+
 def test_no_port_is_open_beyond_this_machine(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", ())]
     assert ports
