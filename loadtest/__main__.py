@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtest.bodies import Ask, kind_of_size, lattice_asks, list_asks, nbest_lists
+from loadtest.bodies import Ask, NbestList, kind_of_size, lattice_asks, list_asks, nbest_lists
 from loadtest.charts import ChartsUnavailableError, draw
 from loadtest.checks import ENGINE_SIZE
 from loadtest.page import page_of
@@ -56,7 +56,11 @@ def main(  # noqa: PLR0913 - one argument per option
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="A server that runs already, on a loopback address."),
+        typer.Option(
+            metavar="URL",
+            help="A server that runs already, on a loopback address; its "
+            "memory is not seen, so that claim never holds.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed plans the same load.")] = 0,
     folder: Annotated[
@@ -80,12 +84,13 @@ def main(  # noqa: PLR0913 - one argument per option
     python -m loadtest --lists nbest.jsonl.gz --lattices lattices/ --deadline-ms 500
     """
     before, address = machine(), None if target is None else loopback(target)
-    planner = _planner(QUICK if quick else FULL, hypotheses, lists or [], lattices, seed)
+    longest = nbest_lists(lists or [], max(hypotheses, *MIX), seed)
+    planner = _planner(QUICK if quick else FULL, hypotheses, longest, lattices, seed)
     settings = {
         "engine threads": str(threads) if target is None else "unknown",
         "deadline": f"{deadline_ms:g} ms",
         "standard request": planner.asks[0].kind,
-        "lists": ", ".join(path.name for path in lists or []) or "made up",
+        "lists": _origin(lists or [], longest),
         "server": target or f"own, {model or 'bundled model'}",
     }
     with _server(address, model, threads) as found:
@@ -105,10 +110,12 @@ def main(  # noqa: PLR0913 - one argument per option
 
 
 def _planner(
-    durations: Durations, hypotheses: int, lists: list[Path], lattices: Path | None, seed: int
+    durations: Durations,
+    hypotheses: int,
+    longest: Sequence[NbestList],
+    lattices: Path | None,
+    seed: int,
 ) -> Planner:
-    longest = nbest_lists(lists, max(hypotheses, *MIX), seed)
-
     def asks(size: int) -> tuple[Ask, ...]:
         return list_asks(longest, size, seed)
 
@@ -119,6 +126,14 @@ def _planner(
     if lattices is not None:
         mix.append((lattice_asks(lattices), LATTICE_SHARE))
     return Planner(durations, standard, mix, seed)
+
+
+def _origin(files: Sequence[Path], longest: Sequence[NbestList]) -> str:
+    """Where the lists of a run are from."""
+    if not files:
+        return "made up"
+    most = max(map(len, longest))
+    return f"{', '.join(path.name for path in files)}; made up above {most} hypotheses"
 
 
 @contextlib.contextmanager

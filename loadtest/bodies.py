@@ -60,12 +60,9 @@ def nbest_lists(files: Sequence[Path], hypotheses: int, seed: int) -> list[Nbest
 
 
 def list_asks(lists: Sequence[NbestList], hypotheses: int, seed: int) -> tuple[Ask, ...]:
-    """Requests with one list each, cut to that length.
-
-    Shorter lists are left out, unless all are.
-    """
-    cut = [one[:hypotheses] for one in lists]
-    chosen = [one for one in cut if len(one) == hypotheses] or cut
+    """Requests with one list each, cut to that length; made up where no list is that long."""
+    chosen = [one[:hypotheses] for one in lists if len(one) >= hypotheses]
+    chosen = chosen or nbest_lists((), hypotheses, seed)
     places = np.random.default_rng(seed).permutation(len(chosen))[:LISTS_PER_SIZE]
     return tuple(_list_ask(chosen[place], hypotheses) for place in places)
 

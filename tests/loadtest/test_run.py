@@ -128,6 +128,8 @@ def test_lists_come_from_files_or_are_made_up(tmp_path: Path) -> None:
     texts = [one["text"] for one in json.loads(ask.body)["utterances"][0]["hypotheses"]]
     assert texts == ["w 0", "w 1", "w 2"]
     assert ask.kind == kind_of_size(3)
+    longer = list_asks(nbest_lists([path], 7, seed=0), 7, seed=0)  # than any list
+    assert longer == list_asks(nbest_lists([], 7, seed=0), 7, seed=0)
     for size in (1, 7):
         made_up = list_asks(nbest_lists([], size, seed=0), size, seed=0)
         assert made_up == list_asks(nbest_lists([], size, seed=0), size, seed=0)
