@@ -116,7 +116,7 @@ def summarize(step: Step) -> Summary:
         goodput_per_s=len(in_time(step)) / step.duration_s,
         outcomes=dict(Counter(sample.outcome for sample in step.samples).most_common()),
         unanswered=sum(sample.outcome == UNANSWERED for sample in samples),
-        late=sum(_is_late(sample, step.deadline_s) for sample in samples),
+        late=sum(is_late(sample, step.deadline_s) for sample in samples),
         latency_ms=latencies_ms(samples),
         good_latency_ms=latencies_ms(good),
         by_kind_ms={
@@ -142,7 +142,7 @@ def in_time(step: Step) -> list[Sample]:
         sample
         for sample in step.samples
         if sample.is_good
-        and not _is_late(sample, step.deadline_s)
+        and not is_late(sample, step.deadline_s)
         and sample.done_s is not None
         and sample.done_s <= step.start_s + step.duration_s
     ]
@@ -221,6 +221,7 @@ def good_share(samples: Sequence[Sample]) -> float:
     return sum(one.outcome == OK for one in stayed) / len(stayed) if stayed else 1.0
 
 
-def _is_late(sample: Sample, deadline_s: float) -> bool:
+def is_late(sample: Sample, deadline_s: float) -> bool:
+    """Whether it was answered LATE_S after its deadline or later."""
     after_s = sample.answered_after_s
     return after_s is not None and after_s > deadline_s + LATE_S

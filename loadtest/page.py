@@ -78,7 +78,7 @@ def _stages(summaries: Sequence[Summary]) -> str:
         (
             one.name,
             *(
-                f"{found.get('p50', 0.0):.2f} / {found.get('p99', 0.0):.2f}"
+                f"{_number(found, 'p50')} / {_number(found, 'p99')}"
                 for found in (one.stages_ms[stage] for stage in STAGES)
             ),
         )
@@ -95,7 +95,7 @@ def _outcomes(summaries: Sequence[Summary]) -> str:
             str(one.late),
             str(one.unanswered),
             f"{one.lists_per_pass:.2f}",
-            f"{one.sent_late_ms.get('p99', 0.0):.2f}",
+            _number(one.sent_late_ms, "p99"),
             f"{one.generator_cores:.2f}",
             f"{one.server_cores:.2f}",
             f"{one.other_cores:.2f}",
@@ -110,7 +110,11 @@ def _outcomes(summaries: Sequence[Summary]) -> str:
 
 
 def _numbers(found: Mapping[str, float]) -> list[str]:
-    return [f"{found[name]:.2f}" if name in found else "" for name in PERCENTILES]
+    return [_number(found, name) for name in PERCENTILES]
+
+
+def _number(found: Mapping[str, float], name: str) -> str:
+    return f"{found[name]:.2f}" if name in found else ""
 
 
 def _table(titles: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.checks import Check, check_conditions, check_run
-from loadtest.measures import Summary, percentiles, summarize
+from loadtest.measures import Step, Summary, is_late, percentiles, summarize
 from loadtest.run import CAPACITY, OVERLOAD, RAMP, RECOVERY, STEADY, Run
 from loadtest.samples import Sample
 from quantized_lm.machine import processor_name
@@ -121,11 +121,9 @@ def make_report(
         capacity_per_s=run.capacity_per_s,
         summaries=[summarize(step) for step in run.steps],
         spans={
-            STEADY: _spans(run.step(STEADY).samples),
-            f"{OVERLOAD} and {RECOVERY}": _spans(
-                [*run.step(OVERLOAD).samples, *run.step(RECOVERY).samples]
-            ),
-            RAMP: _spans(run.step(RAMP).samples),
+            STEADY: _spans(run.step(STEADY)),
+            f"{OVERLOAD} and {RECOVERY}": _spans(run.step(OVERLOAD), run.step(RECOVERY)),
+            RAMP: _spans(run.step(RAMP)),
         },
         checks=check_run(run, kind),
         conditions=check_conditions(run),
@@ -133,7 +131,9 @@ def make_report(
     )
 
 
-def _spans(samples: Sequence[Sample]) -> list[Span]:
+def _spans(*steps: Step) -> list[Span]:
+    """Of steps that follow each other without pause."""
+    samples = [one for step in steps for one in step.samples]
     if not samples:
         return []
     length_s = (max(one.planned_s for one in samples) + 1e-9) / SPANS
@@ -144,7 +144,10 @@ def _spans(samples: Sequence[Sample]) -> list[Span]:
         Span(
             at_s=(place + 0.5) * length_s,
             offered_per_s=len(group) / length_s,
-            goodput_per_s=sum(one.is_good for one in group) / length_s,
+            goodput_per_s=sum(
+                one.is_good and not is_late(one, steps[0].deadline_s) for one in group
+            )
+            / length_s,
             latency_ms=percentiles(
                 [1000.0 * one.latency_s for one in group if one.latency_s is not None]
             ),

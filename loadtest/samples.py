@@ -23,8 +23,8 @@ class Sample:
     Attributes:
         kind: what was sent. manner: how.
         planned_s: when it was to arrive, from the start of its step.
-        sent_s: when its first byte was handed to the system, likewise; before that a connection
-            was opened where none was idle.
+        sent_s: when it was handed to the system, likewise; where no connection was idle, one is
+            opened after that, which counts as the server's time.
         done_s: when the last byte of the answer was there; None without an answer.
         outcome: status, and after it the code of a problem or why it is degraded.
         stages_ms: of the reply's Server-Timing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +10,9 @@ import pytest
 
 from loadtest.checks import Check, check_conditions, check_run
 from loadtest.measures import Observed, Step, recovery_s, summarize, taken_in_turn_ms
-from loadtest.run import BURSTS, IDLE, OVERLOAD, RECOVERY, STEADY, Run
+from loadtest.page import page_of
+from loadtest.report import make_report
+from loadtest.run import BURSTS, IDLE, OVERLOAD, RAMP, RECOVERY, STEADY, Run
 from loadtest.samples import HUNG_UP, UNANSWERED, Sample, outcome_of
 
 KIND = "10-best"
@@ -172,6 +175,29 @@ def test_a_machine_that_works_for_others_makes_the_run_invalid() -> None:
     assert "other programs" in claim
 
 
+def test_a_generator_that_is_busy_makes_the_run_invalid() -> None:
+    def busy(one: Step) -> Step:
+        seen = Observed(generator_cpu_s=1.2, busy_s=1.3, wall_s=2.0)
+        return replace(one, observed=seen)
+
+    (claim,) = failed(check_conditions(with_step(good_run(), f"{IDLE}, {KIND}", busy)))
+    assert "generator took" in claim  # in a closed step, where it is never late
+
+
+def test_what_cannot_be_seen_does_not_hold() -> None:
+    def unseen(one: Step) -> Step:
+        return replace(one, observed=Observed(wall_s=2.0))
+
+    run = with_step(good_run(), OVERLOAD, unseen)
+    found = [*check_conditions(run), *check_run(run, KIND)]
+    assert [
+        (one.claim.partition(":")[2], one.is_passed) for one in found if "not seen" in one.found
+    ] == [
+        ("", False),
+        (" memory in its second half, of the first", False),
+    ]
+
+
 def test_outcomes_are_found_without_reading_the_body() -> None:
     body = b'{"results":[{"degraded":[],"hypotheses":[{"text":"\\"degraded\\":[\\"x"}]}]}'
     assert outcome_of(200, body) == "200"
@@ -192,3 +218,20 @@ def test_requests_taken_in_turn_wait_for_those_before_them() -> None:
 def test_the_steady_load_is_set_against_a_queue_without_faults() -> None:
     (claim,) = (one for one in check_run(good_run(), KIND) if "p99" in one.claim)
     assert claim.found == "10.0 ms; one engine in turn, as fast as when idle: 10.0 ms"
+
+
+def test_late_answers_are_no_goodput_of_any_moment() -> None:
+    late = replace(step(RAMP, 50.0), samples=[sample(at / 50.0, 1.06) for at in range(50)])
+    run = replace(good_run(), steps=[*good_run().steps, late])
+    report = make_report(run, KIND, machine={}, settings={})
+    assert [span.offered_per_s for span in report.spans[RAMP]] == pytest.approx([51.0] * 50, abs=1)
+    assert {span.goodput_per_s for span in report.spans[RAMP]} == {0.0}
+    assert all(span.goodput_per_s for span in report.spans[STEADY])
+
+
+def test_a_step_without_good_answers_has_no_times_on_the_page() -> None:
+    shed = [sample(at / 50.0, outcome="429 overloaded") for at in range(50)]
+    run = replace(good_run(), steps=[*good_run().steps, replace(step(RAMP, 50.0), samples=shed)])
+    page = page_of(make_report(run, KIND, machine={}, settings={}), {})
+    (stages,) = re.findall("<h2>Stages.*?</table>", page)
+    assert "<tr><td>ramp" + "<td> / " * 5 in stages
