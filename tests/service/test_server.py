@@ -138,7 +138,7 @@ class Stub:
 @pytest.mark.anyio
 async def test_signals_drain_then_stop_then_force() -> None:
     app = Stub()
-    server = DrainingServer(uvicorn.Config(app), drain_s=3600.0)  # type: ignore[arg-type]
+    server = DrainingServer(uvicorn.Config(app, log_config=None), drain_s=3600.0)  # type: ignore[arg-type]
     assert not await server.on_tick(1)
     server.handle_exit(signal.SIGTERM, None)
     assert app.draining.is_set()
@@ -152,7 +152,7 @@ async def test_signals_drain_then_stop_then_force() -> None:
 
 @pytest.mark.anyio
 async def test_without_a_drain_the_first_signal_stops() -> None:
-    server = DrainingServer(uvicorn.Config(Stub()), drain_s=0.0)  # type: ignore[arg-type]
+    server = DrainingServer(uvicorn.Config(Stub(), log_config=None), drain_s=0.0)  # type: ignore[arg-type]
     server.handle_exit(signal.SIGINT, None)
     assert await server.on_tick(1)
 
@@ -173,7 +173,10 @@ async def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(is_admin: b
     app = Stub()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [0, taken.getsockname()[1]]
-        main, admin = (uvicorn.Config(app, port=port) for port in ports[:: 1 if is_admin else -1])  # type: ignore[arg-type]
+        main, admin = (
+            uvicorn.Config(app, port=port, log_config=None)  # type: ignore[arg-type]
+            for port in ports[:: 1 if is_admin else -1]
+        )
         server = DrainingServer(main, drain_s=0.0, admin=admin)
         with pytest.raises(PortError, match=rf"port {ports[1]} \(Address already in use\)"):
             await server.serve()
@@ -211,7 +214,7 @@ async def test_what_is_loaded_is_not_walked_by_the_garbage_collector(
 
     monkeypatch.setattr(uvicorn.Server, "startup", ignore)
     monkeypatch.setattr(uvicorn.Server, "shutdown", ignore)
-    server = DrainingServer(uvicorn.Config(app, port=0), drain_s=0.0)  # type: ignore[arg-type]
+    server = DrainingServer(uvicorn.Config(app, port=0, log_config=None), drain_s=0.0)  # type: ignore[arg-type]
     await server.startup()
     assert gc.get_freeze_count() > frozen
     assert gc.get_threshold()[0] == GC_OBJECTS
