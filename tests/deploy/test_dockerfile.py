@@ -70,6 +70,13 @@ def test_the_health_check_asks_the_server_and_no_proxy(final: str, status: int, 
         assert subprocess.run(args, env=env, timeout=60, check=False).returncode == code
 
 
+def test_who_runs_the_image_gives_it_time_to_stop() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (stop_s,) = re.findall(r"^docker run .*--stop-timeout (\d+)", readme, re.MULTILINE)
+    settings = Settings()
+    assert int(stop_s) > settings.drain_s + settings.shutdown_s  # docker's own is 10 s
+
+
 def test_the_builder_is_sent_nothing_but_what_the_wheel_needs() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if not line.startswith("#")]
