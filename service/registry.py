@@ -165,7 +165,7 @@ def show_model(metrics: Metrics, model: LoadedModel, load_s: float) -> None:
     metrics.model_loaded.labels(model.name).set(1)
     metrics.model_load.labels(model.name).set(load_s)
     metrics.model_bytes.labels(model.name, "weights").set(model.manifest.size_bytes)
-    # At 0 before anything has waited: what has no number yet an autoscaler takes for busy.
+    # At 0 before anything has waited: a pod that has no number an autoscaler takes for busy.
     metrics.queue_requests.labels(model.name)
     metrics.queue_tokens.labels(model.name)
 

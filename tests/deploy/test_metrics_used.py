@@ -62,7 +62,7 @@ def test_the_autoscaler_reads_what_the_adapter_serves(exported: set[str]) -> Non
 
 
 def test_a_pod_without_work_has_the_numbers_that_the_autoscaler_reads(scraped: str) -> None:
-    # Pods that lack one count as busy when it scales down, so that idle ones would never go.
+    # Pods that lack one count as busy when it scales down, and where all do it does not.
     zeros = re.findall(r"^(\w+)(?:{.*})? 0\.0$", scraped, re.MULTILINE)
     assert autoscaled_by() <= set(zeros)
 
