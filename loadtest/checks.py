@@ -25,9 +25,8 @@ ENGINE_SIZE = 100  # hypotheses of the request whose engine time is the measure
 GROWTH = 0.05  # of memory
 MIB = 1 << 20
 OTHER_CORES = 0.25
-GENERATOR_CORES = (
-    0.5  # of the one it can have; nobody is late in a closed step, so capacity needs it
-)
+# Of the one core that the generator can have. In a closed step it is never late, only slow.
+GENERATOR_CORES = 0.5
 LONG_S = 1.0  # the system counts in hundredths of a second: too coarse for less
 SENT_LATE_MS = 20.0  # p99 in any open step; later than that, and the load was not the planned one
 
