@@ -23,7 +23,13 @@ from quantized_lm.bench.lattice_comparison import (
 )
 from quantized_lm.cli.console import command, out, print_json, progress
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
-from quantized_lm.cli.lattice_options import named_format, named_symbols
+from quantized_lm.cli.lattice_options import (
+    MAX_ARCS,
+    MaxArcsOption,
+    SymbolsOption,
+    named_format,
+    named_symbols,
+)
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
 from quantized_lm.lattice.formats import LATTICE_FORMATS, LatticeFormat, ReadOptions
@@ -51,9 +57,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     lattice_format: Annotated[
         str | None, typer.Option("--format", help=f"Of the lattices: {_FORMATS}. [default: suffix]")
     ] = None,
-    symbols: Annotated[
-        Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
-    ] = None,
+    symbols: SymbolsOption = None,
+    max_arcs: MaxArcsOption = MAX_ARCS,
     model: Annotated[
         Path | None, typer.Option(help=f"Model folder. [default: {DEFAULT_MODEL}]")
     ] = None,
@@ -75,7 +80,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     """
     sizes = tuple(size or (10, 100, 1000))
     given = named_format(lattice_format)
-    reading = ReadOptions(symbols=named_symbols(symbols))
+    reading = ReadOptions(symbols=named_symbols(symbols), max_arcs=max_arcs)
     spoken = _spoken(lattices, lists, given, reading)
     loaded = load_artifact(model_folder(model), device=device, threads=threads or None)
     with progress("utterances") as bar:

@@ -10,7 +10,13 @@ from typing import Annotated
 import typer
 
 from quantized_lm.cli.console import command, note, progress
-from quantized_lm.cli.lattice_options import named_format, named_symbols
+from quantized_lm.cli.lattice_options import (
+    MAX_ARCS,
+    MaxArcsOption,
+    SymbolsOption,
+    named_format,
+    named_symbols,
+)
 from quantized_lm.errors import DataError
 from quantized_lm.files import require_file_name, write_named
 from quantized_lm.lattice.files import (
@@ -44,18 +50,14 @@ def run(  # noqa: PLR0913 - each is an option of the command
     target_format: Annotated[
         str | None, typer.Option("--to", help="Format of OUT. [default: its suffix]")
     ] = None,
-    symbols: Annotated[
-        Path | None, typer.Option(help='Words of IN\'s ids, lines "word id" (words.txt).')
-    ] = None,
+    symbols: SymbolsOption = None,
     symbols_out: Annotated[
         Path | None, typer.Option(help="Where to write the words of OUT's ids.")
     ] = None,
     words_on: Annotated[
         str, typer.Option(help="Which labels of k2 are words: auto, labels or aux_labels.")
     ] = _DEFAULTS.words_on,
-    max_arcs: Annotated[
-        int, typer.Option(min=1, help="A lattice with more arcs is refused.")
-    ] = _DEFAULTS.max_arcs,
+    max_arcs: MaxArcsOption = MAX_ARCS,
 ) -> None:
     """Convert lattices of k2, Kaldi, HTK and OpenFst into each other, every score bit that fits.
 

@@ -16,7 +16,13 @@ from quantized_lm.artifact import DEFAULT_MODEL, load_artifact, model_folder
 from quantized_lm.cli.console import command, out, print_json
 from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
-from quantized_lm.cli.lattice_options import named_format, named_symbols
+from quantized_lm.cli.lattice_options import (
+    MAX_ARCS,
+    MaxArcsOption,
+    SymbolsOption,
+    named_format,
+    named_symbols,
+)
 from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import names_lattice
 from quantized_lm.lattice.formats import ReadOptions
@@ -46,9 +52,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
     lattice_format: Annotated[
         str | None, typer.Option("--format", help="PATH is lattices in this format.")
     ] = None,
-    symbols: Annotated[
-        Path | None, typer.Option(help='Words of a lattice\'s ids, lines "word id" (words.txt).')
-    ] = None,
+    symbols: SymbolsOption = None,
+    max_arcs: MaxArcsOption = MAX_ARCS,
     plot: Annotated[
         Path | None, typer.Option(help="Draw a small lattice: .dot, or .svg, .png, .pdf.")
     ] = None,
@@ -71,7 +76,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass inspect u1.slf.gz --plot u1.svg --model models/en-small
     """
     if folder is not None and (lattice_format is not None or _is_lattice(folder)):
-        reading = ReadOptions(symbols=named_symbols(symbols))
+        reading = ReadOptions(symbols=named_symbols(symbols), max_arcs=max_arcs)
         given = named_format(lattice_format)
         loaded = None
         if model is not None and plot is not None:

@@ -1,11 +1,20 @@
-"""What commands that read lattices may leave unsaid: the format, and the words of ids."""
+"""The options of commands that read lattices: the format, the words of ids, how many arcs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from quantized_lm.lattice.formats import LatticeFormat, format_by_name
+import typer
+
+from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_by_name
 from quantized_lm.lattice.symbols import read_symbols
+
+MAX_ARCS = ReadOptions().max_arcs
+SymbolsOption = Annotated[
+    Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
+]
+MaxArcsOption = Annotated[int, typer.Option(min=1, help="A lattice with more arcs is refused.")]
 
 
 def named_format(name: str | None) -> LatticeFormat | None:

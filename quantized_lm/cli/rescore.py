@@ -18,7 +18,13 @@ from quantized_lm.cli.console import command, note, progress
 from quantized_lm.cli.corpus import Corpus
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
-from quantized_lm.cli.lattice_options import named_format, named_symbols
+from quantized_lm.cli.lattice_options import (
+    MAX_ARCS,
+    MaxArcsOption,
+    SymbolsOption,
+    named_format,
+    named_symbols,
+)
 from quantized_lm.cli.references import read_references
 from quantized_lm.cli.remote import Server, rescore_all, wire_settings
 from quantized_lm.cli.rescore_lattices import (
@@ -50,7 +56,6 @@ from quantized_lm.scored import FAILED
 
 Json = dict[str, object]
 _LIMITS = SearchLimits()
-_READING = ReadOptions()
 _LISTS = (".jsonl", ".json")
 _OF_LISTS = ("first_pass", "engine", "workers")
 _OF_LATTICES = ("symbols", "max_arcs", "refs", "n_best", "order", "seeds", "lattice_out")
@@ -99,12 +104,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
         str | None,
         typer.Option("--format", help=f"IN is lattices in {_FORMATS}. [default: by its suffix]"),
     ] = None,
-    symbols: Annotated[
-        Path | None, typer.Option(help='Words of the lattices\' ids, lines "word id" (words.txt).')
-    ] = None,
-    max_arcs: Annotated[
-        int, typer.Option(min=1, help="A lattice with more arcs is refused.")
-    ] = _READING.max_arcs,
+    symbols: SymbolsOption = None,
+    max_arcs: MaxArcsOption = MAX_ARCS,
     engine: Annotated[
         str, typer.Option(help=f"Where lists are rescored without --url: {'|'.join(ENGINES)}")
     ] = LOCAL,

@@ -92,3 +92,9 @@ def test_lists_that_do_not_fit_are_refused_in_one_line(
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+def test_a_lattice_of_more_arcs_than_allowed_is_refused(run: Command, folder: Path) -> None:
+    lists = folder / "lists.jsonl"
+    result = run("compare", folder / "lattices", "--lists", lists, "--max-arcs", 4)
+    assert (result.exit_code, "5 arcs; need at most 4" in result.stderr) == (2, True)

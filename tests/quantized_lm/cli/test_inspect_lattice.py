@@ -109,6 +109,7 @@ def test_without_graphviz_one_line_says_what_to_install(
         (["--plot", "x.dot"], "is no lattice by its name"),
         (["{slf}", "--format", "mp3"], "lattice format is 'mp3'"),
         (["{ark}", "--plot", "{slf}.dot"], "has 2 lattices; a drawing is of one"),
+        (["{ark}", "--max-arcs", "1"], "arcs; need at most 1"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(
