@@ -1,10 +1,12 @@
-"""Write files so that a reader never sees half of one."""
+"""Read files whether packed or not, and write them so that a reader never sees half of one."""
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,13 @@ GZIP = b"\x1f\x8b"  # what a packed file begins with, whatever it is called
 def reason(error: Exception) -> str:
     """Why a file cannot be read or written, without its name, which the message has already."""
     return getattr(error, "strerror", None) or str(error)
+
+
+@contextmanager
+def open_unpacked(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
+    """What a file holds, unpacked if it begins as gzip does; opened once, as a pipe has to be."""
+    with path.open("rb") as raw:
+        yield gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from typing import BinaryIO, NoReturn, TextIO
 
 from quantized_lm.components import escape
 from quantized_lm.errors import DataError
-from quantized_lm.files import GZIP, naming_file, open_atomic, reason
+from quantized_lm.files import naming_file, open_atomic, open_unpacked, reason
 
 Json = Mapping[str, object]
 ORDER = "order"
@@ -114,10 +114,11 @@ def read_records(path: Path) -> Iterator[tuple[str, Json]]:
 @contextmanager
 def open_read(path: Path) -> Iterator[TextIO]:
     """A text file as UTF-8, a byte order mark left out; unpacked if it begins as gzip does."""
-    with path.open("rb") as raw:
-        content = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == GZIP else raw
-        with io.TextIOWrapper(content, encoding="utf-8-sig") as handle:
-            yield handle
+    with (
+        open_unpacked(path) as content,
+        io.TextIOWrapper(content, encoding="utf-8-sig") as handle,
+    ):
+        yield handle
 
 
 @contextmanager

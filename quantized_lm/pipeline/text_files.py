@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from quantized_lm.errors import DataError
-from quantized_lm.files import GZIP, reason
+from quantized_lm.files import open_unpacked, reason
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -19,9 +18,7 @@ def read_lines(path: Path) -> Iterator[str]:
     """
     number = 0
     try:
-        with path.open("rb") as file:
-            is_gzip = file.read(2) == GZIP
-        with gzip.open(path) if is_gzip else path.open("rb") as content:
+        with open_unpacked(path) as content:
             for number, line in enumerate(content, start=1):  # noqa: B007 - for the message
                 yield line.decode("utf-8")
     except UnicodeDecodeError as error:
