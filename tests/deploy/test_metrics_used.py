@@ -76,7 +76,7 @@ def autoscaled_by() -> set[str]:
 def test_outcomes_reasons_and_stages_are_those_the_service_counts() -> None:
     known = {
         "outcome": {"ok", "error", "deadline", "ranked", "degraded", "failed"},
-        "reason": {"quota", "draining"},
+        "reason": {"quota", "draining", "too_many"},
         "stage": {"parse", "queue", "tokenize", "forward", "combine", "serialize"},
     }
     asked = {found for _, promql in expressions() for found in LABEL_VALUES.findall(promql)}
