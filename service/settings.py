@@ -96,9 +96,10 @@ class Settings(BaseSettings):
         default=8 * MIB, ge=1, description="Largest request body, in bytes."
     )
     max_lattice_body_bytes: int = Field(
-        default=64 * MIB,
+        default=16 * MIB,
         ge=1,
-        description="The same of /v1/rescore/lattice, packed with gzip or not.",
+        description="The same of /v1/rescore/lattice, packed with gzip or not. In JSON one takes up "
+        "to 30 times that while it is read.",
     )
     max_lattice_arcs: int = Field(default=100_000, ge=1, description="Arcs of one lattice.")
     default_deadline_ms: float = Field(

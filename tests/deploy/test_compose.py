@@ -77,10 +77,8 @@ def test_threads_are_as_many_as_the_quota_allows(services: dict[str, Any]) -> No
 
 
 def test_a_body_that_is_read_fits_into_the_memory(services: dict[str, Any]) -> None:
-    served = services["secondpass"]
-    body_bytes = int(served["environment"]["SECONDPASS_MAX_LATTICE_BODY_BYTES"])
-    limit_bytes = int(served["mem_limit"].removesuffix("g")) * 1024 * MIB
-    assert memory_bytes(Settings(max_lattice_body_bytes=body_bytes)) < limit_bytes
+    limit_bytes = int(services["secondpass"]["mem_limit"].removesuffix("g")) * 1024 * MIB
+    assert memory_bytes(Settings()) < limit_bytes
 
 
 def test_everyone_speaks_to_the_port_the_service_listens_on(services: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ async def test_limits_are_those_the_schema_and_the_settings_enforce() -> None:
     assert (limits["tree_nodes_per_utterance"], limits["body_bytes"]) == (100, 5000)
     assert limits["tokens_per_text"] == {"tiny": 63}
     assert (limits["lattices"], limits["lattice_arcs"]) == (MAX_LATTICES, 100_000)
-    assert limits["lattice_body_bytes"] == 64 << 20
+    assert limits["lattice_body_bytes"] == 16 << 20
 
 
 async def test_the_token_limit_is_exact() -> None:
