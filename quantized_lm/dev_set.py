@@ -203,6 +203,16 @@ def select_speakers(
     ]
 
 
+def speaker_groups(utterances: Sequence[ScoredUtterance], pattern: str) -> list[str]:
+    """The speaker of each utterance that could be ranked; its whole id where none is found in it.
+
+    Raises:
+        DataError: the pattern is no regular expression.
+    """
+    found = [(u.id, _search(pattern, u.id)) for u in utterances if u.is_ranked]
+    return [name if speaker is None else speaker for name, speaker in found]
+
+
 def _require_all_or_none(utterances: Sequence[ScoredUtterance]) -> None:
     """Refuse a set that would lose a score because one hypothesis lacks it."""
     known = {field for one in utterances for own in one.hypotheses for field in _fields_of(own)}
@@ -233,14 +243,18 @@ def _scale_setter(names: Sequence[str]) -> str:
 
 
 def _speaker(utterance_id: str, pattern: str) -> str:
+    speaker = _search(pattern, utterance_id)
+    if speaker is None:
+        raise DataError(f"{pattern!r} finds no speaker in utterance id {utterance_id!r}")
+    return speaker
+
+
+def _search(pattern: str, utterance_id: str) -> str | None:
     try:
         match = re.search(pattern, utterance_id)
     except re.error as error:
         raise DataError(f"{pattern!r} is no regular expression ({error})") from None
-    speaker: str | None = match[1 if match.re.groups else 0] if match else None
-    if speaker is None:
-        raise DataError(f"{pattern!r} finds no speaker in utterance id {utterance_id!r}")
-    return speaker
+    return match[1 if match.re.groups else 0] if match else None
 
 
 def _columns(components: Components) -> dict[str, NDArray[np.float64]]:

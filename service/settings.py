@@ -98,8 +98,8 @@ class Settings(BaseSettings):
     max_lattice_body_bytes: int = Field(
         default=16 * MIB,
         ge=1,
-        description="The same of /v1/rescore/lattice, packed with gzip or not. In JSON one takes up "
-        "to 30 times that while it is read.",
+        description="The same of /v1/rescore/lattice, packed with gzip or not; reading one in JSON "
+        "takes up to 30 times its bytes.",
     )
     max_lattice_arcs: int = Field(default=100_000, ge=1, description="Arcs of one lattice.")
     default_deadline_ms: float = Field(

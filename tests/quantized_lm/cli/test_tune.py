@@ -102,3 +102,42 @@ def test_lists_without_any_score_to_hold_on_to_are_refused(run: Command, scored:
     result = run("tune", path, scored.with_name("weights.json"))
     assert result.exit_code == 2
     assert "no am, graph or LM score" in result.stderr
+
+
+def test_the_gain_on_lists_that_were_not_tuned_on_is_told(run: Command, scored: Path) -> None:
+    target = scored.with_name("weights.json")
+    result = run("tune", scored, target)
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["folds"] == 5
+    assert report["wer_tuned"] <= report["wer_cross_validated"]
+    untuned = min(report["wer_first_pass"], report["wer_am_alone"])
+    assert ("expect no gain" in result.stderr) == (report["wer_cross_validated"] >= untuned)
+    assert json.loads(target.read_text())["report"]["wer_cross_validated"] >= 0.0
+    bare = run("tune", scored, target, "--folds", "0")
+    assert "wer_cross_validated" not in json.loads(bare.stdout.splitlines()[-1])
+    assert "expect no gain" not in bare.stderr
+    assert "cross-validated" not in bare.stdout
+
+
+def test_no_gain_on_other_lists_is_warned_of(run: Command, tmp_path: Path) -> None:
+    # The LM is right on half of the lists, and so is the decoder's order.
+    lines = []
+    for index in range(12):
+        texts = [("a", -1.0), ("b", -1.0 + (-1.0) ** index)][:: 1 if index // 2 % 2 else -1]
+        hypotheses = [
+            {
+                "input_rank": rank + 1,
+                "text": text,
+                "components": {"am": 0.0, "graph": None, "lm": {"tiny": lm}, "extra": {}},
+                "num_words": 1,
+                "num_tokens": 1,
+                "num_chars": 1,
+            }
+            for rank, (text, lm) in enumerate(texts)
+        ]
+        lines.append(json.dumps({"id": f"u{index}", "ref": "a", "hypotheses": hypotheses}))
+    source = tmp_path / "chance.jsonl"
+    source.write_text("\n".join(lines))
+    result = run("tune", source, tmp_path / "weights.json", "--free", "lm[tiny]")
+    assert result.exit_code == 0, result.output
+    assert "warning: tuned on a part of these lists and measured on the rest" in result.stderr
