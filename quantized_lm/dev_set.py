@@ -209,8 +209,7 @@ def speaker_groups(utterances: Sequence[ScoredUtterance], pattern: str) -> list[
     Raises:
         DataError: the pattern is no regular expression.
     """
-    found = [(u.id, _search(pattern, u.id)) for u in utterances if u.is_ranked]
-    return [name if speaker is None else speaker for name, speaker in found]
+    return [_search(pattern, u.id) or u.id for u in utterances if u.is_ranked]
 
 
 def _require_all_or_none(utterances: Sequence[ScoredUtterance]) -> None:

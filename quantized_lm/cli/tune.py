@@ -144,11 +144,13 @@ def _cross_validated(
 
 def _note_no_gain(report: Mapping[str, Any]) -> None:
     """Warn if tuning gains nothing on lists it has not seen."""
+    if "wer_cross_validated" not in report:
+        return
     untuned = [(report["wer_first_pass"], "as they came")]
     if "wer_am_alone" in report:
         untuned.append((report["wer_am_alone"], "by am alone"))
     least, how = min(untuned)
-    unseen = report.get("wer_cross_validated", 0.0)
+    unseen = report["wer_cross_validated"]
     if unseen >= least:
         note(
             f"warning: tuned on a part of these lists and measured on the rest, WER is "
