@@ -55,6 +55,11 @@ class TuningSet:
                 "need at least one of each to tune on"
             )
 
+    @property
+    def sizes(self) -> Ints:
+        """(U,) hypotheses of each list."""
+        return np.diff(np.append(self.starts, self.errors.size))
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -349,12 +354,10 @@ def _first_true(data: TuningSet, marks: NDArray[np.bool_]) -> Ints:
 
 def _list_of(data: TuningSet) -> Ints:
     """(T,) the list each hypothesis belongs to."""
-    sizes = np.diff(np.append(data.starts, data.errors.size))
-    return np.repeat(np.arange(data.starts.size), sizes)
+    return np.repeat(np.arange(data.starts.size), data.sizes)
 
 
 def _spread(data: TuningSet, columns: Floats) -> Floats:
     """(D,) root mean square of each column around its list's mean."""
-    sizes = np.diff(np.append(data.starts, data.errors.size))
-    means = np.add.reduceat(columns, data.starts, axis=0) / sizes[:, None]
+    means = np.add.reduceat(columns, data.starts, axis=0) / data.sizes[:, None]
     return np.asarray(np.sqrt(np.mean((columns - means[_list_of(data)]) ** 2, axis=0)), np.float64)

@@ -155,6 +155,7 @@ def test_a_replica_has_whole_cores_of_its_own(container: dict[str, Any]) -> None
 def test_a_body_that_is_read_fits_into_the_memory(container: dict[str, Any]) -> None:
     limit_bytes = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 1024 * MIB
     assert memory_bytes(Settings()) < limit_bytes
+    assert memory_bytes(Settings(max_lattice_body_bytes=64 * MIB)) > limit_bytes
 
 
 def test_the_autoscaler_and_the_budget_leave_one_replica_to_be_moved() -> None:
