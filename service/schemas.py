@@ -78,8 +78,9 @@ class Context(Wire):
     text: list[Text] = Field(
         default_factory=list,
         max_length=MAX_CONTEXT_TEXTS,
-        description="Oldest first. The newest tokens are read, up to half of what the model takes; "
-        "a quarter, an eighth and so on beside a text that needs more than the other half.",
+        description="Oldest first; one in which nothing was said is left out. The newest tokens "
+        "are read, up to half of what the model takes; a quarter, an eighth and so on beside a "
+        "text that needs more than the other half.",
     )
 
 
