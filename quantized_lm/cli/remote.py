@@ -30,10 +30,15 @@ _LONGEST_WAIT_S = 30.0
 _TIMEOUT_S = 300.0
 _BUSY = (429, 503)
 _WRONG = (400, 413, 422)
+_LATE = 504
 
 
 class _RefusedError(DataError):
     """The server will never take this request."""
+
+
+class _LateError(DataError):
+    """The server did not do this request in time; a smaller one it may."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,19 @@ class Server:
     def rescore(self, utterances: list[Utterance]) -> list[Json]:
         """The `results` entries of one request, `ref` added, in the order of the utterances.
 
-        A server that is too busy is asked again after the time it names.
+        A server that is too busy is asked again after the time it names, one that does not do all
+        of them in time for half of them.
 
         Raises:
             DataError: the server is not there, refuses the request, or could not rank a list.
         """
         try:
             return self._rescored(utterances)
+        except _LateError:
+            if len(utterances) == 1:
+                raise
+            half = len(utterances) // 2
+            return self.rescore(utterances[:half]) + self.rescore(utterances[half:])
         except _RefusedError as error:
             if not self.keeps_failed:
                 raise
@@ -111,6 +122,8 @@ class Server:
             except urllib.error.HTTPError as error:
                 if error.code in _WRONG:
                     raise _RefusedError(f"{self.url}: {_problem(error)}") from None
+                if error.code == _LATE:
+                    raise _LateError(f"{self.url}: {_problem(error)}") from None
                 if error.code not in _BUSY or attempt == _TRIES:
                     raise DataError(f"{self.url}: {_problem(error)}") from None
                 self.sleep(_wait_s(error, attempt))

@@ -162,6 +162,14 @@ def test_a_fault_in_one_request_ends_all(run: Command, lists: Path) -> None:
     assert not lists.with_name("out.jsonl").exists()
 
 
+def test_what_is_not_done_in_time_is_asked_for_in_halves() -> None:
+    late: Reply = (504, {}, {"detail": "the deadline passed"})
+    with serving(late, late) as (url, requests):
+        results = Server(url, {}).rescore(utterances(5))
+    assert [len(request["utterances"]) for request in requests] == [5, 2, 1, 1, 3]
+    assert [record["id"] for record in results] == ["0", "1", "2", "3", "4"]
+
+
 def test_what_a_server_refuses_may_keep_the_decoders_order() -> None:
     refused: Reply = (422, {}, {"detail": "no"})
     failed: Reply = (200, {}, {"results": [{"id": "1", "error": {"detail": "too long"}}]})
