@@ -6,11 +6,12 @@ Talks the service's HTTP and nothing else of it; the standard library is enough.
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ _TIMEOUT_S = 300.0
 _BUSY = (429, 503)
 _WRONG = (400, 413, 422)
 _LATE = 504
+_PLACE = re.compile(r"/utterances/(\d{1,9})(?=/)")
 
 
 class _RefusedError(DataError):
@@ -91,7 +93,10 @@ class Server:
                 "options": {"on_deadline": "error"},  # a file holds scores, or is not written
             }
         ).encode()
-        results = self._post(body).get("results")
+        try:
+            results = self._post(body).get("results")
+        except _RefusedError as error:
+            raise _RefusedError(_naming(utterances, str(error))) from None
         if not isinstance(results, list) or len(results) != len(utterances):
             raise DataError(f"{self.url}: answered without one result per utterance")
         return [
@@ -217,6 +222,16 @@ def _problem(error: urllib.error.HTTPError) -> str:
         return f"{error.code}: {_detail(json.load(error))}"
     except ValueError:
         return f"{error.code} {error.reason}"
+
+
+def _naming(utterances: Sequence[Utterance], message: str) -> str:
+    """A server's words with the ids of utterances for their places in the request."""
+
+    def name(place: re.Match[str]) -> str:
+        at = int(place[1])
+        return f"utterance {utterances[at].id!r}: " if at < len(utterances) else place[0]
+
+    return _PLACE.sub(name, message)
 
 
 def _detail(problem: object) -> str:

@@ -155,6 +155,16 @@ def test_what_a_server_refuses_is_said(reply: Reply, message: str) -> None:
         Server(url, {}).rescore(utterances(1))
 
 
+def test_the_utterance_that_a_server_refuses_is_named() -> None:
+    items = [
+        {"pointer": f"/utterances/{at}/hypotheses/0/am_score", "message": "too low"}
+        for at in (1, 7)
+    ]
+    with serving((422, {}, {"errors": items})) as (url, _), pytest.raises(DataError) as refused:
+        Server(url, {}).rescore([*utterances(1), Utterance("a-2", (Hypothesis("a", -1e13),))])
+    assert "422: utterance 'a-2': /hypotheses/0/am_score: too low; /utter" in str(refused.value)
+
+
 def test_a_fault_in_one_request_ends_all(run: Command, lists: Path) -> None:
     with serving((422, {}, {"detail": "no"})) as (url, _):
         result = run("rescore", lists, lists.with_name("out.jsonl"), "--url", url)
