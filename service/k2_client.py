@@ -40,7 +40,7 @@ class RescoreOptions:
         model: name of the LM; None where the service has one.
         n_best: hypotheses that come back.
         returns_fsa: whether the scored sequences come back as an Fsa.
-        context: what was said before, oldest first.
+        context: what was said before, oldest first; 64 texts at most.
         lm_scores_scale: what the decoder multiplied lm_scores with.
         search: further fields of the request's `options`, such as deadline_ms or order.
         wire: the form in which lattices travel; both keep every bit of a score.
