@@ -218,14 +218,18 @@ class Tokenizer:
     def context_ids(self, texts: Sequence[str], *, room: int) -> list[int]:
         """The newest tokens of earlier texts that fit, each text ended by the boundary symbol.
 
-        Older words are not encoded: a conversation may be thousands of times as long as the room.
+        Texts in which nothing was said are left out, as in training: no model has seen two boundary
+        symbols in a row. Older words are not encoded: a conversation may be thousands of times as
+        long as the room.
         """
         newest: list[int] = []  # backwards
         for text in reversed(texts):
             if len(newest) >= room:
                 break
-            newest.append(BOUNDARY_ID)
-            for word in reversed(self.words(text)):
+            words = self.words(text)
+            if words:
+                newest.append(BOUNDARY_ID)
+            for word in reversed(words):
                 if len(newest) >= room:
                     break
                 newest.extend(reversed(self.encode_word(word)))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from service.admission import QueueLimits
 from service.deadlines import Deadlines
-from service.default_weights import read_default_weights, require_served
 from service.errors import DrainingError, NotReadyError
 from service.lattice_rescoring import LatticeRescorer
 from service.metrics import Metrics
@@ -86,8 +85,8 @@ def start_core(
     registry = load_registry(settings.models, load, backend=settings.backend, metrics=metrics)
     for model in registry.models.values():
         require_budget(model, settings.budget_tokens)
-    if settings.model_folder is None:  # otherwise the model may come later
-        require_served(read_default_weights(settings.weights_files), registry.models)
+    control = ModelControl(registry, load, settings, metrics)
+    control.tuned_weights()  # which are refused at once where they would never count
     engine = Scheduler(
         limits=QueueLimits(
             settings.budget_tokens, settings.max_queued_requests, settings.queue_tokens
@@ -106,7 +105,7 @@ def start_core(
         settings=settings,
         metrics=metrics,
         registry=registry,
-        control=ModelControl(registry, load, settings, metrics),
+        control=control,
         deadlines=deadlines,
         engine=engine,
         rescorer=Rescorer(registry, engine, metrics, deadlines, threads),

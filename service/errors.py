@@ -38,6 +38,7 @@ MESSAGES: Mapping[str, str] = {
     "extra_forbidden": "is not known; /docs lists the fields that are",
     "model_type": "need an object",
 }
+LM_SCORE = ("hypotheses", "lm_score")  # unknown only where graph_score is given as well
 PROBLEM_JSON = "application/problem+json"
 
 
@@ -282,6 +283,8 @@ def _item(fault: Mapping[str, Any]) -> ErrorItem:
     if fault["type"] == "json_invalid":
         return ErrorItem(pointer="", message=f"invalid JSON at character {steps[-1]}")
     message = MESSAGES.get(fault["type"], str(fault["msg"]))
+    if fault["type"] == "extra_forbidden" and steps[-3:-2] + steps[-1:] == LM_SCORE:
+        message = "is another name of graph_score; give one of them"
     return ErrorItem(pointer=_pointer(steps[1:]), message=message)
 
 

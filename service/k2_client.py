@@ -26,7 +26,14 @@ from quantized_lm.lattice.k2_fsa import from_lattice, to_lattice
 from quantized_lm.lattice.lattice import Lattice
 from service.client import Client, Hypothesis, RefusedRequestError, Reply
 from service.client.asks import Missing
-from service.client.replies import InvalidReplyError, names, number, objects, problem_of
+from service.client.replies import (
+    INVALID,
+    InvalidReplyError,
+    names,
+    number,
+    objects,
+    problem_of,
+)
 
 _LATTICES_PER_REQUEST = 16
 _AXES_OF_VECTOR = 3
@@ -40,7 +47,7 @@ class RescoreOptions:
         model: name of the LM; None where the service has one.
         n_best: hypotheses that come back.
         returns_fsa: whether the scored sequences come back as an Fsa.
-        context: what was said before, oldest first.
+        context: what was said before, oldest first; 64 texts at most.
         lm_scores_scale: what the decoder multiplied lm_scores with.
         search: further fields of the request's `options`, such as deadline_ms or order.
         wire: the form in which lattices travel; both keep every bit of a score.
@@ -125,7 +132,8 @@ def rescore_lattices(
     """The same of an FsaVec of any length, in its order.
 
     A lattice that is refused, here or by the service, has its error in its place and does not keep
-    the others from being rescored.
+    the others from being rescored. Where the client's `on_invalid` is "first_pass" it has, if it is
+    the service that refuses it, its own best path there.
 
     Raises:
         RefusedRequestError: the service finds a request of several wrong as a whole.
@@ -176,11 +184,17 @@ def _answers(
     client: Client, ask: _Lattices, deadline_ms: float | None
 ) -> tuple[RescoredFsa | SecondpassError, ...]:
     try:
-        return client.ask(ask, deadline_ms=deadline_ms).results
+        results = client.ask(ask, deadline_ms=deadline_ms).results
     except RefusedRequestError as error:
         if len(ask.own) > 1:
             raise
         return (error,)
+    if client.settings.on_invalid == "raise":
+        return results
+    return tuple(
+        _own_path(own, INVALID) if isinstance(result, SecondpassError) else result
+        for result, own in zip(results, ask.own, strict=True)
+    )
 
 
 def _connected(fsa: Any) -> Iterator[Any]:
@@ -224,7 +238,7 @@ def _packed(lattice: Lattice, wire: str) -> dict[str, Any]:
 def _rescored(result: Mapping[str, Any], own: str) -> RescoredFsa | SecondpassError:
     problem = problem_of(result.get("error"))
     if problem is not None:
-        return RefusedRequestError(problem, _Rescored(results=(_own_path(own, problem.code),)))
+        return RefusedRequestError(problem, _Rescored(results=(_own_path(own, INVALID),)))
     hypotheses, packed = result.get("hypotheses"), result.get("lattice")
     if not isinstance(hypotheses, list) or not hypotheses:
         raise InvalidReplyError("hypotheses is no list with entries")

@@ -101,8 +101,9 @@ class LatticeOptions(Wire):
     )
     deadline_ms: DeadlineMs | None = Field(
         default=None,
-        description="From the first byte; then the best that is known comes back. null takes the "
-        "server's default; the header X-Request-Timeout-Ms can only make it earlier.",
+        description="From the first byte; then the best that is known comes back. The header "
+        "X-Request-Timeout-Ms says the same, and the smaller one holds; without both it is the "
+        "server's default.",
     )
     on_overload: OnOverload = Field(default="error", description=ON_OVERLOAD)
     seeds: Annotated[int, Field(ge=1, le=MAX_LATTICE_BEST)] = Field(

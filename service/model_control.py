@@ -19,7 +19,7 @@ from quantized_lm.artifact import LoadedModel
 from quantized_lm.errors import ArtifactError, SecondpassError
 from quantized_lm.manifest import Manifest, read_manifest
 from quantized_lm.memory import available_bytes
-from service.default_weights import read_default_weights
+from service.default_weights import read_default_weights, require_served
 from service.errors import (
     LastModelError,
     MemoryBudgetError,
@@ -160,11 +160,21 @@ class ModelControl:
         logger.info("model %s is %s", name, model.revision)
         return True
 
+    def tuned_weights(self) -> dict[str, dict[str, float]]:
+        """What the weights files say, by model. Reads files: not for the event loop.
+
+        Raises:
+            WeightsFileError: they are unusable, or of a model that cannot be served.
+        """
+        tuned = read_default_weights(self._settings.weights_files)
+        if self._settings.model_folder is None:  # otherwise the model may come later
+            require_served(tuned, self._given)
+        return tuned
+
     def _is_current(self, model: LoadedModel, folder: Path) -> bool:
         """Whether a model is what its folder and the weights files hold. On a thread."""
         manifest = read_manifest(folder)
-        tuned = read_default_weights(self._settings.weights_files)
-        weights = tuned.get(model.name, manifest.default_weights)
+        weights = self.tuned_weights().get(model.name, manifest.default_weights)
         return (model.revision, model.manifest.default_weights) == (
             f"sha256:{manifest.sha256}",
             weights,
@@ -178,6 +188,7 @@ class ModelControl:
                 f"{folder / _MANIFEST} names the model {manifest.name!r}; need {name!r}"
             )
         self._require_memory(manifest)
+        self.tuned_weights()  # which the loader reads as well, and does not hold against the rest
         model = self._load(folder, self._settings.backend)
         require_budget(model, self._settings.budget_tokens)
         warm(model)

@@ -78,8 +78,9 @@ class Context(Wire):
     text: list[Text] = Field(
         default_factory=list,
         max_length=MAX_CONTEXT_TEXTS,
-        description="Oldest first. The newest tokens are read, up to half of what the model takes; "
-        "a quarter, an eighth and so on beside a text that needs more than the other half.",
+        description="Oldest first; one in which nothing was said is left out. The newest tokens "
+        "are read, up to half of what the model takes; a quarter, an eighth and so on beside a "
+        "text that needs more than the other half.",
     )
 
 
@@ -159,8 +160,9 @@ class Options(Wire):
     )
     deadline_ms: DeadlineMs | None = Field(
         default=None,
-        description="From the first byte; null takes the server's default. `/v1/limits` has both "
-        "the default and the maximum; the header X-Request-Timeout-Ms can only make it earlier.",
+        description="From the first byte. The header X-Request-Timeout-Ms says the same, and the "
+        "smaller one holds; without both it is the server's default. `/v1/limits` has the default "
+        "and the maximum.",
     )
     on_deadline: Literal["first_pass", "error"] = Field(
         default="first_pass",

@@ -57,7 +57,8 @@ def weights_for(*, knows_old_lm: bool) -> dict[str, Any]:
     """Kaldi's interpolation; where the old LM is not known alone, of the whole graph's score."""
     acoustic_scale = 1 / INVERSE_ACOUSTIC_SCALE
     if not knows_old_lm:
-        return {"am_scale": acoustic_scale, "graph_scale": 1 - WEIGHT, "lm_scale": WEIGHT}
+        scales = {"am_scale": acoustic_scale, "graph_scale": 1 - WEIGHT, "lm_scale": WEIGHT}
+        return {**scales, "word_bonus": 0.0}  # else the model's own, which the preset has not
     parameters = {"weight": WEIGHT, "acoustic_scale": acoustic_scale}
     return {"preset": "kaldi", "parameters": parameters}
 

@@ -6,11 +6,12 @@ Talks the service's HTTP and nothing else of it; the standard library is enough.
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,10 +31,16 @@ _LONGEST_WAIT_S = 30.0
 _TIMEOUT_S = 300.0
 _BUSY = (429, 503)
 _WRONG = (400, 413, 422)
+_LATE = 504
+_PLACE = re.compile(r"/utterances/(\d{1,9})(?=/)")
 
 
 class _RefusedError(DataError):
     """The server will never take this request."""
+
+
+class _LateError(DataError):
+    """The server did not do this request in time; a smaller one it may."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,19 @@ class Server:
     def rescore(self, utterances: list[Utterance]) -> list[Json]:
         """The `results` entries of one request, `ref` added, in the order of the utterances.
 
-        A server that is too busy is asked again after the time it names.
+        A server that is too busy is asked again after the time it names, one that does not do all
+        of them in time for half of them.
 
         Raises:
             DataError: the server is not there, refuses the request, or could not rank a list.
         """
         try:
             return self._rescored(utterances)
+        except _LateError:
+            if len(utterances) == 1:
+                raise
+            half = len(utterances) // 2
+            return self.rescore(utterances[:half]) + self.rescore(utterances[half:])
         except _RefusedError as error:
             if not self.keeps_failed:
                 raise
@@ -80,7 +93,10 @@ class Server:
                 "options": {"on_deadline": "error"},  # a file holds scores, or is not written
             }
         ).encode()
-        results = self._post(body).get("results")
+        try:
+            results = self._post(body).get("results")
+        except _RefusedError as error:
+            raise _RefusedError(_naming(utterances, str(error))) from None
         if not isinstance(results, list) or len(results) != len(utterances):
             raise DataError(f"{self.url}: answered without one result per utterance")
         return [
@@ -111,6 +127,8 @@ class Server:
             except urllib.error.HTTPError as error:
                 if error.code in _WRONG:
                     raise _RefusedError(f"{self.url}: {_problem(error)}") from None
+                if error.code == _LATE:
+                    raise _LateError(f"{self.url}: {_problem(error)}") from None
                 if error.code not in _BUSY or attempt == _TRIES:
                     raise DataError(f"{self.url}: {_problem(error)}") from None
                 self.sleep(_wait_s(error, attempt))
@@ -204,6 +222,16 @@ def _problem(error: urllib.error.HTTPError) -> str:
         return f"{error.code}: {_detail(json.load(error))}"
     except ValueError:
         return f"{error.code} {error.reason}"
+
+
+def _naming(utterances: Sequence[Utterance], message: str) -> str:
+    """A server's words with the ids of utterances for their places in the request."""
+
+    def name(place: re.Match[str]) -> str:
+        at = int(place[1])
+        return f"utterance {utterances[at].id!r}: " if at < len(utterances) else place[0]
+
+    return _PLACE.sub(name, message)
 
 
 def _detail(problem: object) -> str:

@@ -60,6 +60,9 @@ class Client:
         ambient: clock and randomness.
         sleep: lets seconds pass.
 
+    Attributes:
+        settings: as given.
+
     Raises:
         InputError: the URL is not one of HTTP, or `transport` makes nothing.
     """
@@ -73,6 +76,7 @@ class Client:
         ambient: Ambient = _AMBIENT,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self.settings = settings
         self._exchanges = _exchanges(url, settings, ambient)
         self._clock = ambient.clock
         self._sleep = sleep

@@ -54,8 +54,15 @@ def tokenizer() -> Tokenizer:
 def test_context_is_the_end_of_all_its_tokens(
     tokenizer: Tokenizer, texts: list[str], room: int
 ) -> None:
-    ids = [token for text in texts for token in (*tokenizer.encode(text).ids, BOUNDARY_ID)]
+    said = [spelled for text in texts if (spelled := tokenizer.encode(text).ids)]
+    ids = [token for spelled in said for token in (*spelled, BOUNDARY_ID)]
     assert tokenizer.context_ids(texts, room=room) == ids[max(0, len(ids) - room) :]
+
+
+def test_silence_leaves_no_context(tokenizer: Tokenizer) -> None:
+    said = tokenizer.context_ids(["the cat", "sat"], room=60)
+    assert tokenizer.context_ids(["the cat", "", "[noise]", "sat", "", "..."], room=60) == said
+    assert tokenizer.context_ids([""], room=60) == []
 
 
 def test_context_that_does_not_fit_is_not_encoded(tokenizer: Tokenizer) -> None:

@@ -10,10 +10,11 @@ import pytest
 from quantized_lm.combine import Weights
 from quantized_lm.errors import SecondpassError
 from quantized_lm.weights_file import write_weights
+from service.app import create_app
 from service.default_weights import WeightsFileError, read_default_weights, with_weights
 from service.settings import Settings
 from tests.fakes import fake_loaded
-from tests.service.artifacts import act, administering
+from tests.service.artifacts import act, administering, load_reference
 from tests.service.serving import request, running
 from tests.service.test_errors import check_problem
 
@@ -70,6 +71,19 @@ async def test_a_broken_file_is_named_and_what_is_served_stays(
         await app.state.core.control.reload_changed()
         reply = await client.post("/v1/rescore", json=request())
     assert reply.json()["formula"] == "1*am + 0.25*lm[given]"
+
+
+@pytest.mark.anyio
+async def test_weights_of_no_model_are_not_taken_later_either(served: Path) -> None:
+    file = tuned(served.parent / "w.json", "given")
+    app = create_app(Settings(models=(served,), weights_files=(file,)), load=load_reference)
+    async with app.router.lifespan_context(app):
+        core = app.state.core
+        tuned(file, "givne")
+        await core.control.reload_changed()
+        with pytest.raises(WeightsFileError, match="weights of 'givne', which is not served"):
+            await core.control.reload("given")
+        assert core.registry.get("given").manifest.default_weights["lm_scale"] == 0.25
 
 
 @pytest.mark.anyio

@@ -108,6 +108,10 @@ async def test_a_body_that_does_not_fit_the_schema_is_422_with_a_pointer(
             request({"hypotheses": [{"text": "a", "score": -1.0}]}),
             "/utterances/0/hypotheses/0/score: is not known; /docs lists the fields that are",
         ),
+        (
+            request({"hypotheses": [{"text": "a", "graph_score": -1.0, "lm_score": -1.0}]}),
+            "/utterances/0/hypotheses/0/lm_score: is another name of graph_score; give one of them",
+        ),
         (request({"hypotheses": [], "context": ["a"]}), "/utterances/0/context: need an object"),
         ([], "body: need an object"),
     ],

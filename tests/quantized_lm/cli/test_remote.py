@@ -155,11 +155,29 @@ def test_what_a_server_refuses_is_said(reply: Reply, message: str) -> None:
         Server(url, {}).rescore(utterances(1))
 
 
+def test_the_utterance_that_a_server_refuses_is_named() -> None:
+    items = [
+        {"pointer": f"/utterances/{at}/hypotheses/0/am_score", "message": "too low"}
+        for at in (1, 7)
+    ]
+    with serving((422, {}, {"errors": items})) as (url, _), pytest.raises(DataError) as refused:
+        Server(url, {}).rescore([*utterances(1), Utterance("a-2", (Hypothesis("a", -1e13),))])
+    assert "422: utterance 'a-2': /hypotheses/0/am_score: too low; /utter" in str(refused.value)
+
+
 def test_a_fault_in_one_request_ends_all(run: Command, lists: Path) -> None:
     with serving((422, {}, {"detail": "no"})) as (url, _):
         result = run("rescore", lists, lists.with_name("out.jsonl"), "--url", url)
     assert result.exit_code == 2
     assert not lists.with_name("out.jsonl").exists()
+
+
+def test_what_is_not_done_in_time_is_asked_for_in_halves() -> None:
+    late: Reply = (504, {}, {"detail": "the deadline passed"})
+    with serving(late, late) as (url, requests):
+        results = Server(url, {}).rescore(utterances(5))
+    assert [len(request["utterances"]) for request in requests] == [5, 2, 1, 1, 3]
+    assert [record["id"] for record in results] == ["0", "1", "2", "3", "4"]
 
 
 def test_what_a_server_refuses_may_keep_the_decoders_order() -> None:
