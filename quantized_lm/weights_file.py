@@ -44,8 +44,10 @@ def request_fields(weights: Weights) -> dict[str, Any]:
     """The same as fields of a request to the service, beside its `utterances`."""
     fields = dataclasses.asdict(weights)
     scales = fields.pop("lm_scales")
+    if not scales:  # the server's own would count
+        return {"weights": {**fields, "lm_scale": 0.0}}
     lms = [{"model": name, "lm_scale": scale} for name, scale in scales.items()]
-    return {"weights": fields, **({"lms": lms} if lms else {})}
+    return {"weights": fields, "lms": lms}
 
 
 def read_weights(path: Path) -> Weights:
