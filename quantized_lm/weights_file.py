@@ -59,7 +59,7 @@ def read_weights(path: Path) -> Weights:
     """
     where = str(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no weights can be read ({reason(error)})") from None
     weights = content.get("weights") if isinstance(content, dict) else None

@@ -54,6 +54,8 @@ def test_a_kaldi_symbol_table_gives_its_words_in_its_order(data: Path) -> None:
     recipe = replace(RECIPE, vocabulary="kaldi", vocab_from=("words.txt",), vocab_size=4)
     tokenizer = make_tokenizer(recipe, data)
     assert tokenizer.encode("ape zebra").ids == (3, 2)
+    (data / "words.txt").write_bytes(b"\xef\xbb\xbf" + table.replace("\n", "\r\n").encode())
+    assert make_tokenizer(recipe, data).to_json() == tokenizer.to_json()
     (data / "words.txt").write_text("zebra 2\nape\n")
     with pytest.raises(DataError, match=r"words\.txt, line 2: got 'ape'; need WORD ID"):
         make_tokenizer(recipe, data)
