@@ -95,6 +95,15 @@ def test_text_that_cannot_be_read_is_named_with_its_line(data: Path) -> None:
     assert not (data / "corpus" / "corpus.json").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_named(data: Path) -> None:
+    (data / "corpus").mkdir()
+    (data / "corpus" / "train.bin").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*corpus'"):
+        prepare_corpus(RECIPE, data=data, out=data / "corpus")
+    assert not (data / "corpus" / "corpus.json").exists()
+
+
 def test_noises_and_sentence_marks_are_no_words_of_a_vocabulary(data: Path) -> None:
     (data / "train.txt").write_text("<s> b [noise] </s>\na [noise] b ++um++ sil\n")
     tokenizer = make_tokenizer(replace(RECIPE, vocab_size=4), data)
