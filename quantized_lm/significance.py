@@ -70,6 +70,16 @@ class BootstrapInterval:
     level: float
     probability_better: float
 
+    @property
+    def remark(self) -> str:
+        """What the numbers do not say, on one line: that the interval is none; or ""."""
+        if self.low < self.high or self.difference == 0.0:
+            return ""
+        return (
+            "no interval: all utterances change alike, or there is one, so that every replication "
+            "is the same, which says nothing"
+        )
+
 
 def mapsswe(references: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Mapsswe:
     """Matched pairs over the segments of all utterances, normal approximation, two-sided.

@@ -44,8 +44,10 @@ def request_fields(weights: Weights) -> dict[str, Any]:
     """The same as fields of a request to the service, beside its `utterances`."""
     fields = dataclasses.asdict(weights)
     scales = fields.pop("lm_scales")
+    if not scales:  # the server's own would count
+        return {"weights": {**fields, "lm_scale": 0.0}}
     lms = [{"model": name, "lm_scale": scale} for name, scale in scales.items()]
-    return {"weights": fields, **({"lms": lms} if lms else {})}
+    return {"weights": fields, "lms": lms}
 
 
 def read_weights(path: Path) -> Weights:
@@ -57,7 +59,7 @@ def read_weights(path: Path) -> Weights:
     """
     where = str(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: no weights can be read ({reason(error)})") from None
     weights = content.get("weights") if isinstance(content, dict) else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
 
 from quantized_lm.cli.console import note
@@ -31,3 +32,19 @@ def note_doubts(source: Path, utterances: Sequence[ScoredUtterance]) -> None:
     )
     if remark:
         note(f"warning: {source}: {remark}")
+
+
+def note_shared(sets: Sequence[Collection[tuple[str, str | None]]]) -> None:
+    """Warn of utterances that several sets hold: together they count as other people's words.
+
+    Args:
+        sets: id and reference of each utterance, each once.
+    """
+    counts = Counter(chain.from_iterable(sets))
+    shared = [name for (name, _), count in counts.items() if count > 1]
+    if shared:
+        note(
+            f"warning: {len(shared)} utterances are in more than one of the sets, such as "
+            f"{shared[0]!r}; 'all' takes them for independent, so that its p and interval promise "
+            "too much; --against compares two rescorings of the same lists"
+        )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from quantized_lm.cli.console import command, out, print_json
-from quantized_lm.cli.doubts import note_doubts
+from quantized_lm.cli.doubts import note_doubts, note_shared
 from quantized_lm.cli.tune import SpeakerOfOption, SpeakersOption
 from quantized_lm.combine import Weights
 from quantized_lm.dev_set import (
@@ -116,9 +116,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
     chosen = None if weights is None else read_weights(weights)
     of_others = None if against_weights is None else read_weights(against_weights)
     sets = {}
+    spoken = []
     for source, other in zip(sources, others, strict=True):
         utterances = select_speakers(list(read_scored(source)), speakers, speaker_of)
         note_doubts(source, utterances)
+        spoken.append(dict.fromkeys((one.id, one.ref) for one in utterances))
         sets[str(source)] = replace(
             _answers(utterances, chosen),
             other=[] if other is None else _best_of_same(utterances, other, of_others),
@@ -126,6 +128,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     if against:
         baseline = "against"
     if len(sets) > 1:
+        note_shared(spoken)
         sets["all"] = _join(list(sets.values()))
     reports = {name: _report(name, answers, baseline) for name, answers in sets.items()}
     _print(reports, baseline)
@@ -137,6 +140,9 @@ def _others(
     sources: Sequence[Path], against: Sequence[Path], weights: Path | None
 ) -> Sequence[Path | None]:
     """What each set is compared with."""
+    for source in sources:
+        if sources.count(source) > 1:
+            raise DataError(f"{source}: is given twice; need each set once")
     if against and len(against) != len(sources):
         raise DataError(
             f"--against is given {len(against)} times; need {len(sources)}, one per set"
@@ -273,5 +279,9 @@ def _print(reports: Mapping[str, SetReport], baseline: str) -> None:
     console.print(words)
     console.print(tests)
     for name, report in reports.items():
-        if report.mapsswe.remark:
-            console.print(f"{name}: MAPSSWE: {report.mapsswe.remark}", soft_wrap=True)
+        for test, remark in (
+            ("MAPSSWE", report.mapsswe.remark),
+            ("bootstrap", report.bootstrap.remark),
+        ):
+            if remark:
+                console.print(f"{name}: {test}: {remark}", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from quantized_lm.cli.spool import readable_twice
 from quantized_lm.errors import DataError
 from quantized_lm.files import reason
 from quantized_lm.nbest import UNREADABLE, open_read, read_records, reference_field, text_field
@@ -19,10 +20,13 @@ def read_references(path: Path) -> dict[str, str]:
         DataError: the file cannot be read, a line is of another form, or an id is there twice.
     """
     references: dict[str, str] = {}
-    for where, utterance, reference in _lists(path) if _is_json(path) else _lines(path):
-        if utterance in references:
-            raise DataError(f"{where}: utterance {utterance!r} is there a second time; need one")
-        references[utterance] = reference
+    with readable_twice(path) as twice:
+        for where, utterance, reference in _lists(twice) if _is_json(twice) else _lines(twice):
+            if utterance in references:
+                raise DataError(
+                    f"{where}: utterance {utterance!r} is there a second time; need one"
+                )
+            references[utterance] = reference
     return references
 
 

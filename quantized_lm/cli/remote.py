@@ -177,10 +177,13 @@ def wire_settings(options: WeightOptions, model: str | None) -> Json:
     if options.preset is not None:
         weights["preset"], weights["parameters"] = parse_preset(options.preset)
     if options.file is not None:
-        settings = request_fields(read_weights(options.file))
+        fields = request_fields(read_weights(options.file))
+        settings = fields if "lms" in fields else {**settings, **fields}
         weights = settings["weights"]
     if options.lm_scale is not None:
         weights["lm_scale"] = options.lm_scale
+        for lm in settings.get("lms", ()):
+            del lm["lm_scale"]  # what an LM has of its own would come before
     weights.update(options.numbers)
     return settings
 

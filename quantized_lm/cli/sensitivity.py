@@ -73,6 +73,7 @@ def _table(report: SensitivityReport) -> Table:
     for heading in (*choices, "+-"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in report.costs.items():
-        error = max(cost.standard_error / abs(cost.mean) for cost in row.values() if cost.mean)
+        errors = [cost.standard_error / abs(cost.mean) for cost in row.values() if cost.mean]
+        error = max(errors, default=0.0)
         table.add_row(name, *(f"{row[choice].mean:.2g}" for choice in choices), f"{error:.0%}")
     return table

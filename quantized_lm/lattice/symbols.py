@@ -15,14 +15,14 @@ EPSILON = "<eps>"
 
 
 def read_symbols(path: Path) -> dict[int, str]:
-    """Words by id, out of lines "word id".
+    """Words by id, out of lines "word id"; a byte order mark is left out.
 
     Raises:
         DataError: the file cannot be read, a line is of another form, or a word or an id is there
             twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no symbol table can be read ({error})") from None
     symbols: dict[int, str] = {}

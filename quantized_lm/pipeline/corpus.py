@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,18 @@ def _write_shards(
 ) -> dict[str, int]:
     """Encode every source into the split files; returns words per split."""
     words = dict.fromkeys(SPLITS, 0)
-    handles = {split: (out / f"{split}.bin").open("wb") for split in SPLITS}
     try:
-        for split, name, part in _parts(recipe, data):
-            for chunk in track(_chunks(part, _CHUNK_LINES), f"tokenize {name} ({split})"):
-                encoded, count = _encode_chunk(chunk, tokenizer)
-                words[split] += count
-                handles[split].write(encoded.tobytes())
-    finally:
-        for handle in handles.values():
-            handle.close()
+        with ExitStack() as files:
+            paths = {split: out / f"{split}.bin" for split in SPLITS}
+            handles = {name: files.enter_context(path.open("wb")) for name, path in paths.items()}
+            for split, name, part in _parts(recipe, data):
+                for chunk in track(_chunks(part, _CHUNK_LINES), f"tokenize {name} ({split})"):
+                    encoded, count = _encode_chunk(chunk, tokenizer)
+                    words[split] += count
+                    handles[split].write(encoded.tobytes())
+    except OSError as error:
+        error.filename = error.filename or str(out)  # a full disk does not say whose write failed
+        raise
     for split, count in words.items():
         if not count:
             raise DataError(f"{data}: the recipe's files hold no words for {split}; check them")

@@ -119,12 +119,13 @@ def compare(
     """The report of one model beside another on the same lines.
 
     Args:
-        nats, teacher_nats: (lines,) of `line_nats`.
+        nats, teacher_nats: of each line or piece of one, as `line_nats` gives them.
         backend: what computed `nats`.
         words: in `text`.
     """
-    tokens = text.num_tokens
-    low, high = _paired_interval(nats - teacher_nats, tokens)
+    starts = text.line_starts
+    tokens = np.add.reduceat(text.num_tokens, starts)
+    low, high = _paired_interval(np.add.reduceat(nats - teacher_nats, starts), tokens)
     total = int(tokens.sum())
     nll, teacher_nll = float(nats.sum() / total), float(teacher_nats.sum() / total)
     return PerplexityReport(
@@ -168,8 +169,14 @@ class HeldOutText:
 
     @property
     def num_tokens(self) -> NDArray[np.int64]:
-        """(lines,) int64 tokens of each line or piece of one, its boundary counted."""
+        """(pieces,) int64 tokens of each line or piece of one, its boundary counted."""
         return np.asarray([len(line) for part in self.passages for line in part.lines], np.int64)
+
+    @property
+    def line_starts(self) -> NDArray[np.int64]:
+        """(lines,) int64 number of each line's first piece."""
+        lasts = [line[-1] for part in self.passages for line in part.lines]
+        return np.flatnonzero(np.asarray([BOUNDARY_ID, *lasts[:-1]]) == BOUNDARY_ID)
 
 
 def held_out_text(recipe: Recipe, corpus: Corpus, split: str) -> HeldOutText:
@@ -207,7 +214,7 @@ def require_split(split: str) -> None:
 
 
 def line_nats(model: LanguageModel, text: HeldOutText, title: str) -> NDArray[np.float64]:
-    """-log P(line, </s> | context) per line, (lines,) float64 nats."""
+    """-log P(line, </s> | context) per line or piece of one, (pieces,) float64 nats."""
     nats: list[float] = []
     for start in track(range(0, len(text.passages), BATCH_PASSAGES), title):
         batch = text.passages[start : start + BATCH_PASSAGES]

@@ -11,7 +11,7 @@ from quantized_lm.files import open_unpacked, reason
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Every line, with its line end.
+    """Every line, with its line end; a byte order mark is left out.
 
     Raises:
         DataError: missing, no whole gzip file, or not UTF-8; names file and line.
@@ -19,8 +19,8 @@ def read_lines(path: Path) -> Iterator[str]:
     number = 0
     try:
         with open_unpacked(path) as content:
-            for number, line in enumerate(content, start=1):  # noqa: B007 - for the message
-                yield line.decode("utf-8")
+            for number, line in enumerate(content, start=1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start}); convert it"

@@ -90,6 +90,16 @@ def test_the_interval_repeats_itself_and_sees_a_plain_gain() -> None:
     assert found.difference == pytest.approx(-0.025)
     assert found.low < -0.025 < found.high < 0.0
     assert found.probability_better == 1.0
+    assert found.remark == ""
+
+
+def test_an_interval_without_width_is_said_to_be_none() -> None:
+    one = bootstrap_interval(np.array([3]), np.array([2]), np.array([7]))
+    assert one.low == one.high == one.difference == -1 / 7
+    assert one.remark.startswith("no interval: all utterances change alike, or there is one")
+    words = np.array([3, 6, 9])
+    assert bootstrap_interval(words, words // 3, words).remark == one.remark
+    assert bootstrap_interval(words, words, words).remark == ""  # equal: that is no chance
 
 
 def test_mapsswe_agrees_with_sc_stats_on_real_lists(shared_data: Path, tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ def test_weights_read_back_exactly(tmp_path: Path) -> None:
 
 def test_a_person_may_write_only_what_matters(tmp_path: Path) -> None:
     path = tmp_path / "weights.json"
-    path.write_text('{"weights": {"lm_scales": {"en": 1}}}')
-    assert read_weights(path) == Weights(lm_scales={"en": 1.0})
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text('{"weights": {"lm_scales": {"en": 1}}}', encoding=encoding)
+        assert read_weights(path) == Weights(lm_scales={"en": 1.0})
 
 
 @pytest.mark.parametrize(

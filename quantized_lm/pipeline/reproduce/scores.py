@@ -25,7 +25,7 @@ class Scores:
     """What a model gives to the lines of a split.
 
     Attributes:
-        nats: (lines,) float64, -log P(line, </s> | context).
+        nats: (pieces,) float64, -log P(line, </s> | context) of each line or piece of one.
         backend: what computed them.
     """
 

@@ -77,6 +77,20 @@ def test_two_commands_lead_from_weights_to_formats(run: Command, recipe: Path) -
     assert record["joint_kl"]["mean"] > 0
 
 
+def test_a_matrix_that_costs_nothing_is_shown_as_any_other(
+    run: Command, recipe: Path, tmp_path: Path
+) -> None:
+    settings = load_recipe(recipe)
+    prepare_corpus(settings.corpus, data=recipe.parent, out=tmp_path / "corpus")
+    model = make_model(settings)
+    model.initialize(seed=0)  # outputs into the residual stream are zero: nobody hears the others
+    leave_trained(tmp_path, settings, model)
+    result = run("sensitivity", recipe, "--run", tmp_path, "--windows", "2")
+    assert result.exit_code == 0, result.output
+    costs = json.loads(result.stdout.splitlines()[-1])["costs"]
+    assert {cost["mean"] for cost in costs["blocks.0.qkv.weight"].values()} == {0.0}
+
+
 def test_by_hand_needs_no_measurement(run: Command, recipe: Path) -> None:
     found = run("allocate", recipe, "--run", recipe.parent, "--metric", "manual", "--budget", "5x")
     assert found.exit_code == 0, found.output

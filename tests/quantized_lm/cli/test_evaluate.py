@@ -69,10 +69,12 @@ def test_a_test_without_variance_is_said_to_be_none(run: Command, scored: Path) 
     weights.write_text('{"weights": {"am_scale": -1}}')
     result = run("evaluate", scored, "--weights", weights)  # each list by one error worse
     assert f"{scored}: MAPSSWE: no test: all segments (6) differ by -1 errors" in result.stdout
+    assert f"{scored}: bootstrap: no interval: all utterances change alike" in result.stdout
     test = last(result.stdout)["sets"][str(scored)]["mapsswe"]
     assert (test["mean"], test["p"], test["has_variance"]) == (-1.0, 1.0, False)
     same = run("evaluate", scored, "--against", scored)
     assert "no test" not in same.stdout
+    assert "no interval" not in same.stdout
 
 
 def test_several_sets_have_a_row_each_and_one_for_all(run: Command, scored: Path) -> None:
@@ -84,11 +86,26 @@ def test_several_sets_have_a_row_each_and_one_for_all(run: Command, scored: Path
     assert report["sets"]["all"]["systems"]["oracle"]["utterances"] == 6
 
 
+def test_utterances_of_several_sets_are_warned_of(run: Command, scored: Path) -> None:
+    other = scored.with_name("other.jsonl")
+    lines = gzip.decompress(scored.read_bytes()).decode()
+    other.write_text(lines)
+    (warning,) = run("evaluate", scored, other).stderr.splitlines()
+    assert warning.startswith(
+        "warning: 6 utterances are in more than one of the sets, such as '10-0'"
+    )
+    other.write_text(lines.replace('"ref": "the cat sat"', '"ref": "a mat sat"'))
+    assert run("evaluate", scored, other).stderr == ""  # other words under the same names
+    assert "is given twice; need each set once" in run("evaluate", scored, scored).stderr
+
+
 def test_lists_without_am_have_no_such_row(run: Command, lists: Path) -> None:
     bare = lists.with_name("bare.jsonl")
     run("rescore", lists, bare, "--first-pass", "total", "--am-scale", "0")
-    result = run("evaluate", bare, bare)
-    assert "am" not in last(result.stdout)["sets"][str(bare)]["systems"]
+    copy = lists.with_name("copy.jsonl")
+    copy.write_bytes(bare.read_bytes())
+    sets = last(run("evaluate", bare, copy).stdout)["sets"]
+    assert ["am" in report["systems"] for report in sets.values()] == [False] * 3
     refused = run("evaluate", bare, "--baseline", "am")
     assert refused.exit_code == 2
     assert "needs an am_score" in refused.stderr

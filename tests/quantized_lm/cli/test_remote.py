@@ -248,6 +248,14 @@ def test_weight_options_become_the_requests_fields(tmp_path: Path) -> None:
     settings = wire_settings(WeightOptions(file=path), "other")
     assert settings["lms"] == [{"model": "tiny", "lm_scale": 0.75}]
     assert "model" not in settings
+    scaled = wire_settings(WeightOptions(file=path, lm_scale=2.0), None)
+    assert scaled["lms"] == [{"model": "tiny"}]
+    assert isinstance(scaled["weights"], dict)
+    assert scaled["weights"]["lm_scale"] == 2.0
+    path.write_text('{"weights": {"word_bonus": 1}}')
+    without = wire_settings(WeightOptions(file=path), "other")
+    assert isinstance(without["weights"], dict)
+    assert (without["model"], without["weights"]["lm_scale"]) == ("other", 0.0)
     with pytest.raises(DataError, match="give one of them"):
         wire_settings(WeightOptions(file=path, preset="nemo"), None)
 

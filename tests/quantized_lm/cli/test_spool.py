@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from quantized_lm.cli import rescore
+from quantized_lm.cli.references import read_references
 from quantized_lm.cli.spool import readable_twice
 from quantized_lm.errors import DataError
 
@@ -45,6 +46,13 @@ def test_lattices_too(run: Command, tmp_path: Path) -> None:
         result = run("rescore", pipe, target, "--format", "htk")
     assert result.exit_code == 0, result.output
     assert '"text": "the cat"' in target.read_text()
+
+
+def test_references_too(lists: Path) -> None:
+    with pipe_with(lists.read_bytes()) as pipe:
+        assert read_references(pipe) == read_references(lists)
+    with pipe_with(b"a the cat\nb\n") as pipe:
+        assert read_references(pipe) == {"a": "the cat", "b": ""}
 
 
 def test_a_fault_is_named_by_the_pipe(run: Command, lists: Path) -> None:

@@ -98,6 +98,8 @@ def test_a_symbol_table_comes_back(tmp_path: Path) -> None:
     symbols = read_symbols(path)
     assert symbols == {0: "<eps>", 1: "hello", 12: "wörld"}
     assert symbols_text(symbols) == "<eps> 0\nhello 1\nwörld 12\n"
+    path.write_bytes(b"\xef\xbb\xbfhello 1\r\n")
+    assert read_symbols(path) == {1: "hello"}
 
 
 @pytest.mark.parametrize(

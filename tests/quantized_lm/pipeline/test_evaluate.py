@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.evaluate import (
     HeldOutText,
     Passage,
+    compare,
     evaluate,
     held_out_text,
     line_nats,
@@ -79,6 +81,19 @@ def test_a_line_longer_than_the_model_comes_in_pieces(tiny_run: TinyRun, continu
         so_far += own
     assert so_far == corpus.tokens("dev").tolist()
     assert longest == 7
+
+
+def test_pieces_count_as_the_one_line_that_they_are() -> None:
+    whole = HeldOutText("dev", (Passage((), ((5, 6, 7, 0),)), Passage((), ((8, 0), (9, 0)))))
+    cut = HeldOutText(
+        "dev", (Passage((), ((5, 6),)), Passage((5, 6), ((7, 0),)), whole.passages[1])
+    )
+    expected = compare(np.array([4.0, 2, 9]), np.ones(3), whole, backend="cpu", words=5)
+    found = compare(
+        np.array([3.0, 1, 2, 9]), np.array([0.5, 0.5, 1, 1]), cut, backend="cpu", words=5
+    )
+    assert found == expected
+    assert (found.lines, found.tokens) == (3, 8)
 
 
 def test_a_line_in_context_costs_what_one_path_says(tiny_run: TinyRun) -> None:

@@ -54,6 +54,8 @@ def test_a_kaldi_symbol_table_gives_its_words_in_its_order(data: Path) -> None:
     recipe = replace(RECIPE, vocabulary="kaldi", vocab_from=("words.txt",), vocab_size=4)
     tokenizer = make_tokenizer(recipe, data)
     assert tokenizer.encode("ape zebra").ids == (3, 2)
+    (data / "words.txt").write_bytes(b"\xef\xbb\xbf" + table.replace("\n", "\r\n").encode())
+    assert make_tokenizer(recipe, data).to_json() == tokenizer.to_json()
     (data / "words.txt").write_text("zebra 2\nape\n")
     with pytest.raises(DataError, match=r"words\.txt, line 2: got 'ape'; need WORD ID"):
         make_tokenizer(recipe, data)
@@ -89,6 +91,15 @@ def test_text_that_cannot_be_read_is_named_with_its_line(data: Path) -> None:
         prepare_corpus(RECIPE, data=data, out=data / "corpus")
     (data / "dev.txt").write_text("\n\n")
     with pytest.raises(DataError, match="no words for dev"):
+        prepare_corpus(RECIPE, data=data, out=data / "corpus")
+    assert not (data / "corpus" / "corpus.json").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_named(data: Path) -> None:
+    (data / "corpus").mkdir()
+    (data / "corpus" / "train.bin").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*corpus'"):
         prepare_corpus(RECIPE, data=data, out=data / "corpus")
     assert not (data / "corpus" / "corpus.json").exists()
 
