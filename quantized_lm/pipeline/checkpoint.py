@@ -134,8 +134,9 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def _require_key(path: Path, saved: dict[str, Any], key: str) -> None:
     if saved.get("key") != key:  # weights of earlier versions have none
         raise DataError(
-            f"{path} was made by another recipe or from other text; go back to that, name another "
-            f"run's folder with --run, or delete {path.parent} to begin it anew"
+            f"{path} was made by another recipe or from other text; go back to that, delete "
+            f"{path.parent} to begin it anew, or name another run's folder with --run (to keep two "
+            "students of one model, a copy of this one)"
         )
 
 
