@@ -55,6 +55,7 @@ class DrainingServer(uvicorn.Server):
         self._lifespan = contextlib.AsyncExitStack()
         self._admin = None if admin is None else _second(admin)
         self._reloads: set[asyncio.Task[None]] = set()
+        self._is_outdated = False  # a hangup came while something was being read
         self._drain_s = drain_s
         self._shutdown_s = config.timeout_graceful_shutdown
         if self._shutdown_s is not None:
@@ -98,6 +99,8 @@ class DrainingServer(uvicorn.Server):
                 await self._admin.startup([admin])
                 logger.info("admin port on %s", _url(admin))
             self._lifespan = started.pop_all()
+        if self._is_outdated:
+            self._on_hangup()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the ports, finish what is in flight, then stop the engine.
@@ -126,7 +129,8 @@ class DrainingServer(uvicorn.Server):
 
     def _on_hangup(self) -> None:
         """Read the API keys again, and the models that have changed."""
-        if not self.started:  # both are about to be read for the first time
+        if not self.started:  # the keys have been read before, and some of the models
+            self._is_outdated = True
             return
         state = self.config.app.state  # type: ignore[union-attr]
         state.keys.reload()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import re
@@ -155,6 +156,49 @@ async def test_without_a_drain_the_first_signal_stops() -> None:
     server = DrainingServer(uvicorn.Config(Stub(), log_config=None), drain_s=0.0)  # type: ignore[arg-type]
     server.handle_exit(signal.SIGINT, None)
     assert await server.on_tick(1)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_a_hangup_while_models_are_loaded_is_heeded_once_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heeded = []
+
+    class Reloading(Stub):
+        keys = control = property(lambda self: self)
+
+        @property
+        def core(self) -> Reloading:
+            return self
+
+        def reload(self) -> None:
+            heeded.append("keys")
+
+        async def reload_changed(self) -> None:
+            heeded.append("models")
+
+        @contextlib.asynccontextmanager
+        async def lifespan_context(self, _app: object) -> AsyncIterator[None]:
+            signal.raise_signal(signal.SIGHUP)
+            for _ in range(10):
+                await asyncio.sleep(0)  # the loop takes the signal up
+            assert not heeded
+            yield
+
+    async def begin(server: uvicorn.Server, _sockets: object = None) -> None:
+        server.started = True
+
+    async def end(_server: uvicorn.Server, _sockets: object = None) -> None:
+        return
+
+    monkeypatch.setattr(uvicorn.Server, "startup", begin)
+    monkeypatch.setattr(uvicorn.Server, "shutdown", end)
+    server = DrainingServer(uvicorn.Config(Reloading(), port=0, log_config=None), drain_s=0.0)  # type: ignore[arg-type]
+    await server.startup()
+    await asyncio.sleep(0)
+    assert heeded == ["keys", "models"]
+    await server.shutdown()
 
 
 @pytest.fixture
