@@ -76,6 +76,7 @@ class DrainingServer(uvicorn.Server):
         """Take the ports, load the models, then listen.
 
         A port that is taken is known before a model is loaded; nobody is answered until all are.
+        Nor is anybody if another server has begun to listen meanwhile, or both ports are one.
         Then all that is loaded is taken out of the garbage collector's sight. A full collection
         walks every object torch has made: 150 ms in the middle of some request. Small ones come
         more rarely: a reply is hundreds of objects, none of them garbage yet.
@@ -93,6 +94,8 @@ class DrainingServer(uvicorn.Server):
             gc.freeze()
             gc.set_threshold(GC_OBJECTS)
             sys.setswitchinterval(SWITCH_S)
+            for listener in sockets if admin is None else (*sockets, admin):
+                _listen(listener)
             await super().startup(sockets)
             logger.info("running on %s", _url(sockets[0]))
             if self._admin is not None and admin is not None:
@@ -205,13 +208,31 @@ def _bound(config: uvicorn.Config) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that is none, such as ".a"
         if listener is not None:
             listener.close()
-        raise PortError(
-            f"cannot listen on {host} port {port} ({error.strerror}); need an address that is free"
-        ) from None
+        raise _unusable(host, port, error) from None
     return listener
+
+
+def _listen(listener: socket.socket) -> None:
+    """Listen at last: two sockets may have one address for as long as neither does.
+
+    Raises:
+        PortError: the other one did first.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _unusable(host, port, error) from None
+
+
+def _unusable(host: str, port: int, error: OSError | UnicodeError) -> PortError:
+    reason = error.strerror if isinstance(error, OSError) else "no name of a host"
+    return PortError(
+        f"cannot listen on {host} port {port} ({reason}); need an address that is free"
+    )
 
 
 def _url(listener: socket.socket) -> str:

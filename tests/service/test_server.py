@@ -227,6 +227,39 @@ async def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(is_admin: b
     assert not app.has_run
 
 
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_a_port_that_another_server_takes_while_models_are_loaded_is_told() -> None:
+    rival = socket.socket()
+    rival.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    rival.bind(("127.0.0.1", 0))  # as a second server that was started at the same time
+    port = rival.getsockname()[1]
+
+    class Slow(Stub):
+        @contextlib.asynccontextmanager
+        async def lifespan_context(self, app: object) -> AsyncIterator[None]:
+            async with super().lifespan_context(app):
+                rival.listen()
+                yield
+
+    config = uvicorn.Config(Slow(), port=port, log_config=None)  # type: ignore[arg-type]
+    with rival, pytest.raises(PortError, match=rf"port {port} \(Address already in use\)"):
+        await DrainingServer(config, drain_s=0.0).serve()
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_one_port_for_everybody_and_for_admins_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    main, admin = (
+        uvicorn.Config(Stub(), port=port, log_config=None)  # type: ignore[arg-type]
+        for _ in range(2)
+    )
+    with pytest.raises(PortError, match=rf"port {port} \(Address already in use\)"):
+        await DrainingServer(main, drain_s=0.0, admin=admin).serve()
+
+
 def test_a_port_that_is_taken_is_one_line_and_exit_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -238,8 +271,11 @@ def test_a_port_that_is_taken_is_one_line_and_exit_2() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_an_address_that_is_not_here_is_one_line_and_exit_2() -> None:
-    host = "203.0.113.1"  # one of those that documentation has for itself
+@pytest.mark.parametrize(
+    "host",
+    ["203.0.113.1", ".a"],  # one of those that documentation has for itself, and no name at all
+)
+def test_an_address_that_is_not_here_is_one_line_and_exit_2(host: str) -> None:
     result = CliRunner().invoke(cli.build_cli(), ["serve", "--host", host, "--port", "0"])
     assert result.exit_code == 2
     assert f"cannot listen on {host} port 0" in result.stderr
