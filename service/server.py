@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -150,7 +151,11 @@ def serve(settings: Settings) -> None:
         PortError: a port is taken.
     """
     metrics = Metrics()
-    with logging_to(sys.stderr, settings, metrics.log_failures.inc):
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        # There is none where whoever started us has closed it, as some supervisors do.
+        logging_to(sys.stderr or nowhere, settings, metrics.log_failures.inc),
+    ):
         for variable, setting in misspelled(os.environ).items():
             logger.warning("%s is no setting and does nothing; is it %s?", variable, setting)
         app = create_app(settings, metrics=metrics, spans=start_tracing(os.environ))
@@ -180,6 +185,7 @@ def _config(app: FastAPI, settings: Settings, metrics: Metrics) -> BoundedConfig
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
+        workers=1,  # or uvicorn reads WEB_CONCURRENCY, and ends where that is no number
         timeout_graceful_shutdown=settings.shutdown_s,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,17 @@ def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     (config,) = configs
     assert (config.port, config.log_level) == (7, "debug")
     assert config.timeout_graceful_shutdown == 9 + server.ANSWERS_S
+
+
+def test_a_server_without_stderr_and_with_another_servers_variables_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configs: list[uvicorn.Config] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self: configs.append(self.config))
+    monkeypatch.setattr(sys, "stderr", None)  # what Python makes of one that is closed
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    server.serve(Settings(models=(Path("a"),)))
+    assert [config.workers for config in configs] == [1]
 
 
 def test_a_variable_that_is_nearly_a_setting_is_warned_of(
