@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.connections import BoundedConfig, ConnectionLimits
+from service.connections import BoundedConfig, BoundedProtocol, ConnectionLimits
 from service.errors import PortError
 from service.logs import logging_to
 from service.metrics import Metrics
@@ -130,6 +130,9 @@ class DrainingServer(uvicorn.Server):
         if self._shutdown_s is not None:
             await asyncio.sleep(self._shutdown_s)
             await asyncio.to_thread(self.config.app.state.core.engine.stop, 0.0)  # type: ignore[union-attr]
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol):
+                    connection.turn_away()
 
     def _on_hangup(self) -> None:
         """Read the API keys again, and the models that have changed."""

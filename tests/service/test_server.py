@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import re
 import signal
 import socket
@@ -21,8 +22,12 @@ import uvicorn
 from typer.testing import CliRunner
 
 from service import cli
+from service.app import create_app
+from service.connections import BoundedConfig, ConnectionLimits
 from service.errors import PortError
 from service.server import GC_OBJECTS, DrainingServer
+from service.settings import Settings
+from tests.fakes import FakeLoader, fake_loaded
 from tests.service.serving import request
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +213,31 @@ def _collector() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.set_threshold(*threshold)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_who_is_still_sending_then_is_told_that_the_server_goes() -> None:
+    app = create_app(Settings(models=(Path("tiny"),)), load=FakeLoader(fake_loaded()))
+    limits = ConnectionLimits(30.0, 9, lambda: None, lambda _reason: None)
+    config = BoundedConfig(app, limits, port=0, log_config=None, timeout_graceful_shutdown=0)
+    config.load()
+    server = DrainingServer(config, drain_s=0.0)
+    server.lifespan = config.lifespan_class(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await server.startup([listener])
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(
+            b"POST /v1/rescore HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: 9\r\n\r\n{"
+        )
+        while not server.server_state.tasks:
+            await asyncio.sleep(0)
+        await server.shutdown()
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(body)["code"] == "draining"
 
 
 @pytest.mark.anyio
