@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from quantized_lm.artifact import model_folder
 from quantized_lm.cli.console import command
@@ -100,11 +101,13 @@ def read_settings(given: dict[str, Any]) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{PREFIX}{'_'.join(str(step) for step in fault['loc']).upper()}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise SettingsError(faults) from None
+        raise SettingsError("; ".join(map(_told, error.errors()))) from None
+
+
+def _told(fault: ErrorDetails) -> str:
+    """What is wrong with a variable, or with several beside each other, which have no place."""
+    variable = "_".join(str(step) for step in fault["loc"]).upper()
+    return f"{PREFIX}{variable}: {fault['msg']}" if variable else fault["msg"]
 
 
 def _show_version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it so

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.errors import NotHttpError, problem_response
+from service.errors import DrainingError, NotHttpError, problem_response
 from service.logs import request_id_of
 
 # Longer than clients keep theirs, so that it is the client who closes: a server that closes first
@@ -139,6 +139,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits.waiting.pop(self, None)
         self._disarm()
         self.transport.close()
+
+    def turn_away(self) -> None:
+        """Say that the server goes away to who is still sending a request."""
+        if self._has_begun and not self._is_answered() and not self.transport.is_closing():
+            self._end(DrainingError("the server was stopped before this was here; send it again"))
 
     def _arm(self) -> None:
         self._timer = self.loop.call_later(self._limits.read_timeout_s, self._on_timeout)

@@ -16,13 +16,14 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.connections import BoundedConfig, ConnectionLimits
+from service.connections import BoundedConfig, BoundedProtocol, ConnectionLimits
 from service.errors import PortError
 from service.logs import logging_to
 from service.metrics import Metrics
@@ -55,6 +56,7 @@ class DrainingServer(uvicorn.Server):
         self._lifespan = contextlib.AsyncExitStack()
         self._admin = None if admin is None else _second(admin)
         self._reloads: set[asyncio.Task[None]] = set()
+        self._is_outdated = False  # a hangup came while something was being read
         self._drain_s = drain_s
         self._shutdown_s = config.timeout_graceful_shutdown
         if self._shutdown_s is not None:
@@ -75,6 +77,7 @@ class DrainingServer(uvicorn.Server):
         """Take the ports, load the models, then listen.
 
         A port that is taken is known before a model is loaded; nobody is answered until all are.
+        Nor is anybody if another server has begun to listen meanwhile, or both ports are one.
         Then all that is loaded is taken out of the garbage collector's sight. A full collection
         walks every object torch has made: 150 ms in the middle of some request. Small ones come
         more rarely: a reply is hundreds of objects, none of them garbage yet.
@@ -92,12 +95,16 @@ class DrainingServer(uvicorn.Server):
             gc.freeze()
             gc.set_threshold(GC_OBJECTS)
             sys.setswitchinterval(SWITCH_S)
+            for listener in sockets if admin is None else (*sockets, admin):
+                _listen(listener)
             await super().startup(sockets)
             logger.info("running on %s", _url(sockets[0]))
             if self._admin is not None and admin is not None:
                 await self._admin.startup([admin])
                 logger.info("admin port on %s", _url(admin))
             self._lifespan = started.pop_all()
+        if self._is_outdated:
+            self._on_hangup()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the ports, finish what is in flight, then stop the engine.
@@ -123,10 +130,14 @@ class DrainingServer(uvicorn.Server):
         if self._shutdown_s is not None:
             await asyncio.sleep(self._shutdown_s)
             await asyncio.to_thread(self.config.app.state.core.engine.stop, 0.0)  # type: ignore[union-attr]
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedProtocol):
+                    connection.turn_away()
 
     def _on_hangup(self) -> None:
         """Read the API keys again, and the models that have changed."""
-        if not self.started:  # both are about to be read for the first time
+        if not self.started:  # the keys have been read before, and some of the models
+            self._is_outdated = True
             return
         state = self.config.app.state  # type: ignore[union-attr]
         state.keys.reload()
@@ -143,7 +154,11 @@ def serve(settings: Settings) -> None:
         PortError: a port is taken.
     """
     metrics = Metrics()
-    with logging_to(sys.stderr, settings, metrics.log_failures.inc):
+    with (
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        # There is none where whoever started us has closed it, as some supervisors do.
+        logging_to(sys.stderr or nowhere, settings, metrics.log_failures.inc),
+    ):
         for variable, setting in misspelled(os.environ).items():
             logger.warning("%s is no setting and does nothing; is it %s?", variable, setting)
         app = create_app(settings, metrics=metrics, spans=start_tracing(os.environ))
@@ -173,6 +188,7 @@ def _config(app: FastAPI, settings: Settings, metrics: Metrics) -> BoundedConfig
         log_level=settings.log_level,
         access_log=False,
         server_header=False,
+        workers=1,  # or uvicorn reads WEB_CONCURRENCY, and ends where that is no number
         timeout_graceful_shutdown=settings.shutdown_s,
     )
 
@@ -201,13 +217,31 @@ def _bound(config: uvicorn.Config) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that is none, such as ".a"
         if listener is not None:
             listener.close()
-        raise PortError(
-            f"cannot listen on {host} port {port} ({error.strerror}); need an address that is free"
-        ) from None
+        raise _unusable(host, port, error) from None
     return listener
+
+
+def _listen(listener: socket.socket) -> None:
+    """Listen at last: two sockets may have one address for as long as neither does.
+
+    Raises:
+        PortError: the other one did first.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise _unusable(host, port, error) from None
+
+
+def _unusable(host: str, port: int, error: OSError | UnicodeError) -> PortError:
+    reason = error.strerror if isinstance(error, OSError) else "no name of a host"
+    return PortError(
+        f"cannot listen on {host} port {port} ({reason}); need an address that is free"
+    )
 
 
 def _url(listener: socket.socket) -> str:

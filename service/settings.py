@@ -160,8 +160,8 @@ class Settings(BaseSettings):
     def _default_deadline_is_allowed(self) -> Settings:
         if self.default_deadline_ms > self.max_deadline_ms:
             raise ValueError(
-                f"default_deadline_ms is {self.default_deadline_ms:g}; "
-                f"need at most max_deadline_ms, which is {self.max_deadline_ms:g}"
+                f"{PREFIX}DEFAULT_DEADLINE_MS is {self.default_deadline_ms:g}; "
+                f"need at most {PREFIX}MAX_DEADLINE_MS, which is {self.max_deadline_ms:g}"
             )
         return self
 
@@ -169,6 +169,14 @@ class Settings(BaseSettings):
     def queue_tokens(self) -> int:
         """Most tree nodes that may wait."""
         return self.max_queued_tokens or BUDGETS_QUEUED * self.budget_tokens
+
+    @field_validator("model_folder", "api_keys_file", mode="before")
+    @classmethod
+    def _is_a_path(cls, value: object) -> object:
+        # It would be the folder that the server was started in.
+        if value == "":
+            raise ValueError("it is empty; need a path, or no such variable")
+        return value
 
     @field_validator("models", "weights_files", mode="before")
     @classmethod

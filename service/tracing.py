@@ -36,7 +36,11 @@ def start_tracing(environ: Mapping[str, str]) -> RequestSpans | None:
     ):
         logger.warning("no traces: OTEL_* asks for them; need pip install 'secondpass[otel]'")
         return None
-    return _exporting(environ)
+    try:
+        return _exporting(environ)
+    except ValueError as error:  # the SDK's, of a variable that is out of its range
+        logger.warning("no traces: the OTEL_* variables are refused (%s)", error)
+        return None
 
 
 def _is_configured(environ: Mapping[str, str]) -> bool:

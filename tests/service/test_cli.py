@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,27 @@ def test_an_unusable_setting_is_one_line_that_names_it(monkeypatch: pytest.Monke
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["MODEL_FOLDER", "API_KEYS_FILE"])
+def test_an_empty_path_is_not_the_folder_that_the_server_runs_in(
+    name: str, started: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SECONDPASS_{name}", "")
+    result = CliRunner().invoke(cli.build_cli(), ["serve"])
+    assert (result.exit_code, started) == (2, [])
+    assert result.stderr.startswith(f"error: SECONDPASS_{name}: Value error, it is empty; need a")
+
+
+def test_two_settings_that_contradict_each_other_are_both_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SECONDPASS_DEFAULT_DEADLINE_MS", "60000")
+    result = CliRunner().invoke(cli.build_cli(), ["serve"])
+    assert result.exit_code == 2
+    assert "SECONDPASS_:" not in result.stderr
+    assert "SECONDPASS_DEFAULT_DEADLINE_MS is 60000" in result.stderr
+    assert "SECONDPASS_MAX_DEADLINE_MS, which is 30000" in result.stderr
+
+
 def test_a_folder_that_is_no_artifact_is_told_before_the_server_starts(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.build_cli(), ["serve", "--model", str(tmp_path)])
     assert result.exit_code == 2
@@ -132,6 +154,17 @@ def test_settings_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     (config,) = configs
     assert (config.port, config.log_level) == (7, "debug")
     assert config.timeout_graceful_shutdown == 9 + server.ANSWERS_S
+
+
+def test_a_server_without_stderr_and_with_another_servers_variables_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    configs: list[uvicorn.Config] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self: configs.append(self.config))
+    monkeypatch.setattr(sys, "stderr", None)  # what Python makes of one that is closed
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    server.serve(Settings(models=(Path("a"),)))
+    assert [config.workers for config in configs] == [1]
 
 
 def test_a_variable_that_is_nearly_a_setting_is_warned_of(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import json
 import re
 import signal
 import socket
@@ -20,8 +22,12 @@ import uvicorn
 from typer.testing import CliRunner
 
 from service import cli
+from service.app import create_app
+from service.connections import BoundedConfig, ConnectionLimits
 from service.errors import PortError
 from service.server import GC_OBJECTS, DrainingServer
+from service.settings import Settings
+from tests.fakes import FakeLoader, fake_loaded
 from tests.service.serving import request
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +163,49 @@ async def test_without_a_drain_the_first_signal_stops() -> None:
     assert await server.on_tick(1)
 
 
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_a_hangup_while_models_are_loaded_is_heeded_once_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heeded = []
+
+    class Reloading(Stub):
+        keys = control = property(lambda self: self)
+
+        @property
+        def core(self) -> Reloading:
+            return self
+
+        def reload(self) -> None:
+            heeded.append("keys")
+
+        async def reload_changed(self) -> None:
+            heeded.append("models")
+
+        @contextlib.asynccontextmanager
+        async def lifespan_context(self, _app: object) -> AsyncIterator[None]:
+            signal.raise_signal(signal.SIGHUP)
+            for _ in range(10):
+                await asyncio.sleep(0)  # the loop takes the signal up
+            assert not heeded
+            yield
+
+    async def begin(server: uvicorn.Server, _sockets: object = None) -> None:
+        server.started = True
+
+    async def end(_server: uvicorn.Server, _sockets: object = None) -> None:
+        return
+
+    monkeypatch.setattr(uvicorn.Server, "startup", begin)
+    monkeypatch.setattr(uvicorn.Server, "shutdown", end)
+    server = DrainingServer(uvicorn.Config(Reloading(), port=0, log_config=None), drain_s=0.0)  # type: ignore[arg-type]
+    await server.startup()
+    await asyncio.sleep(0)
+    assert heeded == ["keys", "models"]
+    await server.shutdown()
+
+
 @pytest.fixture
 def _collector() -> Iterator[None]:
     """Leaves the garbage collector as it was."""
@@ -164,6 +213,31 @@ def _collector() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.set_threshold(*threshold)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_who_is_still_sending_then_is_told_that_the_server_goes() -> None:
+    app = create_app(Settings(models=(Path("tiny"),)), load=FakeLoader(fake_loaded()))
+    limits = ConnectionLimits(30.0, 9, lambda: None, lambda _reason: None)
+    config = BoundedConfig(app, limits, port=0, log_config=None, timeout_graceful_shutdown=0)
+    config.load()
+    server = DrainingServer(config, drain_s=0.0)
+    server.lifespan = config.lifespan_class(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await server.startup([listener])
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(
+            b"POST /v1/rescore HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: 9\r\n\r\n{"
+        )
+        while not server.server_state.tasks:
+            await asyncio.sleep(0)
+        await server.shutdown()
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(body)["code"] == "draining"
 
 
 @pytest.mark.anyio
@@ -183,6 +257,39 @@ async def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(is_admin: b
     assert not app.has_run
 
 
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_a_port_that_another_server_takes_while_models_are_loaded_is_told() -> None:
+    rival = socket.socket()
+    rival.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    rival.bind(("127.0.0.1", 0))  # as a second server that was started at the same time
+    port = rival.getsockname()[1]
+
+    class Slow(Stub):
+        @contextlib.asynccontextmanager
+        async def lifespan_context(self, app: object) -> AsyncIterator[None]:
+            async with super().lifespan_context(app):
+                rival.listen()
+                yield
+
+    config = uvicorn.Config(Slow(), port=port, log_config=None)  # type: ignore[arg-type]
+    with rival, pytest.raises(PortError, match=rf"port {port} \(Address already in use\)"):
+        await DrainingServer(config, drain_s=0.0).serve()
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_one_port_for_everybody_and_for_admins_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    main, admin = (
+        uvicorn.Config(Stub(), port=port, log_config=None)  # type: ignore[arg-type]
+        for _ in range(2)
+    )
+    with pytest.raises(PortError, match=rf"port {port} \(Address already in use\)"):
+        await DrainingServer(main, drain_s=0.0, admin=admin).serve()
+
+
 def test_a_port_that_is_taken_is_one_line_and_exit_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -194,8 +301,11 @@ def test_a_port_that_is_taken_is_one_line_and_exit_2() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_an_address_that_is_not_here_is_one_line_and_exit_2() -> None:
-    host = "203.0.113.1"  # one of those that documentation has for itself
+@pytest.mark.parametrize(
+    "host",
+    ["203.0.113.1", ".a"],  # one of those that documentation has for itself, and no name at all
+)
+def test_an_address_that_is_not_here_is_one_line_and_exit_2(host: str) -> None:
     result = CliRunner().invoke(cli.build_cli(), ["serve", "--host", host, "--port", "0"])
     assert result.exit_code == 2
     assert f"cannot listen on {host} port 0" in result.stderr

@@ -237,3 +237,15 @@ def test_what_cannot_be_done_is_said_and_not_fatal(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert start_tracing(ENDPOINT) is None
     assert "pip install 'secondpass[otel]'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OTEL_BSP_MAX_QUEUE_SIZE", "100"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1")],
+)
+def test_a_variable_that_the_sdk_refuses_costs_the_traces_and_not_the_server(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(variable, value)  # the queue is smaller than what one export takes
+    assert start_tracing(ENDPOINT) is None
+    assert "no traces: the OTEL_* variables are refused (" in caplog.text
