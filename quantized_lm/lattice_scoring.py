@@ -92,7 +92,8 @@ class LatticeUsage:
 
     Attributes:
         arcs, states: of the lattice. arcs_followed: by the search, repeats counted.
-        lm_steps: nodes run through the network. tree_nodes: log-probabilities computed.
+        lm_steps: nodes run through the network, those of the context included. tree_nodes:
+            log-probabilities computed.
         cache_hits: nodes of context and sequences found in a tree kept from an earlier request.
         sequences: word sequences scored to their end. waves: rounds of the search.
     """
@@ -275,7 +276,7 @@ class LatticeScoring:
             arcs=lattice.num_arcs,
             states=lattice.num_states,
             arcs_followed=search.num_arcs,
-            lm_steps=search.num_run - self._reused.run_nodes,
+            lm_steps=self._num_run(),
             tree_nodes=search.num_nodes - self._reused.log_probs,
             cache_hits=self._reused.nodes,
             sequences=len(search.found),
@@ -285,6 +286,11 @@ class LatticeScoring:
         if "max_tokens" in cuts and search.first_seed not in [one.prefix for one in search.found]:
             search = _new_search(self._prepared)  # in which nothing was merged, and nothing scored
         return LatticeScores(self._prepared, search, is_exact, cuts, usage)
+
+    def _num_run(self) -> int:
+        if not self._search.num_run:
+            return 0  # and so neither was the context
+        return self._search.num_run + len(self._prepared.context) - self._reused.run_nodes
 
 
 def _new_search(prepared: PreparedLattice) -> LatticeSearch:

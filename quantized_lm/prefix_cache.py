@@ -91,6 +91,7 @@ class Growth:
 
     Attributes:
         is_settled: whether the model has every node of the tree, and something was scored.
+        reused: what was known; of a wave that is not answered nothing.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Growth:
     ) -> None:
         self.tree = tree
         self.is_settled = False
+        self.reused = Reused(num_found - 1)
         self._num_context = len(context)
         self._num_found = num_found
         self._was_run = was_run
@@ -142,18 +144,13 @@ class Growth:
             known[node] = one
         self._new = []
         self.is_settled = True
+        self.reused = Reused(self._num_found - 1, self._log_probs_found, len(self._run_found))
         return np.array([known[node] for node in self._wanted], np.float32)
 
     @property
     def context_nodes(self) -> list[int]:
         """Where the tree has the work's root and context."""
         return self._number[: self._num_context + 1]
-
-    @property
-    def reused(self) -> Reused:
-        """What was known so far."""
-        nodes = self._num_found - 1
-        return Reused(nodes, self._log_probs_found, len(self._run_found))
 
     def _step(self, above: int, token: int) -> int:
         if above in self._was_run:

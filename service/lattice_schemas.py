@@ -240,7 +240,7 @@ class LatticeUsage(Sent):
     arcs: int
     states: int
     density: Annotated[float | None, Field(description="Arcs per word of the best paths.")]
-    lm_steps: Annotated[int, Field(description="Nodes run through the network.")]
+    lm_steps: Annotated[int, Field(description="Nodes run through the network, the context's too.")]
     tree_nodes: Annotated[int, Field(description="Log-probabilities computed.")]
     cache_hits: Annotated[
         int, Field(description="Nodes found in a tree kept from an earlier request.")

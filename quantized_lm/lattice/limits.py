@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from quantized_lm.errors import InputError
 
 ENDLESS = 2**62
+_HIGHEST_ORDER = 2**31 - 1  # what the native search takes, as it takes numbers up to ENDLESS
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,16 @@ class SearchLimits:
     def __post_init__(self) -> None:
         for name in ("num_best", "seeds", "patience", "max_lm_steps", "max_arcs"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; need 1 or more", pointer=f"/{name}")
+            if value is not None and not 1 <= value <= ENDLESS:
+                raise InputError(
+                    f"{name} is {value}; need 1 or more, at most {ENDLESS}", pointer=f"/{name}"
+                )
         if self.beam is not None and not self.beam >= 0:
             raise InputError(f"beam is {self.beam}; need 0 or more", pointer="/beam")
-        if self.order is not None and self.order < 2:
-            raise InputError(f"order is {self.order}; need 2 or more", pointer="/order")
+        if self.order is not None and not 2 <= self.order <= _HIGHEST_ORDER:
+            raise InputError(
+                f"order is {self.order}; need 2 or more, at most {_HIGHEST_ORDER}", pointer="/order"
+            )
 
     @classmethod
     def exact(cls, *, num_best: int = 1) -> SearchLimits:

@@ -278,6 +278,26 @@ def test_lattices_find_what_they_find_alone(seed: int) -> None:
     assert cached.usage.lm_steps < alone.usage.lm_steps
 
 
+@pytest.mark.parametrize("context", [(), ("a dog ran far",)])
+def test_no_lattice_costs_less_than_nothing(context: tuple[str, ...]) -> None:
+    loaded = fake_loaded()
+    cache = PrefixCache(loaded.model, ROOMY)
+    weights, limits = arc_weights(Weights(am_scale=1.0)), SearchLimits(num_best=3, seeds=2)
+    for seed in range(20):
+        lattice, final = random_lattice(seed), bool(context) and seed % 2 == 0
+        request = LatticeRequest(lattice, weights, 1.0, limits, context=context, final=final)
+        prepared = prepare_lattice(request, loaded)
+        for answers in (0, 1, 2, 100):
+            running = Running(prepared, loaded.model, cache=cache)
+            for _ in range(answers):
+                if not running.is_over:
+                    advance([running], loaded.model)
+            running.stop("deadline")
+            usage = running.result().usage
+            assert usage.lm_steps >= 0
+            assert usage.tree_nodes >= 0
+
+
 def nodes_of(*ids: int) -> NDArray[np.int32]:
     return np.array(ids, np.int32)
 

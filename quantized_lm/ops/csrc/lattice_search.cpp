@@ -27,7 +27,7 @@ LatticeSearch::LatticeSearch(LatticeArcs arcs, Pieces pieces, const SearchLimits
 
 bool LatticeSearch::is_over() const {
     const bool is_all = wanted_ == limits_.num_best || (late_.empty() && found_.size() >= limits_.num_best);
-    return is_seeded_ && is_all && is_searched();
+    return wave_.empty() && is_seeded_ && is_all && is_searched();
 }
 
 bool LatticeSearch::next_wave() {
@@ -70,12 +70,14 @@ void LatticeSearch::learn(const float* log_prob) {
     for (const Growth& growth : wave_)
         for (std::size_t i = growth.child; i < growth.child_end; ++i)
             if (!met(children_[i]).is_late) queue(children_[i]);
+    wave_.clear();
     keep_to_limits();
 }
 
 void LatticeSearch::stop() {
     is_seeded_ = true;
     wanted_ = limits_.num_best;
+    wave_.clear();
     open_.clear();
 }
 
@@ -151,7 +153,7 @@ bool LatticeSearch::fits(std::int32_t prefix) {
 
 void LatticeSearch::grow(std::int32_t prefix) {
     Met known = met(prefix);
-    Growth growth{prefix, tokens_.size(), 0, kNone, children_.size(), 0};
+    Growth growth{prefix, tokens_.size(), 0, kNone, children_.size(), 0, kImpossible};
     for (; known.rest < known.rest_end; ++known.rest, ++known.num_tokens)
         known.node = ask(known.node, pieces_.tokens[static_cast<std::size_t>(known.rest)]);
     growth.rest_end = tokens_.size();
@@ -160,7 +162,8 @@ void LatticeSearch::grow(std::int32_t prefix) {
     lattice_.grow(prefix);
     met_.resize(lattice_.size());
     const Prefix of = lattice_.prefix(prefix);
-    if (of.end != kNone && reading_.is_final) {
+    growth.end_score = lattice_.end_score(prefix);  // which a merge may take away before the answer is there
+    if (growth.end_score > kImpossible && reading_.is_final) {
         growth.end = static_cast<std::ptrdiff_t>(tokens_.size());
         ask(known.node, kBoundary);
     }
@@ -207,9 +210,9 @@ std::int32_t LatticeSearch::ask(std::int32_t parent, std::int32_t token) {
 void LatticeSearch::learn(const Growth& growth, const float* log_prob) {
     Met& known = met(growth.prefix);
     for (std::size_t at = growth.rest; at < growth.rest_end; ++at) known.log_prob += static_cast<double>(log_prob[at]);
-    if (lattice_.prefix(growth.prefix).end != kNone) {
+    if (growth.end_score > kImpossible) {
         const double end = growth.end == kNone ? 0.0 : static_cast<double>(log_prob[growth.end]);
-        const double total = lattice_.end_score(growth.prefix) + reading_.lm_scale * (known.log_prob + end);
+        const double total = growth.end_score + reading_.lm_scale * (known.log_prob + end);
         found_.push_back(Found{growth.prefix, total, known.log_prob + end});
     }
     for (std::size_t i = growth.child; i < growth.child_end; ++i) {

@@ -61,7 +61,7 @@ public:
     void learn(const float* log_prob);
     void stop();
 
-    bool is_over() const;
+    bool is_over() const;  // never between a wave and its answer
     std::int32_t first_seed() const { return first_seed_; }  // the best by the lattice; kNone before there is one
     unsigned cuts() const { return cuts_; }
     const std::vector<Found>& found() const { return found_; }  // best first
@@ -90,6 +90,7 @@ private:
         std::size_t rest, rest_end;
         std::ptrdiff_t end;  // of `</s>`, kNone where it is not scored
         std::size_t child, child_end;
+        double end_score;  // kImpossible unless it is complete, and not merged into another as such
     };
     using Heap = std::priority_queue<std::pair<double, std::int32_t>>;  // expected total, minus the prefix
 

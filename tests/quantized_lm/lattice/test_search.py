@@ -242,6 +242,37 @@ def test_to_stop_a_search_that_is_over_cuts_nothing() -> None:
     assert search.is_exact
 
 
+def test_a_search_that_is_stopped_before_an_answer_is_not_exact() -> None:
+    for seed in range(10):
+        spoken = speak(random_lattice(seed), fake_tokenizer(), WEIGHTS)
+        model = TableModel()
+        for answers in range(100):
+            search = LatticeSearch(spoken, lm_scale=LM_SCALE, limits=UNLIMITED, max_tokens=LONG)
+            state = model.new_state()
+            wave = search.next_wave()
+            for _ in range(answers):
+                if wave is not None:
+                    search.learn(model.extend([state], [wave.parents], [wave.tokens])[0])
+                    wave = search.next_wave()
+            if wave is None:
+                break
+            assert not search.is_over
+            search.stop("deadline")  # as the engine does, which has asked what comes next
+            assert search.next_wave() is None
+            assert search.is_over
+            assert search.cuts == {"deadline"}
+        assert answers > 0
+
+
+def test_no_sequence_is_found_where_it_was_merged_into_another() -> None:
+    for seed in range(300):
+        spoken = speak(random_lattice(seed), fake_tokenizer(), WEIGHTS)
+        search = run(spoken, SearchLimits(num_best=6, seeds=1, order=2, beam=0.0))
+        for one in search.found:
+            score = spoken.score[search.path(one.prefix)].sum() + LM_SCALE * one.log_prob
+            assert one.total == pytest.approx(score, abs=1e-9)
+
+
 def test_merged_histories_cost_less_and_find_nearly_as_much() -> None:
     spoken = ladder(7, width=3)
     exact = run(spoken, SearchLimits.exact())
