@@ -47,8 +47,12 @@ def main(folder: str, words: str, url: str = "http://127.0.0.1:8080") -> None:
     symbols = read_words(Path(words))
     with Client(url, SETTINGS) as client:
         for cut_id, own in read_own(Path(folder)):
+            lattice = Path(folder) / f"{cut_id}.k2.txt"
+            if not lattice.exists():
+                sys.stdout.write(f"{cut_id} {own}  (no lattice)\n")
+                continue
             best = client.rescore_lattice(
-                (Path(folder) / f"{cut_id}.k2.txt").read_bytes(),
+                lattice.read_bytes(),
                 format="k2-text",
                 symbols=symbols,
                 first_pass=[own],

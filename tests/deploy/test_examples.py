@@ -83,6 +83,19 @@ def test_without_it_the_decoders_text_stands(run: Run, name: str) -> None:
     assert {key: text.split("  (")[0] for key, text in printed.items()} == OWN[name]
 
 
+def test_a_cut_without_a_lattice_keeps_the_decoders_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(EXAMPLES / "icefall", tmp_path / "icefall")
+    for lattice in (tmp_path / "icefall").glob("*.k2.txt"):
+        lattice.unlink()
+    script(EXAMPLES / "from_icefall.py").main(
+        str(tmp_path / "icefall"), str(EXAMPLES / "icefall" / "words.txt")
+    )
+    expected = [f"{key} {own}  (no lattice)" for key, own in OWN["from_icefall"].items()]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
 def test_kaldis_costs_change_their_sign() -> None:
     lists, weights = script(EXAMPLES / "from_kaldi.py").read_lists(EXAMPLES / "kaldi")
     first = lists[0]["hypotheses"][0]
