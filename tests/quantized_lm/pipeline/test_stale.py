@@ -51,7 +51,8 @@ def test_other_text_of_the_same_name_is_not_trained_on_and_replaces_nothing(
     with gzip.open(tmp_path / "tiny.txt.gz", "wt", encoding="utf-8") as handle:
         handle.write("a king finds a letter at night\n" * 1200)
     before = content(run)
-    with pytest.raises(DataError, match="from other text; go back to that, name another run's"):
+    remedies = "go back to that, delete .*/train to begin it anew, or name another run's folder"
+    with pytest.raises(DataError, match=f"from other text; {remedies}"):
         train(tiny_run.recipe, data=tmp_path, out=run)
     assert content(run) == before
 
