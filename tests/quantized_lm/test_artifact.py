@@ -304,11 +304,18 @@ def test_a_model_is_its_folder_or_a_name_that_ships(artifact: Path) -> None:
     assert model_folder(DEFAULT_MODEL) == model_folder() == bundled_path(DEFAULT_MODEL)
 
 
-def test_the_bundled_model_loads_and_is_small() -> None:
-    folder = bundled_path("en-small")
+@pytest.mark.parametrize(
+    ("name", "most_bytes", "most_bits"),
+    [("en-small", 6_000_000, 4.0), ("en-tiny", 1_500_000, 2.1)],
+)
+def test_the_bundled_models_load_and_are_small(
+    name: str, most_bytes: int, most_bits: float
+) -> None:
+    folder = bundled_path(name)
     loaded = load_artifact(folder)
-    assert sum(path.stat().st_size for path in folder.iterdir()) <= 6_000_000
-    assert loaded.manifest.bits_per_weight <= 4.0
+    assert loaded.name == name
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= most_bytes
+    assert loaded.manifest.bits_per_weight <= most_bits
     assert all(
         entry.group_size > 0
         for name, entry in loaded.manifest.tensors.items()
