@@ -34,6 +34,7 @@ from quantized_lm.pipeline.loop import (
     run_loop,
 )
 from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
+from quantized_lm.pipeline.precision import mixed_precision
 from quantized_lm.pipeline.recipe import QuantizeRecipe, Recipe
 from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, recipe_key
 from quantized_lm.quant.formats import Grid
@@ -199,10 +200,11 @@ def task_loss(
         return next_token_loss(student, compiled=compiled)
     teach, run = (model.runner(compiled=compiled) for model in (teacher, student))
     device = student.device
+    precision = mixed_precision(device)
 
     def loss(inputs: Tensor, document: Tensor, targets: Tensor) -> Tensor:
         kept = (targets != IGNORED).flatten()
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with precision:
             with torch.no_grad():
                 expected = teacher.embedding.logits(teach(inputs, document))
             logits = student.embedding.logits(run(inputs, document))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +23,7 @@ from quantized_lm.pipeline.loop import (
     run_loop,
 )
 from quantized_lm.pipeline.optimizer import is_matrix, make_optimizers
+from quantized_lm.pipeline.precision import mixed_precision
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.start import start_revision, start_weights
 from quantized_lm.records import build, content_key
@@ -158,15 +158,16 @@ def recipe_key(recipe: Recipe, corpus: str) -> str:
 
 
 def next_token_loss(model: FloatModel, *, compiled: bool) -> Objective:
-    """Mean cross entropy of windows in nats per token, in bfloat16 with float32 sums.
+    """Mean cross entropy of windows in nats per token, in mixed precision.
 
     Args:
         compiled: fuse it with torch.compile: twice as fast, half a minute to start.
     """
     run, device = model.runner(compiled=compiled), model.device
+    precision = mixed_precision(device)
 
     def loss(inputs: Tensor, document: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with precision:
             logits = model.embedding.logits(run(inputs, document))
         return functional.cross_entropy(
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
