@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
+from torch.overrides import TorchFunctionMode
+
+from quantized_lm.pipeline.precision import multiplies_in_bfloat16
 
 
 def make_optimizers(
@@ -17,11 +21,36 @@ def make_optimizers(
     weight_decay: float,
 ) -> list[Optimizer]:
     """Muon (Jordan et al., 2024) for the projections, AdamW for embedding, norms and scalars."""
-    muon = Muon(
-        list(matrices), lr=matrix_lr, weight_decay=weight_decay, momentum=0.95, nesterov=True
+    projections = list(matrices)
+    is_short = all(multiplies_in_bfloat16(matrix.device) for matrix in projections)
+    muon = (Muon if is_short else _Float32Muon)(
+        projections, lr=matrix_lr, weight_decay=weight_decay, momentum=0.95, nesterov=True
     )
     adam = AdamW(list(others), lr=other_lr, betas=(0.9, 0.95), weight_decay=0.0)
     return [muon, adam]
+
+
+class _Float32Muon(Muon):
+    """Muon that multiplies in float32: torch's own always asks for bfloat16."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        with _NoBfloat16():
+            return super().step(closure)  # type: ignore[no-untyped-call]
+
+
+class _NoBfloat16(TorchFunctionMode):
+    """Leaves numbers as they are where torch would round them to bfloat16."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        arguments: Sequence[Any] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function is Tensor.bfloat16:
+            return arguments[0].clone()  # a copy, as rounding makes one: it is changed in place
+        return function(*arguments, **(options or {}))
 
 
 def set_rate(optimizers: Iterable[Optimizer], factor: float) -> None:

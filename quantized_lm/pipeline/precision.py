@@ -15,10 +15,11 @@ def mixed_precision(device: torch.device) -> torch.autocast:
     A CPU without them gets the same numbers, but emulates: one with AVX2 alone multiplies a
     hundredth as fast as in float32.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=_multiplies_in_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_in_bfloat16(device))
 
 
-def _multiplies_in_bfloat16(device: torch.device) -> bool:
+def multiplies_in_bfloat16(device: torch.device) -> bool:
+    """Whether it has instructions for that."""
     if device.type != "cpu":
         return True
     if platform.machine() in _X86:
