@@ -3,7 +3,8 @@
 csrc/kernels.h describes the layout that `prepare` makes once:
     words  (P, W, 64) int32   panels of 64 rows; word w of all 64 rows side by side, so that one
                               vector load yields the same code positions of many rows. Every group
-                              of columns starts on a word of its own.
+                              of columns starts on a word of its own. For look-up with AVX2 the
+                              bytes of those 64 words are sorted by their place in a word.
     scale  (P, G, 64) float32
     levels (16,) int8         zero where the format has fewer
 A word holds 32 / bits codes, bits one of 1, 2, 4, 8. Ternary is widened to 2 bits: base-3 digits
@@ -49,6 +50,7 @@ class Layout(IntEnum):
 
     DOT = 0
     LOOKUP = 1
+    LOOKUP_BYTES = 2
 
 
 def why_unavailable() -> str | None:
@@ -143,21 +145,19 @@ class CpuBackend:
             stored = tensor.levels[stored].view(np.uint8)
         else:
             levels[: len(tensor.levels)] = tensor.levels
-        looks_up = (
-            bits <= 2
-            and _cpu.looks_up(self.variant)
-            and _keeps_fours(tensor)
-            and _is_additive(levels, len(tensor.levels))
-        )
-        layout = Layout.LOOKUP if looks_up else Layout.DOT
+        looks_up = bits <= 2 and _keeps_fours(tensor) and _is_additive(levels, len(tensor.levels))
+        layout = Layout(_cpu.lookup_layout(self.variant)) if looks_up else Layout.DOT
         words = _into_words(_pad_groups(stored, tensor.group_size, bits), bits, layout)
+        panels = _by_panel(words, _cpu.PANEL)
+        if layout is Layout.LOOKUP_BYTES:
+            panels = _byte_by_byte(panels)
         rule = _ACTIVATION_RULES.index(tensor.packed_format.activation_rule)
         return PackedWeight(
             backend=self,
             format=tensor.format,
             shape=tensor.shape,
             group_size=tensor.group_size,
-            words=_aligned(_by_panel(words, _cpu.PANEL)),
+            words=_aligned(panels),
             scale=_aligned(_by_panel(tensor.scale.astype(np.float32), _cpu.PANEL)),
             levels=_aligned(levels),
             layout=(*tensor.shape, tensor.group_size, bits, int(layout), rule),
@@ -275,6 +275,12 @@ def _by_panel(rows: NDArray[_Number], panel: int) -> NDArray[_Number]:
     padded = np.zeros((num_panels * panel, rows.shape[1]), rows.dtype)
     padded[: len(rows)] = rows
     return np.ascontiguousarray(padded.reshape(num_panels, panel, -1).transpose(0, 2, 1))
+
+
+def _byte_by_byte(panels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The words of a panel at each place, as all their first bytes, then all the second ones."""
+    bytes_of_word = panels.astype("<i4", copy=False)[..., None].view(np.uint8)
+    return np.ascontiguousarray(bytes_of_word.swapaxes(2, 3)).view(np.int32).reshape(panels.shape)
 
 
 def _aligned(array: NDArray[_Number]) -> NDArray[_Number]:

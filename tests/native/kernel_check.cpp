@@ -90,11 +90,20 @@ std::uint32_t placed(std::uint32_t code, std::size_t p, std::size_t bits, Layout
     return (code & 1) << shift | code >> 1 << (shift + 4);
 }
 
+// Sorts the bytes of 64 words by their place in a word.
+void sort_bytes(std::uint32_t* words) {
+    std::uint8_t bytes[kPanel * sizeof *words];
+    for (std::size_t n = 0; n < kPanel; ++n)
+        for (std::size_t i = 0; i < sizeof *words; ++i)
+            bytes[i * kPanel + n] = static_cast<std::uint8_t>(words[n] >> 8 * i);
+    std::memcpy(words, bytes, sizeof bytes);
+}
+
 Case make_case(std::size_t bits, Layout layout, const std::vector<int>& levels) {
     const std::size_t N = pick(1, 200);
     const std::size_t K = pick(1, 300);
     std::size_t group = pick(0, 2) == 0 ? pick(1, K) : K;
-    if (layout == Layout::kLookup && group != K) group = std::min(K, (group + 3) / 4 * 4);
+    if (layout != Layout::kDot && group != K) group = std::min(K, (group + 3) / 4 * 4);
     const ActivationRule rule = bits <= 2 ? ActivationRule::kQuads : ActivationRule::kAbsmax;
     Weight w{nullptr, nullptr, nullptr, N, K, group, bits, layout, rule};
     Case c{N, K, group, bits, layout, rule, levels, {}, {},
@@ -117,6 +126,9 @@ Case make_case(std::size_t bits, Layout layout, const std::vector<int>& levels) 
             c.packed_scale[(n / kPanel * groups_of(w) + g) * kPanel + n % kPanel] =
                 c.scale[n * groups_of(w) + g];
     }
+    if (layout == Layout::kLookupBytes)
+        for (std::size_t i = 0; i < panels_of(w) * words_per_row(w); ++i)
+            sort_bytes(c.words.data + i * kPanel);
     for (std::size_t i = 0; i < levels.size() && bits < 8; ++i)
         c.table[i] = static_cast<std::int8_t>(levels[i]);
     c.weight.words = c.words.data;
@@ -485,8 +497,9 @@ void check_instruction_set(const std::string& isa, int rounds) {
         {4, {-128, 127, 0}, false},  {8, range(-128, 127), false}};
     for (int round = 0; round < rounds; ++round) {
         for (const Format& format : formats)
-            for (const Layout layout : {Layout::kDot, Layout::kLookup}) {
-                if (layout == Layout::kLookup && !(format.is_additive && looks_up(isa))) continue;
+            for (const Layout layout : {Layout::kDot, Layout::kLookup, Layout::kLookupBytes}) {
+                const bool looks_up = format.is_additive && layout == lookup_layout(isa);
+                if (layout != Layout::kDot && !looks_up) continue;
                 const std::string where = isa + ", " + std::to_string(format.bits) + " bits, layout " +
                                           std::to_string(static_cast<int>(layout));
                 Case c = make_case(format.bits, layout, format.levels);

@@ -55,8 +55,8 @@ SharedWeight make_weight(const Words& words, const Scales& scale, const Levels& 
                 std::to_string(group_size) + "; need 1 to any, 1 to 131072, 1 to K");
     require(bits == 1 || bits == 2 || bits == 4 || bits == 8,
             "bits are " + std::to_string(bits) + "; need 1, 2, 4 or 8");
-    require(layout == 0 || (layout == 1 && bits <= 2),
-            "layout is " + std::to_string(layout) + "; need 0, or 1 with 1 or 2 bits");
+    require(layout == 0 || (layout <= 2 && bits <= 2),
+            "layout is " + std::to_string(layout) + "; need 0, or 1 or 2 with 1 or 2 bits");
     require(rule <= 1, "rule is " + std::to_string(rule) + "; need 0 or 1");
     require(levels.shape(0) == kMaxLevels, "levels are " + shape_of(levels) + "; need (16)");
     const Weight weight{reinterpret_cast<const std::uint32_t*>(words.data()),
@@ -176,7 +176,9 @@ void bind_operations(nb::module_& m) {
     m.attr("MAX_COLUMNS") = kMostColumns;
     m.def("instruction_sets", &instruction_sets,
           "What this build contains and this CPU can run, slowest first.");
-    m.def("looks_up", &looks_up, "isa"_a, "Whether an instruction set reads the look-up layout.");
+    m.def("lookup_layout",
+          [](const std::string& isa) { return static_cast<int>(lookup_layout(isa)); }, "isa"_a,
+          "The layout that an instruction set looks up in; 0, that of dot products, if none.");
     m.def("measure_peaks", &peaks_of, "threads"_a, "bursts"_a, "only"_a,
           "Limits of the machine, or one of them: (name, unit, units per second of all threads).");
     nb::class_<SharedWeight>(m, "Weight", "A packed weight (N, K); keeps its arrays alive.")

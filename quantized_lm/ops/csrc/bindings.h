@@ -44,8 +44,8 @@ private:
 
 // The kernels of an instruction set, which must read the weight's layout.
 inline const Kernels& kernels_for(const std::string& isa, const Weight& weight) {
-    require(weight.layout == Layout::kDot || looks_up(isa),
-            "a weight is laid out for look-up; instruction set " + isa + " needs dot products");
+    require(weight.layout == Layout::kDot || weight.layout == lookup_layout(isa),
+            "a weight is laid out for look-up by another instruction set than " + isa);
     return kernels_of(isa);
 }
 

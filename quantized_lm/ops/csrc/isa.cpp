@@ -14,12 +14,12 @@ struct Isa {
     const char* name;
     const Kernels* kernels;
     bool is_usable;
-    bool looks_up;
+    Layout lookup;
 };
 
 // Slowest first.
 std::vector<Isa> table() {
-    std::vector<Isa> isas{{"scalar", &scalar::kernels, true, false}};
+    std::vector<Isa> isas{{"scalar", &scalar::kernels, true, Layout::kDot}};
 #if defined(SECONDPASS_X86)
     __builtin_cpu_init();
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -27,15 +27,16 @@ std::vector<Isa> table() {
         has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     const bool has_vnni = has_avx512 && __builtin_cpu_supports("avx512vnni");
-    isas.push_back({"avx2", &avx2::kernels, has_avx2, false});
+    isas.push_back({"avx2", &avx2::kernels, has_avx2, Layout::kLookupBytes});
     isas.push_back({"avx2vnni", &avx2vnni::kernels,
-                    has_avx2 && __builtin_cpu_supports("avxvnni"), false});
-    isas.push_back({"avx512vnni", &avx512vnni::kernels, has_vnni, false});
+                    has_avx2 && __builtin_cpu_supports("avxvnni"), Layout::kDot});
+    isas.push_back({"avx512vnni", &avx512vnni::kernels, has_vnni, Layout::kDot});
     isas.push_back({"avx512vbmi", &avx512vbmi::kernels,
-                    has_vnni && __builtin_cpu_supports("avx512vbmi"), true});
+                    has_vnni && __builtin_cpu_supports("avx512vbmi"), Layout::kLookup});
 #endif
 #if defined(SECONDPASS_ARM)
-    isas.push_back({"neon", &neon::kernels, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0, false});
+    isas.push_back({"neon", &neon::kernels, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0,
+                    Layout::kDot});
 #endif
     return isas;
 }
@@ -60,6 +61,6 @@ std::vector<std::string> instruction_sets() {
 
 const Kernels& kernels_of(const std::string& isa) { return *row_of(isa).kernels; }
 
-bool looks_up(const std::string& isa) { return row_of(isa).looks_up; }
+Layout lookup_layout(const std::string& isa) { return row_of(isa).lookup; }
 
 }  // namespace secondpass

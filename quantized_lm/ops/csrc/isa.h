@@ -13,7 +13,7 @@ std::vector<std::string> instruction_sets();
 
 // Throw std::invalid_argument for a name not in instruction_sets().
 const Kernels& kernels_of(const std::string& isa);
-// Whether its kernels read Layout::kLookup; all read Layout::kDot.
-bool looks_up(const std::string& isa);
+// What its kernels read besides Layout::kDot; that again if there is nothing else.
+Layout lookup_layout(const std::string& isa);
 
 }  // namespace secondpass

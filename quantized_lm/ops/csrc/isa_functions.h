@@ -39,6 +39,17 @@ inline void decode_lookup(const std::int8_t* table, std::uint32_t word, std::int
     }
 }
 
+// One row's word among the 64 of a panel.
+//   words (64,)
+inline std::uint32_t word_of(const Weight& w, const std::uint32_t* words, std::size_t row) {
+    if (w.layout != Layout::kLookupBytes) return words[row];
+    const std::uint8_t* bytes = reinterpret_cast<const std::uint8_t*>(words) + row;
+    std::uint32_t word = 0;
+    for (std::size_t i = 0; i < sizeof word; ++i)
+        word |= static_cast<std::uint32_t>(bytes[i * kPanel]) << 8 * i;
+    return word;
+}
+
 // The levels of one word, in order: codes_per_word of them.
 inline void decode(const Weight& w, std::uint32_t word, std::int8_t* levels) {
     const bool is_dot = w.layout == Layout::kDot;

@@ -27,7 +27,8 @@ constexpr std::size_t kAlignment = 64;
 //   kDot     code p at bit 8 * (p % 4) + bits * (p / 4): byte j holds the codes of columns 4 i + j
 //   kLookup  bit b of code p at bit 8 * (p / 4 % 4) + 4 * plane + p % 4, plane = b for 2-bit codes
 //            and p / 16 for 1-bit codes: each byte holds two subsets of four neighbors
-enum class Layout : std::uint32_t { kDot = 0, kLookup = 1 };
+//   kLookupBytes  the same words, but the 64 of a panel lie byte by byte: the first of each, then the second
+enum class Layout : std::uint32_t { kDot = 0, kLookup = 1, kLookupBytes = 2 };
 
 // How a row is scaled to int8 codes (quantized_lm/quant/activations.py is the definition).
 enum class ActivationRule : std::uint32_t { kAbsmax = 0, kQuads = 1 };
@@ -74,7 +75,7 @@ static inline Weight some_rows(Weight w, std::size_t first, std::size_t count) {
 }
 // Scratch that `linear` and `output` need, bytes: the look-up tables of kTableRows rows.
 static inline std::size_t table_bytes(const Weight& w) {
-    return w.layout == Layout::kLookup ? kTableRows * padded_columns(w) * 4 : 0;
+    return w.layout != Layout::kDot ? kTableRows * padded_columns(w) * 4 : 0;
 }
 // Rows of x whose look-up tables are in the scratch at a time, kRowBlock where nothing is looked up. Tables
 // take 4 bytes per column and row; those of one tile shall all but fit a first cache of 48 KiB.

@@ -45,7 +45,7 @@ template <typename Visit>
 inline void for_each_tile(const TileArgs& first, std::size_t R, const Tables& tables, Visit visit) {
     const std::size_t panels = panels_of(*first.weight);
 #if defined(SECONDPASS_LOOKUP)
-    if (first.weight->layout == Layout::kLookup) {
+    if (first.weight->layout != Layout::kDot) {
         const std::size_t most = rows_together(*first.weight);
         for (std::size_t r = 0; r < R; r += most) {
             const std::size_t rows = R - r < most ? R - r : most;
@@ -65,7 +65,7 @@ inline void for_each_tile(const TileArgs& first, std::size_t R, const Tables& ta
 
 inline void multiply(const TileArgs& args) {
 #if defined(SECONDPASS_LOOKUP)
-    if (args.weight->layout == Layout::kLookup) return SECONDPASS_ISA::lookup_tile(args);
+    if (args.weight->layout != Layout::kDot) return SECONDPASS_ISA::lookup_tile(args);
 #endif
     SECONDPASS_ISA::dot_tile(args);
 }
@@ -173,14 +173,14 @@ float SECONDPASS_ISA::logit(const LogitArgs& a) {
     const std::size_t panel = a.token / kPanel;
     const std::size_t lane = a.token % kPanel;
     const std::size_t per_word = codes_per_word(w);
-    const std::uint32_t* words = w.words + panel * words_per_row(w) * kPanel + lane;
+    const std::uint32_t* words = w.words + panel * words_per_row(w) * kPanel;
     const std::int8_t* codes = a.rows.codes + a.row * padded_columns(w);
     std::int8_t levels[kBitsPerWord];
     float y = 0.0f;
     for (std::size_t g = 0; g < groups_of(w); ++g) {
         std::int32_t sum = 0;
         for (std::size_t i = 0; i < words_per_group(w); ++i, words += kPanel, codes += per_word) {
-            decode(w, *words, levels);
+            decode(w, word_of(w, words, lane), levels);
             for (std::size_t k = 0; k < per_word; ++k) sum += levels[k] * codes[k];
         }
         y += static_cast<float>(sum) * w.scale[(panel * groups_of(w) + g) * kPanel + lane];

@@ -76,6 +76,25 @@ TARGET("avx2") void maddubs_256(std::size_t count, const std::byte*, std::size_t
     }
 }
 
+// A byte of a look-up table holds the sum of four activations, so a look-up is eight operations.
+TARGET("avx2") void vpshufb_256(std::size_t count, const std::byte*, std::size_t) {
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i table = zero, codes = zero, high = zero;
+    TOUCH("x", table); TOUCH("x", codes); TOUCH("x", high);
+    TWELVE(ZERO)
+    for (; count > 0; --count) {
+// Both additions go to one sum: there are too few registers for two. Codes are touched too, as above the
+// factor is.
+#define STEP(i) { TOUCH("x", codes); \
+        __m256i found = _mm256_shuffle_epi8(table, codes); TOUCH("x", found); \
+        sum##i = _mm256_add_epi16(sum##i, found); TOUCH("x", sum##i); \
+        high = _mm256_srli_epi16(found, 8); TOUCH("x", high); \
+        sum##i = _mm256_add_epi16(sum##i, high); TOUCH("x", sum##i); }
+        TWELVE(STEP)
+#undef STEP
+    }
+}
+
 TARGET("avx512f") void fma_512(std::size_t count, const std::byte*, std::size_t) {
     const __m512 zero = _mm512_setzero_ps();
     __m512 a = zero, b = zero;
@@ -113,7 +132,6 @@ TARGET("avx512f,avx512vnni") void dpbusd_512(std::size_t count, const std::byte*
     }
 }
 
-// A byte of a look-up table holds the sum of four activations, so a look-up is eight operations.
 TARGET("avx512f,avx512vbmi,avx512vnni")
 void vpermb_dpbusd_512(std::size_t count, const std::byte*, std::size_t) {
     const __m512i zero = _mm512_setzero_si512();
@@ -176,6 +194,7 @@ void add_arithmetic(std::vector<Meter>& meters) {
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
         add("float32 FMA, 256 bits", 12 * 8 * 2, fma_256);
         add("int8 maddubs + madd + add, 256 bits", 12 * 8 * 4 * 2, maddubs_256);
+        add("1-bit look-up vpshufb + add + shift + add, 256 bits", 12 * 32 * 4 * 2, vpshufb_256);
     }
     if (__builtin_cpu_supports("avx512f")) add("float32 FMA, 512 bits", 16 * 16 * 2, fma_512);
     if (__builtin_cpu_supports("avx512bf16"))

@@ -182,12 +182,13 @@ void SECONDPASS_ISA::embed(const EmbedArgs& a) {
     for (std::size_t t = 0; t < a.T; ++t) {
         const std::size_t n = static_cast<std::size_t>(a.tokens[t]);
         const std::size_t panel = n / kPanel;
-        const std::uint32_t* words = w.words + panel * words_per_row(w) * kPanel + n % kPanel;
-        const float* scale = w.scale + panel * groups_of(w) * kPanel + n % kPanel;
+        const std::size_t lane = n % kPanel;
+        const std::uint32_t* words = w.words + panel * words_per_row(w) * kPanel;
+        const float* scale = w.scale + panel * groups_of(w) * kPanel + lane;
         for (std::size_t begin = 0; begin < w.K; begin += w.group_size, scale += kPanel) {
             std::size_t left = w.K - begin < w.group_size ? w.K - begin : w.group_size;
             for (std::size_t i = 0; i < words_per_group(w); ++i, words += kPanel) {
-                decode(w, *words, levels);
+                decode(w, word_of(w, words, lane), levels);
                 const std::size_t count = left < per_word ? left : per_word;
                 for (std::size_t k = 0; k < count; ++k)
                     *y++ = static_cast<float>(levels[k]) * *scale;

@@ -1,4 +1,4 @@
-// A tile: some rows of x against one panel of a weight. What dot.cpp and lookup.cpp compute and linear.cpp
+// A tile: some rows of x against one panel of a weight. What dot.cpp and a look-up compute and linear.cpp
 // asks for. Compiled per instruction set.
 #pragma once
 
@@ -9,7 +9,7 @@ namespace SECONDPASS_ISA {
 
 // y[r, 64 * panel + n] for `rows` rows and the 64 rows n of the panel, as LinearArgs describes.
 //   codes  (rows, padded_columns) int8; step (rows,); start (rows, G)
-//   tables (columns / 16, rows, 64) uint8, made of `codes` by build_tables; layout kLookup only
+//   tables (columns / 16, rows, 64) uint8, made of `codes` by build_tables; not for layout kDot
 //   bias   (64,) or null, y (rows, 64), both at the panel's first column
 struct TileArgs {
     const Weight* weight;

@@ -26,6 +26,9 @@ from quantized_lm.ops import cpu as cpu_module
 from quantized_lm.ops.cpu import CpuBackend, Layout, instruction_sets, measure_peaks
 from quantized_lm.quant.tensor import QuantizedTensor
 
+# What each instruction set looks 1 and 2 bits up in; all others multiply.
+LOOKUPS = {"avx2": Layout.LOOKUP_BYTES, "avx512vbmi": Layout.LOOKUP}
+
 
 @pytest.fixture
 def _without_native(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,27 +222,36 @@ def test_the_native_module_copies_nothing_and_refuses_what_does_not_fit(
 
 
 @pytest.mark.usefixtures("cpu")
-def test_a_weight_laid_out_for_look_up_is_refused_by_kernels_that_cannot() -> None:
-    weight = native_weight(layout=[5, 20, 20, 2, Layout.LOOKUP, 1])
-    with pytest.raises(ValueError, match="instruction set scalar needs dot products"):
-        native_module().time_linear(torch.zeros(1, 20), weight, "scalar", 1)
+@pytest.mark.parametrize("layout", [Layout.LOOKUP, Layout.LOOKUP_BYTES])
+def test_a_weight_laid_out_for_look_up_is_refused_by_kernels_that_read_another_layout(
+    layout: Layout,
+) -> None:
+    weight = native_weight(layout=[5, 20, 20, 2, layout, 1])
+    for isa in instruction_sets():
+        if LOOKUPS.get(isa) == layout:
+            native_module().time_linear(torch.zeros(1, 20), weight, isa, 1)
+        else:
+            with pytest.raises(ValueError, match=f"by another instruction set than {isa}$"):
+                native_module().time_linear(torch.zeros(1, 20), weight, isa, 1)
 
 
 @pytest.mark.parametrize(
-    ("format_name", "levels", "layout"),
+    ("format_name", "levels", "looks_up"),
     [
-        ("1bit", (-1, 1), Layout.LOOKUP),
-        ("1bit", (-64, 64), Layout.DOT),  # 128 is no int8
-        ("1bit", (-127,), Layout.LOOKUP),
-        ("ternary", (-1, 0, 1), Layout.LOOKUP),
-        ("2bit", (-3, -1, 1, 3), Layout.LOOKUP),
-        ("2bit", (-8, -1, 2, 8), Layout.DOT),  # 8 is not -1 + 2 + 8
-        ("4bit", tuple(range(16)), Layout.DOT),
-        ("8bit", (1, 2), Layout.DOT),
+        ("1bit", (-1, 1), True),
+        ("1bit", (-64, 64), False),  # 128 is no int8
+        ("1bit", (-127,), True),
+        ("ternary", (-1, 0, 1), True),
+        ("2bit", (-3, -1, 1, 3), True),
+        ("2bit", (-8, -1, 2, 8), False),  # 8 is not -1 + 2 + 8
+        ("4bit", tuple(range(16)), False),
+        ("8bit", (1, 2), False),
     ],
 )
 def test_weights_are_laid_out_for_look_up_where_levels_are_sums(
-    format_name: str, levels: tuple[int, ...], layout: Layout
+    format_name: str,
+    levels: tuple[int, ...],
+    looks_up: bool,
 ) -> None:
     tensor = QuantizedTensor.from_codes(
         np.zeros((3, 5), np.uint8),
@@ -249,7 +261,7 @@ def test_weights_are_laid_out_for_look_up_where_levels_are_sums(
     )
     for isa in instruction_sets():
         weight = CpuBackend.create(BackendOptions(isa)).prepare(tensor)
-        assert weight.layout[4] == (layout if isa == "avx512vbmi" else Layout.DOT)
+        assert weight.layout[4] == (LOOKUPS.get(isa, Layout.DOT) if looks_up else Layout.DOT)
 
 
 def test_a_weight_too_wide_for_exact_sums_is_refused(cpu: CpuBackend) -> None:

@@ -79,6 +79,25 @@ def test_groups_that_cut_a_four_of_columns_do_not_overflow_look_up(
     require_parity(backend, tensor, x)
 
 
+@pytest.mark.parametrize("format_name", ["1bit", "ternary", "2bit"])
+@pytest.mark.parametrize("num_inputs", [1024, 1040, 4144])
+def test_the_largest_sums_of_fours_of_a_long_row_do_not_overflow(
+    backend: Backend, format_name: str, num_inputs: int
+) -> None:
+    # Codes 64, 64, 64, 62: the most that a four comes to. All the 16-bit sums of bytes are largest.
+    fours = torch.tensor([63.5, 63.5, 63.5, 62.5]).repeat(num_inputs // 4)
+    x = torch.stack([fours, -fours, torch.zeros(num_inputs)])
+    levels = FORMATS[format_name].levels
+    for code in range(len(levels)):
+        tensor = QuantizedTensor.from_codes(
+            np.full((33, num_inputs), code, np.uint8),
+            np.ones((33, 1), np.float16),
+            np.array(levels, np.int8),
+            format=format_name,
+        )
+        require_parity(backend, tensor, x)
+
+
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_backend_survives_zero_groups_and_extreme_scales(
     backend: Backend, format_name: str
