@@ -70,7 +70,7 @@ def _summaries(report: Report) -> Table:
             f"{row.single:.0f}",
             _percent(row.single_share, 0),
         )
-    table.caption = "peak: the int8 dot product's; a look-up may do more operations than that"
+    table.caption = "peak: that of the best int8 products; a look-up may do more operations"
     return table
 
 

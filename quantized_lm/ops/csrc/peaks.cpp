@@ -76,6 +76,18 @@ TARGET("avx2") void maddubs_256(std::size_t count, const std::byte*, std::size_t
     }
 }
 
+TARGET("avx2,avxvnni") void dpbusd_256(std::size_t count, const std::byte*, std::size_t) {
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i a = zero, b = zero;
+    TOUCH("x", a); TOUCH("x", b);
+    TWELVE(ZERO)
+    for (; count > 0; --count) {
+#define STEP(i) sum##i = _mm256_dpbusd_avx_epi32(sum##i, a, b); TOUCH("x", sum##i);
+        TWELVE(STEP)
+#undef STEP
+    }
+}
+
 // A byte of a look-up table holds the sum of four activations, so a look-up is eight operations.
 TARGET("avx2") void vpshufb_256(std::size_t count, const std::byte*, std::size_t) {
     const __m256i zero = _mm256_setzero_si256();
@@ -196,6 +208,8 @@ void add_arithmetic(std::vector<Meter>& meters) {
         add("int8 maddubs + madd + add, 256 bits", 12 * 8 * 4 * 2, maddubs_256);
         add("1-bit look-up vpshufb + add + shift + add, 256 bits", 12 * 32 * 4 * 2, vpshufb_256);
     }
+    if (__builtin_cpu_supports("avxvnni"))
+        add("int8 dpbusd, 256 bits", 12 * 8 * 4 * 2, dpbusd_256);
     if (__builtin_cpu_supports("avx512f")) add("float32 FMA, 512 bits", 16 * 16 * 2, fma_512);
     if (__builtin_cpu_supports("avx512bf16"))
         add("bfloat16 dpbf16, 512 bits", 16 * 16 * 2 * 2, dpbf16_512);

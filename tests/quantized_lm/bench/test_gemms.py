@@ -91,7 +91,7 @@ def test_slow_calls_are_not_repeated_to_fill_a_run() -> None:
 
 def test_peaks_are_metered_for_every_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(threads: int, _: int) -> list[tuple[str, str, float]]:
-        return [(peaks.INT8_DOT, "op", 1e9 * threads), ("read", "byte", 2e9)]
+        return [(peaks.INT8_DOTS[0], "op", 1e9 * threads), ("read", "byte", 2e9)]
 
     monkeypatch.setattr(cpu, "measure_peaks", measure)
     rates = peaks.measure((1, 2), bursts=1)
@@ -107,11 +107,16 @@ def test_this_machine_has_peaks() -> None:
     assert cpu.measure_peaks(1, 1, "none of this name") == []
 
 
-def test_a_peak_is_metered_on_both_sides_of_some_work(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_from", range(len(peaks.INT8_DOTS)))
+def test_the_best_peak_is_metered_on_both_sides_of_some_work(
+    has_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     speed = [1e9]
 
+    best = peaks.INT8_DOTS[has_from:]
+
     def measure(threads: int, _: int, only: str) -> list[tuple[str, str, float]]:
-        return [(only, "op", speed[0] * threads)]
+        return [(only, "op", speed[0] * threads / (1 + best.index(only)))] if only in best else []
 
     def work() -> str:
         speed[0] = 3e9
