@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from quantized_lm.cli.console import command, note, print_json
 from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
 from quantized_lm.pipeline.lock import only_one
+from quantized_lm.pipeline.reproduce.earlier import read_earlier, with_earlier
 from quantized_lm.pipeline.reproduce.plan import make_plan
 from quantized_lm.pipeline.reproduce.report import Report, make_report
 from quantized_lm.pipeline.reproduce.results import MEASURED
@@ -54,7 +56,12 @@ def run(  # noqa: PLR0913 - each is an option of the command
         bool, typer.Option("--report-only", help="Make nothing; report what there is.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the report here too.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the report here too, with the rows that an earlier one there has and the "
+            "run folder has not.",
+        ),
     ] = None,
     device: TrainingDeviceOption = "cpu",
 ) -> None:
@@ -68,24 +75,27 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass reproduce ptb --size smoke --data ~/text
     """
     require_training_device(device)
-    plan = make_plan(
-        load_task(task),
-        size=size,
-        data=data,
-        speech=speech,
-        architectures=architecture,
-        device=device,
+    plan_of = partial(
+        make_plan, load_task(task), size=size, data=data, speech=speech, device=device
     )
+    plan = plan_of(architectures=architecture)
+    earlier = read_earlier(report, plan) if report else None
     store = Store(run / f"{plan.task.name}-{size}")
     failures = {}
     cells = plan.in_order(only)
     if not report_only:
         with only_one(run):
             failures = run_cells(cells, store, View(Console(stderr=True)))
-    found = make_report(plan, store, now=datetime.now(timezone.utc))
-    folders = [store.root / "report", *([report] if report else [])]
-    for folder in folders:
-        write_report(found, folder, note)
+    now = datetime.now(timezone.utc)
+    found = make_report(plan, store, now=now)
+    folders = [store.root / "report"]
+    write_report(found, folders[0], note)
+    if report:
+        folders.append(report)
+        if earlier:
+            whole = plan_of(architectures=None)
+            found = with_earlier(make_report(whole, store, now=now), earlier, whole)
+        write_report(found, report, note)
     print_json(_summary(found, failures, folders))
     if failures:
         raise typer.Exit(1)

@@ -73,8 +73,19 @@ def _origin(report: Report) -> list[str]:
     measured = sum(cell.numbers is not None for cell in report.cells)
     return [
         f"{origin.made_at}; {origin.machine}; {versions}. {measured} of {len(report.cells)} cells "
-        f"are measured, {_duration(origin.stage_seconds)} for all stages so far."
+        f"are measured, {_duration(origin.stage_seconds)} for all stages so far.",
+        *_earlier(report),
     ]
+
+
+def _earlier(report: Report) -> Iterator[str]:
+    """Rows that were taken over, by when they were made."""
+    rows: dict[str, list[str]] = {}
+    for cell in report.cells:
+        if cell.made:
+            rows.setdefault(cell.made, []).append(f"{cell.architecture} `{cell.row}`")
+    for made, names in rows.items():
+        yield f"Made earlier ({made}), their time not counted: {', '.join(names)}."
 
 
 def _targets(report: Report) -> Iterator[str]:

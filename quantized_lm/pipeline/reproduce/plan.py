@@ -50,9 +50,13 @@ class Measures:
             }
         return cls({split: ScoreStage(model, split) for split in HELD_OUT}, rescored)
 
+    def last(self) -> tuple[Stage, ...]:
+        """The stages that nothing else here takes."""
+        return (*self.scores.values(), *self.rescored.values())
+
     def stages(self) -> Iterator[Stage]:
         """All it takes, inputs first, repeats kept."""
-        for last in (*self.scores.values(), *self.rescored.values()):
+        for last in self.last():
             yield from last.with_inputs()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -27,10 +27,11 @@ from quantized_lm.pipeline.reproduce.results import (
     Results,
     TargetResult,
     is_reached,
+    target_results,
 )
 from quantized_lm.pipeline.reproduce.sizing import num_parameters
 from quantized_lm.pipeline.reproduce.store import Stage, Store
-from quantized_lm.pipeline.reproduce.task import LatticeSet, ListSet, Target
+from quantized_lm.pipeline.reproduce.task import LatticeSet, ListSet, Target, Task
 from quantized_lm.pipeline.sensitivity import SensitivityReport, read_report
 from quantized_lm.pipeline.start import start_revision
 from quantized_lm.quant.formats import Grid, get_format
@@ -152,8 +153,7 @@ def make_report(plan: Plan, store: Store, *, now: datetime) -> Report:
         DataError: what a stage left is damaged.
     """
     results = Results(plan, store)
-    targets = results.targets()
-    return Report(
+    report = Report(
         task=plan.task.name,
         title=plan.task.title,
         size=plan.size,
@@ -161,16 +161,31 @@ def make_report(plan: Plan, store: Store, *, now: datetime) -> Report:
         size_note=plan.task.size_notes.get(plan.size, ""),
         origin=_origin(plan, results, now),
         architectures=tuple(_architectures(plan)),
-        cells=tuple(results.cells),
+        cells=(),
         lists=plan.task.lists if plan.has_speech else (),
         lattices=plan.task.lattices if plan.has_speech else (),
-        targets=tuple(targets),
+        targets=(),
         goals=plan.task.targets,
-        reached=tuple(is_reached(target, targets) for target in plan.task.targets),
+        reached=(),
         comparisons=tuple(results.comparisons()),
         allocations=tuple(_allocations(plan, store)),
         sensitivities=tuple(_sensitivities(plan, store)),
         learning=tuple(_learning(plan, store, results)),
+    )
+    return with_cells(report, results.cells, plan.task)
+
+
+def with_cells(report: Report, cells: Sequence[CellResult], task: Task) -> Report:
+    """The report with these cells, and what they mean for the task's targets.
+
+    Targets of architectures that the report leaves out are open.
+    """
+    targets = target_results(task.targets, task.architectures, cells)
+    return replace(
+        report,
+        cells=tuple(cells),
+        targets=tuple(targets),
+        reached=tuple(is_reached(target, targets) for target in report.goals),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quantized_lm.pipeline.evaluate import PerplexityReport, compare
@@ -68,6 +68,8 @@ class CellResult:
     Attributes:
         status: MEASURED, FAILED or NOT_RUN. reason: why it failed.
         stages: folders of what it was made in, the model's last.
+        measured_in: folders of what measures it.
+        made: when and on what, of a row of an earlier report; empty for one of this run.
     """
 
     architecture: str
@@ -78,6 +80,8 @@ class CellResult:
     reason: str
     stages: tuple[str, ...]
     numbers: Numbers | None
+    measured_in: tuple[str, ...] = ()
+    made: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,14 +156,6 @@ class Results:
                 found += [self._comparison(cell, result, *other) for other in self._next_to(cell)]
         return found
 
-    def targets(self) -> list[TargetResult]:
-        """Every target for every architecture; those that the plan leaves out are open."""
-        return [
-            self._target(target, architecture)
-            for target in self._plan.task.targets
-            for architecture in self._plan.task.architectures
-        ]
-
     def total_seconds(self) -> float:
         """Spent on every stage of the plan so far."""
         stages = {stage.key: stage for cell in self._plan.cells for stage in cell.stages()}
@@ -183,6 +179,7 @@ class Results:
             reason=reasons[0] if status == FAILED else "",
             stages=tuple(self._store.folder(stage).name for stage in cell.model.with_inputs()),
             numbers=self._numbers(cell) if status == MEASURED else None,
+            measured_in=tuple(self._store.folder(stage).name for stage in cell.own.last()),
         )
 
     def _numbers(self, cell: Cell) -> Numbers:
@@ -271,18 +268,28 @@ class Results:
             high=report.nll_difference_high,
         )
 
-    def _target(self, target: Target, architecture: str) -> TargetResult:
-        small = [
-            (cell.row.name, numbers)
-            for cell, numbers in self._measured()
-            if cell.architecture == architecture
-            and cell.row.kind.method
-            and numbers.compression >= target.compression
-        ]
-        if not small:
-            return TargetResult(target, architecture, "", None, None)
-        row, numbers = min(small, key=lambda pair: pair[1].dev.nll)
-        return TargetResult(target, architecture, row, numbers, _passes(target, numbers))
+
+def target_results(
+    targets: Sequence[Target], architectures: Iterable[str], cells: Sequence[CellResult]
+) -> list[TargetResult]:
+    """Every target for every architecture; those that no measured cell is of are open."""
+    names = list(architectures)
+    return [_target_result(target, name, cells) for target in targets for name in names]
+
+
+def _target_result(target: Target, architecture: str, cells: Sequence[CellResult]) -> TargetResult:
+    small = [
+        (cell.row, cell.numbers)
+        for cell in cells
+        if cell.architecture == architecture
+        and cell.method
+        and cell.numbers is not None
+        and cell.numbers.compression >= target.compression
+    ]
+    if not small:
+        return TargetResult(target, architecture, "", None, None)
+    row, numbers = min(small, key=lambda pair: pair[1].dev.nll)
+    return TargetResult(target, architecture, row, numbers, _passes(target, numbers))
 
 
 def is_reached(target: Target, results: Sequence[TargetResult]) -> bool | None:

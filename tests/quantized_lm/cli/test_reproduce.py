@@ -46,6 +46,23 @@ def test_one_command_makes_rows_and_reports(task: Path, tmp_path: Path) -> None:
     assert "complete" not in again.stderr
 
 
+def test_a_report_keeps_rows_whose_run_folder_is_gone(task: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    chosen = ("--architecture", "transformer", "--report", copy)
+    assert reproduce_it(task, *chosen, "--only", "[fr][lt]*").exit_code == 0
+    (tmp_path / "runs").rename(tmp_path / "gone")
+    result = reproduce_it(task, *chosen, "--only", "float32")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["measured"] == 2
+    cells = json.loads((copy / "report.json").read_text())["cells"]
+    made = {cell["row"]: bool(cell["made"]) for cell in cells if cell["status"] == "measured"}
+    assert made == {"float32": False, "rtn-8bit": True}
+    (copy / "report.json").write_text("{")
+    result = reproduce_it(task, *chosen, "--only", "qat-2bit")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert "no report of an earlier run" in result.stderr
+
+
 def test_a_failed_row_gives_exit_code_1(task: Path) -> None:
     task.write_text(task.read_text().replace("matrix_lr: 0.02", "matrix_lr: .inf"))
     result = reproduce_it(task, "--architecture", "transformer", "--only", "float32")
