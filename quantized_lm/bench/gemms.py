@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from quantized_lm.bench import peaks
 from quantized_lm.bench.rounds import Track
+from quantized_lm.machine import has_bfloat16
 from quantized_lm.ops.backend import Backend
 from quantized_lm.ops.cpu import CpuBackend
 from quantized_lm.ops.linear import linear
@@ -189,13 +190,17 @@ def _lap_of(call: Call) -> Lap:
 
 
 def _torch_calls(x: Tensor, weight: Tensor) -> dict[str, Call]:
-    """What torch has for the job; int8 products of given codes, and with the rounding of x."""
+    """What torch has for the job; int8 products of given codes, and with the rounding of x.
+
+    bfloat16 only where the CPU has it: emulated it would take most of the benchmark's time.
+    """
     half, half_weight = x.bfloat16(), weight.bfloat16()
     codes = (x * 40).clamp(-127, 127).to(torch.int8)
     weight_codes = (weight * 127 / weight.abs().max()).to(torch.int8).T
-    return {
-        "torch float32": lambda: functional.linear(x, weight),
-        "torch bfloat16": lambda: functional.linear(half, half_weight),
+    calls: dict[str, Call] = {"torch float32": lambda: functional.linear(x, weight)}
+    if has_bfloat16():
+        calls["torch bfloat16"] = lambda: functional.linear(half, half_weight)
+    return calls | {
         "torch _int_mm": lambda: torch._int_mm(codes, weight_codes),  # noqa: SLF001
         "torch dynamic int8": _dynamic_int8(x, weight),
     }

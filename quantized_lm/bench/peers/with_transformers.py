@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import platform
 
 import torch
 import transformers
@@ -15,6 +16,12 @@ _CHUNKS = (10, 20, 50, 100)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def _has_bfloat16() -> bool:
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001 - no public name
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - likewise
+
+
 class Transformers:
     """GPT2LMHeadModel as it ships. Causal attention needs no mask for padding at the right."""
 
@@ -23,6 +30,8 @@ class Transformers:
         torch.set_grad_enabled(False)
         self._lists = task.read_lists()
         dtype, _, shape = task.variant.partition(" ")
+        if dtype == "bfloat16" and not _has_bfloat16():
+            raise SystemExit("this CPU has no bfloat16: torch would emulate it, for hours")
         self._model = load_model(task).to(_DTYPES[dtype])
         self._is_tree = shape == "tree"
         self._chunk = 0

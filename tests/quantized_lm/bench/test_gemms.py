@@ -36,8 +36,9 @@ class WrongBackend(ReferenceBackend):
         return torch.zeros(len(x), weight.shape[0])
 
 
-def test_every_format_is_timed_beside_torch() -> None:
+def test_every_format_is_timed_beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
+    monkeypatch.setattr(gemms, "has_bfloat16", lambda: True)
     timings = time_gemms(TINY, ReferenceBackend(), untracked)
     kernels = [timing.kernel for timing in timings if timing.M == 1]
     assert kernels[:4] == ["torch float32", "torch bfloat16", "torch _int_mm", "torch dynamic int8"]
@@ -46,6 +47,9 @@ def test_every_format_is_timed_beside_torch() -> None:
     ]
     assert all(timing.gops > 0 and timing.spread >= 0 for timing in timings)
     assert torch.get_num_threads() == threads
+    monkeypatch.setattr(gemms, "has_bfloat16", lambda: False)
+    timings = time_gemms(TINY, ReferenceBackend(), untracked)
+    assert "torch bfloat16" not in {timing.kernel for timing in timings}
 
 
 def test_the_native_kernels_are_also_timed_from_cpp() -> None:
