@@ -13,7 +13,7 @@ from rich.console import Console
 from quantized_lm.cli.console import command, note, print_json
 from quantized_lm.cli.devices import TrainingDeviceOption, require_training_device
 from quantized_lm.pipeline.lock import only_one
-from quantized_lm.pipeline.reproduce.earlier import read_earlier, with_earlier
+from quantized_lm.pipeline.reproduce.earlier import read_earlier, rows_left_out, with_earlier
 from quantized_lm.pipeline.reproduce.plan import make_plan
 from quantized_lm.pipeline.reproduce.report import Report, make_report
 from quantized_lm.pipeline.reproduce.results import MEASURED
@@ -95,6 +95,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
         if earlier:
             whole = plan_of(architectures=None)
             found = with_earlier(make_report(whole, store, now=now), earlier, whole)
+            if lost := rows_left_out(found, earlier):
+                note(
+                    f"{report}: without {', '.join(lost)} of the earlier report: their text, "
+                    "recipe or lists are others, or their float model was trained again"
+                )
         write_report(found, report, note)
     print_json(_summary(found, failures, folders))
     if failures:

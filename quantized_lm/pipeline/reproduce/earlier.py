@@ -85,6 +85,16 @@ def with_earlier(report: Report, earlier: Report, plan: Plan) -> Report:
     )
 
 
+def rows_left_out(joined: Report, earlier: Report) -> list[str]:
+    """Rows that were measured earlier and that the joined report has not."""
+    measured = {(cell.architecture, cell.row) for cell in joined.cells if cell.numbers is not None}
+    return [
+        f"{cell.architecture} {cell.row}"
+        for cell in earlier.cells
+        if cell.numbers is not None and (cell.architecture, cell.row) not in measured
+    ]
+
+
 def _is_same_float(
     architecture: str, cells: Sequence[CellResult], earlier: Sequence[CellResult], plan: Plan
 ) -> bool:

@@ -57,6 +57,10 @@ def test_a_report_keeps_rows_whose_run_folder_is_gone(task: Path, tmp_path: Path
     cells = json.loads((copy / "report.json").read_text())["cells"]
     made = {cell["row"]: bool(cell["made"]) for cell in cells if cell["status"] == "measured"}
     assert made == {"float32": False, "rtn-8bit": True}
+    assert "without" not in result.stderr
+    task.write_text(task.read_text().replace("seed: 3", "seed: 4"))
+    result = reproduce_it(task, *chosen, "--only", "float32")
+    assert f"{copy}: without transformer rtn-8bit of the earlier report" in result.stderr
     (copy / "report.json").write_text("{")
     result = reproduce_it(task, *chosen, "--only", "qat-2bit")
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)

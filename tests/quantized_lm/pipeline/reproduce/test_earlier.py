@@ -10,7 +10,7 @@ import pytest
 
 import quantized_lm
 from quantized_lm.errors import DataError
-from quantized_lm.pipeline.reproduce.earlier import read_earlier, with_earlier
+from quantized_lm.pipeline.reproduce.earlier import read_earlier, rows_left_out, with_earlier
 from quantized_lm.pipeline.reproduce.markdown import render
 from quantized_lm.pipeline.reproduce.report import Report, make_report, with_cells
 from quantized_lm.pipeline.reproduce.results import MEASURED, NOT_RUN, CellResult
@@ -126,6 +126,9 @@ def test_rows_beside_another_training_of_the_float_model_are_not_kept(
     other = changed(earlier, "float32", numbers=nudged)
     now = only(tiny_table, "float32", "qat-2bit")
     assert with_earlier(now, other, tiny_table.plan) == now
+    left_out = rows_left_out(now, other)
+    assert len(left_out) == len(measured(earlier)) - 2
+    assert "transformer mixed-kl" in left_out
 
 
 def test_an_earlier_report_of_another_table_is_none(
