@@ -197,7 +197,7 @@ async def test_lattices_that_take_long_to_read_are_late_and_hold_nobody_else(
     reading: SlowReading,
 ) -> None:
     body = json.dumps({"lattices": [lattice_entry(random_lattice(0))]})
-    headers = {"Content-Type": "application/json", "X-Request-Timeout-Ms": "50"}
+    headers = {"Content-Type": "application/json", "X-Request-Timeout-Ms": "1000"}
     long = utterance(*["the cat sat on a mat and saw an old dog"] * 1000)
     async with running() as (client, _):
         waiting = [

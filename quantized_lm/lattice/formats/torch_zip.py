@@ -266,9 +266,14 @@ def write_record(record: object, names: Mapping[type, Name]) -> bytes:
     writer.dump(record)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr(f"{_FOLDER}/data.pkl", buffer.getvalue())
-        archive.writestr(f"{_FOLDER}/byteorder", sys.byteorder)
+        archive.writestr(_member("data.pkl"), buffer.getvalue())
+        archive.writestr(_member("byteorder"), sys.byteorder)
         for key, data in enumerate(writer.storages):
-            archive.writestr(f"{_FOLDER}/data/{key}", data)
-        archive.writestr(f"{_FOLDER}/version", _VERSION)
+            archive.writestr(_member(f"data/{key}"), data)
+        archive.writestr(_member("version"), _VERSION)
     return content.getvalue()
+
+
+def _member(name: str) -> zipfile.ZipInfo:
+    """Without the time of day, so that the same record is the same bytes."""
+    return zipfile.ZipInfo(f"{_FOLDER}/{name}")

@@ -33,6 +33,13 @@ def test_lists_of_words_go_through_the_name_of_k2s_class_alone() -> None:
     assert paths_of_ids(again) == paths_of_ids(lattice)
 
 
+def test_the_same_lattice_is_the_same_bytes_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = LATTICE_FORMATS["k2-pt"].write([small()])
+    later = time.localtime(time.time() + 3600.0)
+    monkeypatch.setattr(time, "localtime", lambda *_: later)
+    assert LATTICE_FORMATS["k2-pt"].write([small()]) == content
+
+
 def table(words: dict[object, object]) -> SymbolsState:
     """As k2 pickles it."""
     state = SymbolsState()
