@@ -194,11 +194,11 @@ def _torch_calls(x: Tensor, weight: Tensor) -> dict[str, Call]:
 
     bfloat16 only where the CPU has it: emulated it would take most of the benchmark's time.
     """
-    half, half_weight = x.bfloat16(), weight.bfloat16()
     codes = (x * 40).clamp(-127, 127).to(torch.int8)
     weight_codes = (weight * 127 / weight.abs().max()).to(torch.int8).T
     calls: dict[str, Call] = {"torch float32": lambda: functional.linear(x, weight)}
     if has_bfloat16():
+        half, half_weight = x.bfloat16(), weight.bfloat16()
         calls["torch bfloat16"] = lambda: functional.linear(half, half_weight)
     return calls | {
         "torch _int_mm": lambda: torch._int_mm(codes, weight_codes),  # noqa: SLF001
