@@ -6,7 +6,7 @@ csrc/kernels.h describes the layout that `prepare` makes once:
                               of columns starts on a word of its own. For look-up with AVX2 the
                               bytes of those 64 words are sorted by their place in a word.
     scale  (P, G, 64) float32
-    levels (16,) int8         zero where the format has fewer
+    levels (16,) int8         those that follow a format's last one are never seen; see _fill_levels
 A word holds 32 / bits codes, bits one of 1, 2, 4, 8. Ternary is widened to 2 bits: base-3 digits
 cost a division each, and memory is not what limits the product. At 8 bits the words hold levels
 rather than codes, which saves a 256-entry look-up.
@@ -37,6 +37,8 @@ else:
     _import_error = None
 
 _LEVEL_TABLE_SIZE = 16
+_EVEN_BITS = 4  # of codes that kernels may multiply by, where levels are evenly spaced
+_INT8 = np.iinfo(np.int8)
 _BITS_PER_WORD = 32
 _CACHE_LINE = 64
 # What look-up kernels may multiply the sum of a subset by: it has to stay an int8.
@@ -140,11 +142,11 @@ class CpuBackend:
             )
         bits = _bits_in_memory(tensor.format)
         stored = tensor.codes()
-        levels = np.zeros(_LEVEL_TABLE_SIZE, np.int8)
         if bits == 8:
             stored = tensor.levels[stored].view(np.uint8)
+            levels = np.zeros(_LEVEL_TABLE_SIZE, np.int8)
         else:
-            levels[: len(tensor.levels)] = tensor.levels
+            levels = _fill_levels(tensor.levels, bits)
         looks_up = bits <= 2 and _keeps_fours(tensor) and _is_additive(levels, len(tensor.levels))
         layout = Layout(_cpu.lookup_layout(self.variant)) if looks_up else Layout.DOT
         words = _into_words(_pad_groups(stored, tensor.group_size, bits), bits, layout)
@@ -213,6 +215,21 @@ def _bits_in_memory(format_name: str) -> int:
     """Bits of one code in the kernels' layout: the smallest of 1, 2, 4, 8 that holds it."""
     needed = (FORMATS[format_name].num_levels - 1).bit_length()
     return next(bits for bits in (1, 2, 4, 8) if bits >= needed)
+
+
+def _fill_levels(levels: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
+    """Add what no code stands for: 16 evenly spaced levels go on as they began, others with zeros.
+
+    Kernels for evenly spaced levels multiply by codes instead.
+    """
+    filled = np.zeros(_LEVEL_TABLE_SIZE, np.int8)
+    filled[: len(levels)] = levels
+    if bits == _EVEN_BITS and len(levels) > 1:
+        first, second = levels[:2].astype(np.int64)
+        even = first + np.arange(_LEVEL_TABLE_SIZE) * (second - first)
+        if np.array_equal(even[: len(levels)], levels) and _INT8.min <= even[-1] <= _INT8.max:
+            filled[:] = even
+    return filled
 
 
 def _keeps_fours(tensor: QuantizedTensor) -> bool:

@@ -483,6 +483,12 @@ std::vector<int> range(int first, int last) {
     return numbers;
 }
 
+std::vector<int> steps(int first, int step) {
+    std::vector<int> levels;
+    for (int code = 0; code < 16; ++code) levels.push_back(first + step * code);
+    return levels;
+}
+
 void check_instruction_set(const std::string& isa, int rounds) {
     const Kernels& kernels = kernels_of(isa);
     struct Format {
@@ -493,7 +499,8 @@ void check_instruction_set(const std::string& isa, int rounds) {
     const std::vector<Format> formats{
         {1, {-1, 1}, true},          {1, {127, 0}, true},         {2, {-1, 0, 1}, true},
         {2, {-3, -1, 1, 3}, true},   {2, {-128, 5, 127, 9}, false}, {2, {7}, false},
-        {4, range(-8, 7), false},    {4, {-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127}, false},
+        {4, range(-8, 7), false},    {4, steps(-120, 16), false}, {4, steps(127, -17), false},
+        {4, {-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127}, false},
         {4, {-128, 127, 0}, false},  {8, range(-128, 127), false}};
     for (int round = 0; round < rounds; ++round) {
         for (const Format& format : formats)

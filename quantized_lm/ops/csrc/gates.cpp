@@ -9,8 +9,7 @@ namespace {
 // Whether both read the same codes: see Rows.
 bool rounds_alike(const Weight& a, const Weight& b) {
     return a.K == b.K && a.group_size == b.group_size && a.bits == b.bits && a.layout == b.layout &&
-           a.rule == b.rule &&
-           (a.layout == Layout::kDot || std::memcmp(a.levels, b.levels, kMaxLevels) == 0);
+           a.rule == b.rule && std::memcmp(a.levels, b.levels, kMaxLevels) == 0;
 }
 
 // `count` panels from `first` on, all of whose rows count.

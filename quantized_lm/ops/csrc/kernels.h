@@ -88,7 +88,7 @@ static inline std::size_t rows_together(const Weight& w) {
 }
 
 // Rows of x as a weight's kernels read them, made by `quantize` for that weight or one that agrees
-// with it in K, group_size, bits, layout, rule and, where it is looked up, levels.
+// with it in K, group_size, bits, layout, rule and levels.
 //   codes (R, padded_columns) int8, kAlignment bytes more may be read
 //   step  (R,)                float32; x[r, k] is about step[r] * codes[r, k]. NaN for a row that
 //                             holds NaN, infinity or a magnitude above 2^100; its codes are 0

@@ -67,6 +67,9 @@ inline void multiply(const TileArgs& args) {
 #if defined(SECONDPASS_LOOKUP)
     if (args.weight->layout != Layout::kDot) return SECONDPASS_ISA::lookup_tile(args);
 #endif
+#if defined(SECONDPASS_EVEN)
+    if (is_even(args.weight->levels, args.weight->bits)) return SECONDPASS_ISA::even_tile(args);
+#endif
     SECONDPASS_ISA::dot_tile(args);
 }
 

@@ -119,7 +119,7 @@ void encode(const float* line, std::size_t length, float step, std::int8_t* code
 // Where the sum over a group starts: minus what unsigned levels or table entries add too much.
 std::int32_t start_of(const Weight& w, const std::int8_t* codes, std::size_t count) {
     const CodeSums sums = sum_codes(codes, count);
-    if (w.layout == Layout::kDot) return -kLevelOffset * sums.all;
+    if (w.layout == Layout::kDot) return -level_offset(w.levels, w.bits) * sums.all;
     std::int32_t factors = w.levels[1] - w.levels[0];
     if (w.bits == 2) factors += w.levels[2] - w.levels[0];
     return w.levels[0] * sums.all + factors * sums.negative;

@@ -31,6 +31,11 @@ struct TileArgs {
 
 void dot_tile(const TileArgs& args);
 
+#if defined(SECONDPASS_EVEN)
+// For 16 evenly spaced levels.
+void even_tile(const TileArgs& args);
+#endif
+
 #if defined(SECONDPASS_LOOKUP)
 // For each row and each 4 codes a in it, the 16 sums over subsets of a, moved up to begin at 0.
 //   codes  (rows, columns) int8, columns a multiple of 16; 16 more bytes may be read

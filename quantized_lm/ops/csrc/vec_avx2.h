@@ -125,6 +125,7 @@ inline Codes broadcast_codes(const std::int8_t* from) {
 // vpdpbusd multiplies unsigned by signed bytes, so levels are moved up to 0..255.
 using Levels = __m256i;
 constexpr std::int32_t kLevelOffset = 128;
+inline std::int32_t level_offset(const std::int8_t*, std::size_t) { return kLevelOffset; }
 inline Levels levels_of(__m256i levels) { return levels; }
 inline Ints dot_add(Ints sums, Levels levels, Codes codes) {
     return _mm256_dpbusd_avx_epi32(sums, levels, codes);
@@ -142,6 +143,18 @@ inline Ints dot_add(Ints sums, const Levels& levels, Codes codes) {
     const __m256i pairs =
         _mm256_maddubs_epi16(levels.magnitude, _mm256_sign_epi8(codes, levels.value));
     return add(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+// Whether there are 16 evenly spaced levels: then even.cpp multiplies by their codes.
+inline bool is_even(const std::int8_t* levels, std::size_t bits) {
+    if (bits != 4) return false;
+    const int step = levels[1] - levels[0];
+    for (int code = 2; code < 16; ++code)
+        if (levels[code] - levels[code - 1] != step) return false;
+    return true;
+}
+inline std::int32_t level_offset(const std::int8_t* levels, std::size_t bits) {
+    return is_even(levels, bits) ? -levels[0] : 0;
 }
 #endif
 

@@ -130,6 +130,7 @@ constexpr int kAccumulators = 24;
 // vpdpbusd multiplies unsigned by signed bytes, so levels are moved up to 0..255.
 using Levels = __m512i;
 constexpr std::int32_t kLevelOffset = 128;
+inline std::int32_t level_offset(const std::int8_t*, std::size_t) { return kLevelOffset; }
 struct LevelTable {
     __m512i levels;
 };

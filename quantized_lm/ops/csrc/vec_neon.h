@@ -77,7 +77,7 @@ constexpr int kAccumulators = 16;
 inline void keep_in_register(Ints& v) { asm("" : "+w"(v)); }
 
 using Levels = int8x16_t;
-constexpr std::int32_t kLevelOffset = 0;
+inline std::int32_t level_offset(const std::int8_t*, std::size_t) { return 0; }
 struct LevelTable {
     int8x16_t levels;
 };

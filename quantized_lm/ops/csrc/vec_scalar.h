@@ -93,9 +93,9 @@ constexpr int kAccumulators = 8;
 // one register that it then copies in every round of the loop.
 inline void keep_in_register(Ints&) {}
 
-// Four levels per lane. What they are increased by, so that they suit the instruction.
+// Four levels per lane. What those of a table are increased by, so that they suit the instruction.
 using Levels = std::uint32_t;
-constexpr std::int32_t kLevelOffset = 0;
+inline std::int32_t level_offset(const std::int8_t*, std::size_t) { return 0; }
 struct LevelTable {
     const std::int8_t* levels;
 };

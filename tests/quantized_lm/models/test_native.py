@@ -131,18 +131,27 @@ def test_an_lstm_of_any_width_equals_the_module(model_dim: int) -> None:
         require_like(np.concatenate(actual), np.concatenate(expected))
 
 
-def test_gates_may_have_different_formats() -> None:
+@pytest.mark.parametrize(
+    "choices",
+    [
+        # Look-up and dot products side by side; two that look up different levels.
+        {
+            "input.i": "2bit",
+            "input.f": "ternary",
+            "recurrent.i": "1bit",
+            "recurrent.f": "8bit",
+            "recurrent.o": "1bit",
+        },
+        # Levels that are and that are not evenly spaced, and that begin elsewhere.
+        {"input.i": "4bit:normal", "input.f": "4bit:symmetric", "recurrent.f": "4bit:normal"},
+    ],
+    ids=["formats", "levels"],
+)
+def test_gates_may_have_different_formats(choices: dict[str, str]) -> None:
     model, trees = odd_model("lstm"), random_trees()
     packed, plain = parts_of(model, GRID)
-    # Look-up and dot products side by side; two that look up different levels; a scale per group.
-    grids = {
-        "input.i": Grid.named("2bit"),
-        "input.f": Grid.named("ternary"),
-        "input.o": Grid.named("2bit", group_size=16),
-        "recurrent.i": Grid.named("1bit"),
-        "recurrent.f": Grid.named("8bit"),
-        "recurrent.o": Grid.named("1bit"),
-    }
+    grids = {gate: Grid.parse(choice) for gate, choice in choices.items()}
+    grids["input.o"] = Grid.named("2bit", group_size=16)  # a scale per group
     parameters = dict(model.named_parameters())
     for name in packed:
         for gate, grid in grids.items():

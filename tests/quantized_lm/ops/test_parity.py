@@ -25,6 +25,9 @@ LEVEL_TABLES = [
     ("ternary", (-128, 127)),
     ("2bit", (7,)),
     ("4bit", (-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64)),
+    ("4bit", tuple(range(127, -129, -17))),
+    ("4bit", (-100, 0, 100)),
+    ("4bit", (9,)),
     ("8bit", (5, -5, 0)),
 ]
 # M, N, K, group size: one of everything, whole panels, and tails of every kind.
@@ -94,6 +97,21 @@ def test_the_largest_sums_of_fours_of_a_long_row_do_not_overflow(
             np.ones((33, 1), np.float16),
             np.array(levels, np.int8),
             format=format_name,
+        )
+        require_parity(backend, tensor, x)
+
+
+@pytest.mark.parametrize("levels", [tuple(range(-15, 16, 2)), tuple(range(127, -129, -17))])
+@pytest.mark.parametrize("num_inputs", [32, 40, 1024, 4136])
+def test_the_largest_products_of_evenly_spaced_levels_do_not_overflow(
+    backend: Backend, levels: tuple[int, ...], num_inputs: int
+) -> None:
+    ones = torch.ones(num_inputs)
+    x = torch.stack([ones, -ones, ones * torch.tensor([1.0, 0.0]).repeat(num_inputs // 2)])
+    for code in (0, len(levels) - 1):
+        codes = np.full((33, num_inputs), code, np.uint8)
+        tensor = QuantizedTensor.from_codes(
+            codes, np.ones((33, 1), np.float16), np.array(levels, np.int8), format="4bit"
         )
         require_parity(backend, tensor, x)
 
