@@ -79,10 +79,10 @@ def new(
     def with_it(keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
         if any(key.name == name for key in keys):
             raise KeyFileError(f"{file} has a key {name!r} already; revoke it or take another name")
+        typer.echo(secret)  # before its hash is stored: a key that nobody could read is none
         return (*keys, made)
 
     change_keys(file, with_it)
-    typer.echo(secret)
     note(f"{file} has its hash; nobody can show it again; {AFTERWARDS}")
 
 

@@ -45,8 +45,9 @@ def start_tracing(environ: Mapping[str, str]) -> RequestSpans | None:
 
 def _is_configured(environ: Mapping[str, str]) -> bool:
     is_disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    exporter = environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower()
-    return not is_disabled and exporter == "otlp" and any(environ.get(name) for name in ENDPOINTS)
+    exporters = environ.get("OTEL_TRACES_EXPORTER", "otlp").lower().split(",")
+    is_wanted = "otlp" in map(str.strip, exporters)
+    return not is_disabled and is_wanted and any(environ.get(name) for name in ENDPOINTS)
 
 
 def _exporting(environ: Mapping[str, str]) -> RequestSpans:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import signal
@@ -21,27 +22,33 @@ from quantized_lm.errors import SecondpassError, explain
 
 P = ParamSpec("P")
 FAILED = 2
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
     """A command that answers an error of ours with one line on stderr and exit code 2.
 
-    A disk that is full or may not be written to is no fault of ours, and is answered so, too.
+    A disk that is full or may not be written to is no fault of ours, and is answered so, too, be it
+    behind a file or behind standard output.
     """
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             function(*args, **kwargs)
+            sys.stdout.flush()
         except SecondpassError as error:
             typer.echo(f"error: {explain(error)}", err=True)
             raise typer.Exit(FAILED) from None
         except BrokenPipeError:
             raise  # whoever reads our output has gone: typer ends in silence
         except OSError as error:
-            if error.filename is None:
+            where = error.filename
+            if where is None and error.errno in _FULL:
+                where = "standard output or a temporary file"
+            if where is None:
                 raise
-            typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            typer.echo(f"error: {where}: {error.strerror}", err=True)
             raise typer.Exit(FAILED) from None
 
     return guarded

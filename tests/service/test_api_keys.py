@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,16 @@ def test_the_file_may_come_from_the_environment(
     monkeypatch.setenv("SECONDPASS_API_KEYS_FILE", str(file))
     assert run("new", "--name", "a").exit_code == 0
     assert file.exists()
+
+
+def test_a_key_that_cannot_be_shown_is_not_stored(file: Path) -> None:
+    command = [sys.executable, "-m", "service", "api-key", "new", "--name", "asr1", "--file"]
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        ended = subprocess.run(
+            [*command, file], check=False, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (ended.returncode, ended.stderr) == (
+        2,
+        "error: standard output or a temporary file: No space left on device\n",
+    )
+    assert not file.exists()

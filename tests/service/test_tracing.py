@@ -216,15 +216,17 @@ def test_a_collector_that_hangs_does_not_keep_the_server_from_ending(
         {"OTEL_SERVICE_NAME": "asr"},
         {**ENDPOINT, "OTEL_SDK_DISABLED": "true"},
         {**ENDPOINT, "OTEL_TRACES_EXPORTER": "none"},
+        {**ENDPOINT, "OTEL_TRACES_EXPORTER": "console,zipkin"},
     ],
 )
 def test_without_an_exporter_there_is_nothing(environ: Json) -> None:
     assert start_tracing(environ) is None
 
 
-def test_an_endpoint_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exporters", [{}, {"OTEL_TRACES_EXPORTER": "console, OTLP"}])
+def test_an_endpoint_is_enough(monkeypatch: pytest.MonkeyPatch, exporters: Json) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    tracing = start_tracing(ENDPOINT)
+    tracing = start_tracing({**ENDPOINT, **exporters})
     assert tracing is not None
     tracing.shutdown()
 

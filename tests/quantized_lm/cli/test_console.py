@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,14 @@ def test_what_names_no_file_and_a_reader_who_left_pass(error: OSError) -> None:
 
     with pytest.raises(type(error)):
         failing()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "en-tiny"], ["inspect", "en-tiny", "--json"]], ids=["table", "json"]
+)
+def test_an_output_that_takes_no_more_is_one_line_and_code_2(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "service", *arguments]
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        ended = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    said = "error: standard output or a temporary file: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
