@@ -15,6 +15,9 @@ using SECONDPASS_ISA::TileArgs;
 inline TileArgs first_tile(const Weight& w, const Rows& x, std::uint8_t* tables) {
     TileArgs tile{};
     tile.weight = &w;
+#if defined(SECONDPASS_EVEN)
+    tile.is_even = is_even(w.levels, w.bits);
+#endif
     tile.groups = groups_of(w);
     tile.words_per_group = words_per_group(w);
     tile.columns = padded_columns(w);
@@ -68,7 +71,7 @@ inline void multiply(const TileArgs& args) {
     if (args.weight->layout != Layout::kDot) return SECONDPASS_ISA::lookup_tile(args);
 #endif
 #if defined(SECONDPASS_EVEN)
-    if (is_even(args.weight->levels, args.weight->bits)) return SECONDPASS_ISA::even_tile(args);
+    if (args.is_even) return SECONDPASS_ISA::even_tile(args);
 #endif
     SECONDPASS_ISA::dot_tile(args);
 }

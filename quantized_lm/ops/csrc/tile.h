@@ -13,6 +13,7 @@ namespace SECONDPASS_ISA {
 //   bias   (64,) or null, y (rows, 64), both at the panel's first column
 struct TileArgs {
     const Weight* weight;
+    bool is_even;                 // whether there is an even_tile, and it is its work
     std::size_t groups;           // groups_of(*weight)
     std::size_t words_per_group;  // words_per_group(*weight)
     std::size_t columns;          // padded_columns(*weight)
