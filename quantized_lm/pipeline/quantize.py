@@ -39,6 +39,7 @@ from quantized_lm.pipeline.recipe import QuantizeRecipe, Recipe
 from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, recipe_key
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers import TRAINED_QUANTIZERS
+from quantized_lm.quant.quantizers.rated import OnePrice, RatedScale
 from quantized_lm.quant.quantizers.trained import TrainedQuantizer
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.records import build, content_key
@@ -234,11 +235,19 @@ def _penalized(
 def _stepper(
     quantizers: Mapping[str, tuple[TrainedQuantizer, nn.Parameter]],
 ) -> Callable[[float], None]:
-    """Tells every quantizer of an update."""
+    """Tells every quantizer of an update, then what several of them share."""
+    one_price = OnePrice(
+        [
+            (quantizer, weight)
+            for quantizer, weight in quantizers.values()
+            if isinstance(quantizer, RatedScale) and quantizer.rating.one_price
+        ]
+    )
 
     def after_update(share: float) -> None:
         for quantizer, weight in quantizers.values():
             quantizer.step(weight, share)
+        one_price.step(share)
 
     return after_update
 

@@ -15,6 +15,7 @@ thresholds flips many codes at once. Pure maths on one matrix.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,7 @@ class RatedSettings(LearnedSettings):
         bits: per weight, codes at their entropy; a level table may take fewer. counts_file: count
             what the matrix takes in a file (quant/entropy.py) instead, with its scales and tables,
             which are a few hundredths of a bit, and rows of unlike codes, which give some back.
+        one_price: hold the bits of all matrices that say so in sum (`OnePrice`), not of each.
         start_lambda: nats per token that one more bit in every weight costs, before the controller
             moves it.
         price: of a bit, in squared steps between levels, when thresholds are placed at the start; 0
@@ -55,6 +57,7 @@ class RatedSettings(LearnedSettings):
 
     bits: float = 2.0
     counts_file: bool = False
+    one_price: bool = False
     start_lambda: float = 0.02
     price: float = 0.14
     interval: int = 2
@@ -83,6 +86,8 @@ class RatedScale(LearnedScale):
         code_bits: (L,) what a level costs.
         integral: of the controller. rate_weight: lambda. reached: progress at the last measurement.
         updates: made so far.
+        share: of the weights under the same price that are this matrix's; 1 where it has its own.
+        excess: bits per weight above the wanted ones, at the last measurement.
         overhead: bits per weight that the file takes beyond the entropy of the codes, where it
             counts; may be below 0. recoded: progress when that was measured.
 
@@ -95,6 +100,7 @@ class RatedScale(LearnedScale):
     rate_weight: Tensor
     reached: Tensor
     updates: Tensor
+    excess: Tensor
     overhead: Tensor
     recoded: Tensor
 
@@ -103,12 +109,14 @@ class RatedScale(LearnedScale):
         if 0 not in grid.levels and settings.bits < 1:
             raise FormatError(f"bits is {settings.bits}; need at least 1 without a level zero")
         self.rating = settings
+        self.share = 1.0
         self.levels = Levels(grid, moves=True).to(weight.device)
         self.register_buffer("code_bits", torch.zeros_like(self.levels.values))
         self.register_buffer("integral", torch.tensor(math.log(settings.start_lambda)))
         self.register_buffer("rate_weight", torch.tensor(settings.start_lambda))
         self.register_buffer("reached", torch.tensor(0.0))
         self.register_buffer("updates", torch.tensor(0))
+        self.register_buffer("excess", torch.tensor(0.0), persistent=settings.one_price)
         self.register_buffer("overhead", torch.tensor(0.0))
         self.register_buffer("recoded", torch.tensor(0.0))
         fitted = self.log_scale.detach().clone()
@@ -146,12 +154,19 @@ class RatedScale(LearnedScale):
                 self._measure_overhead(weight)
                 self.recoded.fill_(progress)
             excess = self._price_levels(histogram) - self._entropy_bits()
-            passed = progress - float(self.reached)
-            self.integral += _INTEGRAL * excess * passed
-            self.integral.clamp_(_LOWEST, _HIGHEST)
-            exponent = self.integral + _PROPORTIONAL * excess
-            self.rate_weight.copy_(exponent.clamp(_LOWEST, _HIGHEST).exp())
-            self.reached.fill_(progress)
+            self.excess.fill_(excess)
+            if not self.rating.one_price:
+                self.move_price(excess, progress)
+
+    @torch.no_grad()
+    def move_price(self, excess: float, progress: float) -> None:
+        """Set lambda by the bits per weight that are too many, after a share of the updates."""
+        passed = progress - float(self.reached)
+        self.integral += _INTEGRAL * excess * passed
+        self.integral.clamp_(_LOWEST, _HIGHEST)
+        exponent = self.integral + _PROPORTIONAL * excess
+        self.rate_weight.copy_(self.share * exponent.clamp(_LOWEST, _HIGHEST).exp())
+        self.reached.fill_(progress)
 
     @torch.no_grad()
     def _measure_overhead(self, weight: Tensor) -> None:
@@ -182,3 +197,28 @@ class RatedScale(LearnedScale):
         shares = histogram.shares(self.levels.thresholds.double().cpu().numpy())
         self.code_bits.copy_(torch.from_numpy(-np.log2(np.maximum(shares, 1 / histogram.count))))
         return entropy(shares)
+
+
+class OnePrice:
+    """One price of a bit for several matrices, which so trade bits while they train.
+
+    Their bits in sum are held, and a matrix pays for one more in all its weights in proportion to
+    how many these are: a loss is least at a rate where the last bit buys the same everywhere
+    (Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", 1988).
+
+    Args:
+        scales: each with the weight it is for; the price starts at the `start_lambda` of each.
+    """
+
+    def __init__(self, scales: Sequence[tuple[RatedScale, Tensor]]) -> None:
+        self._scales = [scale for scale, _ in scales]
+        total = sum(weight.numel() for _, weight in scales)
+        for scale, weight in scales:
+            scale.share = weight.numel() / total
+            scale.rate_weight.fill_(scale.share * scale.rating.start_lambda)
+
+    def step(self, progress: float) -> None:
+        """Move the price, after all scales made their step; `progress` as there."""
+        excess = sum(scale.share * float(scale.excess) for scale in self._scales)
+        for scale in self._scales:
+            scale.move_price(excess, progress)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from quantized_lm.errors import DataError, RecipeError
-from quantized_lm.pipeline.checkpoint import load_weights
+from quantized_lm.pipeline import loop
+from quantized_lm.pipeline.batches import PackingState
+from quantized_lm.pipeline.checkpoint import Training, load_weights, save_checkpoint
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.loop import mean_nll
 from quantized_lm.pipeline.quantize import (
@@ -95,6 +97,7 @@ def test_a_pattern_that_decides_nothing_is_named(
         ("admm", 0.0, {"interval": 4, "tuning_share": 0.4}),
         ("sawb", 0.5, {}),
         ("rated", 0.9, {"bits": 1.5}),
+        ("rated", 0.9, {"bits": 1.5, "one_price": True}),
     ],
 )
 def test_every_method_trains_what_it_packs(
@@ -124,6 +127,29 @@ def test_every_method_trains_what_it_packs(
     rounded = replace(recipe, quantize=replace(plan, steps=0))
     quantize(rounded, run=tiny_run.out, out=tmp_path / "rounded")
     assert best["dev_nll"] < rows_of(tmp_path / "rounded")[0]["dev_nll"]
+
+
+def test_a_price_for_all_matrices_survives_a_kill(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"bits": 1.5, "one_price": True, "interval": 3}
+    plan = replace(tiny_run.recipe.quantize, method="rated", settings=settings, steps=12)
+    recipe = replace(tiny_run.recipe, quantize=replace(plan, formats={"*": "4bit:quinary"}))
+    quantize(recipe, run=tiny_run.out, out=tmp_path / "whole", checkpoint_every_s=0)
+    saved = save_checkpoint
+
+    def killed(path: Path, training: Training, packing: PackingState, *, key: str) -> None:
+        saved(path, training, packing, key=key)
+        if training.progress.step == 7:  # between two measurements of the rate
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        quantize(recipe, run=tiny_run.out, out=tmp_path / "killed", checkpoint_every_s=0)
+    monkeypatch.undo()
+    quantize(recipe, run=tiny_run.out, out=tmp_path / "killed", checkpoint_every_s=0)
+    ends = [load_weights(tmp_path / run / "checkpoint.pt") for run in ("whole", "killed")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def test_settings_can_differ_by_tensor(tiny_run: TinyRun) -> None:

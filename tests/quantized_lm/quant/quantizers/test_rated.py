@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from quantized_lm.errors import FormatError
 from quantized_lm.quant.entropy import encode
 from quantized_lm.quant.formats import Grid
-from quantized_lm.quant.quantizers.rated import RatedScale, RatedSettings
+from quantized_lm.quant.quantizers.rated import OnePrice, RatedScale, RatedSettings
 
 EXACT = 2e-3  # bits
 
@@ -83,6 +83,36 @@ def test_the_rate_can_be_that_of_the_file(bits: float, unlike: bool) -> None:
     assert 8 * size_bytes / weight.numel() == pytest.approx(bits, abs=0.04)
     above = quantizer.rate(trained) - bits
     assert above > 0.1 if unlike else above < -0.05
+
+
+def train_two(settings: RatedSettings, *, costs: tuple[float, float]) -> list[float]:
+    """Two matrices, an error in one costing more than in the other; their rates at the end."""
+    weights = [nn.Parameter(normal(64, 128, seed=1)), nn.Parameter(normal(32, 128, seed=2))]
+    before = [weight.detach().clone() for weight in weights]
+    grid = Grid.parse("4bit:septenary")
+    scales = [RatedScale(weight, grid, settings) for weight in weights]
+    price = OnePrice(list(zip(scales, weights, strict=True)) if settings.one_price else [])
+    optimizer = torch.optim.Adam([*weights, *(p for q in scales for p in q.parameters())], lr=0.01)
+    for step in range(200):
+        loss = torch.zeros(())
+        for scale, weight, target, cost in zip(scales, weights, before, costs, strict=True):
+            loss += cost * (scale(weight) - target).square().mean() + scale.penalty(weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.param_groups[0]["lr"] = 0.01 * (1 - step / 200)
+        optimizer.step()
+        optimizer.zero_grad()
+        for scale, weight in zip(scales, weights, strict=True):
+            scale.step(weight, (step + 1) / 200)
+        price.step((step + 1) / 200)
+    return [scale.rate(weight) for scale, weight in zip(scales, weights, strict=True)]
+
+
+def test_under_one_price_bits_go_where_they_save_most_and_their_sum_holds() -> None:
+    alone = train_two(RatedSettings(bits=1.5), costs=(0.1, 1.0))
+    assert alone == pytest.approx([1.5, 1.5], abs=0.12)
+    first, second = train_two(RatedSettings(bits=1.5, one_price=True), costs=(0.1, 1.0))
+    assert (64 * first + 32 * second) / 96 == pytest.approx(1.5, abs=0.05)
+    assert second > first + 1
 
 
 def test_a_rate_that_the_levels_never_take_changes_nothing() -> None:
