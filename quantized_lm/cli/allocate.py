@@ -22,6 +22,8 @@ from quantized_lm.models.float_model import FloatModel
 from quantized_lm.pipeline.allocate import (
     Allocation,
     allocate,
+    curved_allocation,
+    has_rates,
     manual_allocation,
     rated_allocation,
 )
@@ -97,7 +99,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
         float | None,
         typer.Option(
             help="Instead: mean bits per weight of entropy-coded codes, each matrix with a rate of "
-            f"its own by its cost at {RATED_AT}: for `method: rated`."
+            "its own by its costs at several rates (`secondpass sensitivity --formats rates`), or "
+            f"else at {RATED_AT}: for `method: rated`."
         ),
     ] = None,
     metric: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "kl",
@@ -172,7 +175,10 @@ def _allocate_rates(
     """Find rates, show them, and return what a recipe's `quantize` says of them."""
     report = read_current(recipe, metric, run=folder)
     weights = {name: model.get_parameter(name).numel() for name in report.costs}
-    found = rated_allocation(report, weights, at=RATED_AT, bits=bits)
+    if has_rates(report):
+        found = curved_allocation(report, weights, bits=bits)
+    else:
+        found = rated_allocation(report, weights, at=RATED_AT, bits=bits)
     path = folder / "allocations" / f"{metric}-rates-{bits:g}.json"
     write_record(path, found)
     table = Table("matrix", "format", "coded bits", "")

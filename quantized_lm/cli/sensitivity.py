@@ -12,6 +12,7 @@ from rich.table import Table
 from quantized_lm.cli.console import command, note, out, print_json
 from quantized_lm.cli.train import RecipeArgument, RunOption
 from quantized_lm.pipeline.recipe import load_recipe
+from quantized_lm.pipeline.rounding import RATED_CHOICES
 from quantized_lm.pipeline.sensitivity import (
     CALIBRATION_TOKENS,
     CHOICES,
@@ -20,6 +21,8 @@ from quantized_lm.pipeline.sensitivity import (
     measure_sensitivity,
 )
 
+RATES = "rates"
+
 
 @command
 def run(
@@ -27,7 +30,12 @@ def run(
     run: RunOption = None,
     metric: Annotated[str, typer.Option(help=f"What is measured: {' or '.join(METRICS)}.")] = "kl",
     formats: Annotated[
-        str, typer.Option(help="Formats to try, with commas; FORMAT:TABLE names a level table.")
+        str,
+        typer.Option(
+            help="Formats to try, with commas; FORMAT:TABLE names a level table, @BITS behind it "
+            f"a rate of entropy-coded codes. `{RATES}` stands for some of these, for "
+            "`secondpass allocate --coded-bits`."
+        ),
     ] = ",".join(CHOICES),
     windows: Annotated[
         int | None,
@@ -48,7 +56,8 @@ def run(
     """
     settings = load_recipe(recipe)
     folder = run or Path("runs") / settings.name
-    choices = tuple(choice.strip() for choice in formats.split(","))
+    at_rates = formats == RATES
+    choices = RATED_CHOICES if at_rates else tuple(map(str.strip, formats.split(",")))
     report = measure_sensitivity(
         settings,
         metric=metric,
@@ -58,7 +67,8 @@ def run(
         windows=windows,
     )
     out().print(_table(report))
-    note(f"next: secondpass allocate {recipe} --metric {metric} --budget 16x")
+    size = "--coded-bits 2" if at_rates else "--budget 16x"
+    note(f"next: secondpass allocate {recipe} --metric {metric} {size}")
     print_json(asdict(report))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantized_lm.errors import InputError
-from quantized_lm.pipeline.rates import allocate_rates, cost_at, levels_for
+from quantized_lm.pipeline.rates import (
+    RateCurve,
+    allocate_on_curves,
+    allocate_rates,
+    cost_at,
+    levels_for,
+)
+from quantized_lm.pipeline.rounding import rate_of
 from quantized_lm.pipeline.sensitivity import SensitivityReport
 from quantized_lm.pipeline.sizes import SizeTable
 from quantized_lm.quant.formats import Grid, get_format
 from quantized_lm.records import read_record
 
 Costs = Mapping[str, Mapping[str, float]]
+# Of levels over a rate: rows of unlike codes take fewer bits in a file than at their entropy, and
+# under one price a matrix may be handed more.
+_HEADROOM = 0.3
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,53 @@ def rated_allocation(
     )
 
 
+def has_rates(report: SensitivityReport) -> bool:
+    """Whether each matrix was measured at several rates."""
+    return all(len(_rated(row)) > 1 for row in report.costs.values())
+
+
+def curved_allocation(
+    report: SensitivityReport,
+    weights: Mapping[str, int],
+    *,
+    bits: float,
+    budget_bytes: int | None = None,
+) -> Allocation:
+    """As `rated_allocation`, by costs that were measured at several rates (`has_rates`).
+
+    Args:
+        bits: mean over all weights, of a file's.
+        budget_bytes: what the file is hoped to come to; by default these and what is not packed.
+
+    Raises:
+        InputError: as `RateCurve.through` and `allocate_on_curves`.
+    """
+    curves = {
+        name: RateCurve.through(
+            (8 * report.sizes.packed[name][choice] / weights[name], row[choice].mean)
+            for choice in _rated(row)
+        )
+        for name, row in report.costs.items()
+    }
+    rates = allocate_on_curves(curves, weights, bits=bits)
+    if budget_bytes is None:
+        codes = sum(weights[name] * rate for name, rate in rates.items()) / 8
+        budget_bytes = report.sizes.fixed_bytes + math.ceil(codes)
+    return Allocation(
+        metric=report.metric,
+        formats={name: levels_for(rate + _HEADROOM) for name, rate in rates.items()},
+        budget_bytes=budget_bytes,
+        size_bytes=budget_bytes,  # as above
+        float_bytes=report.sizes.float_bytes,
+        cost=sum(curves[name].cost(rate) for name, rate in rates.items()),
+        rates=rates,
+    )
+
+
+def _rated(choices: Iterable[str]) -> list[str]:
+    return [choice for choice in choices if rate_of(choice) is not None]
+
+
 @dataclass(frozen=True, eq=False)
 class _Front:
     """Choices for the first tensors that no other choice beats in both size and cost.
@@ -115,8 +172,11 @@ def allocate(report: SensitivityReport, *, budget_bytes: int) -> Allocation:
     gets better by being rounded more than the metric can tell.
 
     Raises:
-        InputError: the budget is below the smallest reachable size.
+        InputError: the budget is below the smallest reachable size, or codes at a rate are among
+            the choices.
     """
+    if any(_rated(row) for row in report.costs.values()):
+        raise InputError("costs were measured at rates; formats need `sensitivity` without @BITS")
     costs = {
         name: {choice: max(cost.mean, 0.0) for choice, cost in row.items()}
         for name, row in report.costs.items()

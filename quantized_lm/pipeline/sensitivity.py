@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,12 +27,14 @@ from quantized_lm.pipeline.measured import Estimate, MeasuredRows, estimate_rati
 from quantized_lm.pipeline.progress import progress_bar, track
 from quantized_lm.pipeline.quantize import load_teacher
 from quantized_lm.pipeline.recipe import Recipe
+from quantized_lm.pipeline.rounding import quantized_as, rate_of
 from quantized_lm.pipeline.sizes import SizeTable, size_table
 from quantized_lm.pipeline.train import make_packer
 from quantized_lm.quant.formats import Grid
 from quantized_lm.quant.quantizers.rtn import round_to_nearest
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.records import content_key, read_record, write_record
+from quantized_lm.storage import tensor_bytes
 
 CHOICES = ("1bit", "ternary", "2bit", "4bit:normal", "8bit")
 CALIBRATION_TOKENS = 4096  # the relative standard error of a cost is then 2 to 4 %
@@ -102,7 +104,7 @@ def measure_sensitivity(
 
     Args:
         metric: key in METRICS.
-        choices: formats such as "2bit" or "4bit:normal".
+        choices: as in `rounding`: formats such as "2bit", or codes at a rate.
         run: folder of the train stage.
         out: folder for the report, METRIC.json.
         windows: of training text; None for as many as hold CALIBRATION_TOKENS.
@@ -122,14 +124,15 @@ def measure_sensitivity(
     if path.exists() and (report := read_report(path)).key == key:
         return report
     rows = MeasuredRows(out / f"{metric}.partial.json", key)
-    measured = METRICS[metric](Calibration(model, batches, _round_all(model, choices), rows))
+    rounded = _round_all(model, choices)
+    measured = METRICS[metric](Calibration(model, batches, rounded, rows))
     report = SensitivityReport(
         key=key,
         recipe=recipe.name,
         metric=metric,
         windows=sum(len(batch.inputs) for batch in batches),
         tokens=sum(batch.num_tokens for batch in batches),
-        sizes=sizes,
+        sizes=_with_rated(sizes, rounded),
         costs=measured.costs,
         traces=measured.traces,
     )
@@ -292,11 +295,22 @@ def _round_all(model: FloatModel, choices: Sequence[str]) -> Rounded:
     parameters = dict(model.named_parameters())
     return {
         name: {
-            choice: round_to_nearest(parameters[name].numpy(), Grid.parse(choice))
-            for choice in choices
+            choice: quantized_as(choice, parameters[name].detach().numpy()) for choice in choices
         }
-        for name in track(matrix_names(model), "round to nearest")
+        for name in track(matrix_names(model), "quantize each matrix")
     }
+
+
+def _with_rated(sizes: SizeTable, rounded: Rounded) -> SizeTable:
+    """The sizes, with what codes at a rate really came to: levels may not take so many bits."""
+    packed = {
+        name: {
+            choice: size if rate_of(choice) is None else tensor_bytes(rounded[name][choice])
+            for choice, size in row.items()
+        }
+        for name, row in sizes.packed.items()
+    }
+    return replace(sizes, packed=packed)
 
 
 def _logits(model: FloatModel, windows: Windows) -> Tensor:

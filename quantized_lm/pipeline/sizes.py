@@ -6,6 +6,7 @@ and the file's own header.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,8 +15,8 @@ from torch import nn
 
 from quantized_lm.errors import RecipeError
 from quantized_lm.models.layers import matrix_names
+from quantized_lm.pipeline.rounding import grid_of, quantized_as, rate_of
 from quantized_lm.quant.formats import Grid, get_format
-from quantized_lm.quant.quantizers.rtn import round_to_nearest
 from quantized_lm.quant.tensor import QuantizedTensor
 from quantized_lm.storage import float_bytes, tensor_bytes, weights_bytes
 
@@ -54,11 +55,11 @@ def size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
     smaller choices may need a few bytes less. What is stored at its entropy needs less too.
 
     Args:
-        choices: such as "2bit" or "4bit:normal".
+        choices: as in `rounding`, such as "2bit"; codes at a rate take as many bits as it says.
 
     Raises:
         RecipeError: no choices.
-        FormatError: there is no such format or level table.
+        FormatError: there is no such format, level table or rate.
     """
     if not choices:
         raise RecipeError("there are no formats to choose from; need at least one, such as '2bit'")
@@ -67,9 +68,9 @@ def size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
     for name in matrix_names(model):
         num_rows, num_columns = shapes[name]
         shape = (num_rows, num_columns)
-        sizes = {choice: packed_size_bytes(shape, Grid.parse(choice)) for choice in choices}
+        sizes = {choice: _choice_bytes(shape, choice) for choice in choices}
         packed[name] = _ascending(sizes)
-        largest[name] = _blank(shape, Grid.parse(max(sizes, key=sizes.__getitem__)))
+        largest[name] = _blank(shape, grid_of(max(sizes, key=sizes.__getitem__)))
     plain = {n: np.zeros(shape, np.float32) for n, shape in shapes.items() if n not in packed}
     file_bytes = weights_bytes(largest, plain, coding="")
     return SizeTable(
@@ -80,7 +81,7 @@ def size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
 
 
 def coded_size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
-    """As `size_table`, each matrix in its smallest coding once it is rounded to nearest.
+    """As `size_table`, each matrix in its smallest coding once it is quantized.
 
     Only a guess of what a trained matrix will take: training moves weights between levels.
     """
@@ -90,7 +91,7 @@ def coded_size_table(model: nn.Module, choices: Sequence[str]) -> SizeTable:
     for name, row in sizes.packed.items():
         weight = parameters[name].detach().numpy()
         packed[name] = _ascending(
-            {choice: tensor_bytes(round_to_nearest(weight, Grid.parse(choice))) for choice in row}
+            {choice: tensor_bytes(quantized_as(choice, weight)) for choice in row}
         )
     return replace(sizes, packed=packed)
 
@@ -99,6 +100,13 @@ def packed_size_bytes(shape: tuple[int, int], grid: Grid) -> int:
     """`QuantizedTensor.size_bytes` of a matrix (N, K) on a grid."""
     group_size = grid.group_size or shape[1]
     return get_format(grid.format).matrix_bytes(shape, group_size, len(grid.levels))
+
+
+def _choice_bytes(shape: tuple[int, int], choice: str) -> int:
+    bits = rate_of(choice)
+    if bits is None:
+        return packed_size_bytes(shape, grid_of(choice))
+    return math.ceil(bits * shape[0] * shape[1] / 8)
 
 
 def _ascending(sizes: Mapping[str, int]) -> dict[str, int]:

@@ -8,13 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 
 from quantized_lm.errors import RecipeError
-from quantized_lm.pipeline.allocate import allocate, manual_allocation, rated_allocation
+from quantized_lm.pipeline.allocate import (
+    allocate,
+    curved_allocation,
+    manual_allocation,
+    rated_allocation,
+)
 from quantized_lm.pipeline.quantize import load_teacher
 from quantized_lm.pipeline.recipe import QuantizeRecipe
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, FloatStage, drop_checkpoint
 from quantized_lm.pipeline.reproduce.sizing import float_bytes_of
 from quantized_lm.pipeline.reproduce.store import FolderOf, Stage
 from quantized_lm.pipeline.reproduce.task import Setting, method_recipe
+from quantized_lm.pipeline.rounding import RATED_CHOICES
 from quantized_lm.pipeline.search import SearchPlan, search
 from quantized_lm.pipeline.sensitivity import METRICS, measure_sensitivity, read_report
 from quantized_lm.pipeline.sizes import SizeTable, coded_size_table
@@ -134,7 +140,8 @@ class RatesStage(Stage):
     """How many bits the codes of each matrix get, by a metric.
 
     Attributes:
-        at: the format whose costs are compared. bits: mean over all weights.
+        at: the format whose costs are compared; "" where they are measured at several rates.
+        bits: mean over all weights.
         compression: what the file is to come to.
     """
 
@@ -166,9 +173,14 @@ class RatesStage(Stage):
         model = load_teacher(self.sensitivity.teacher.recipe, folder_of(self.sensitivity.teacher))
         weights = {name: model.get_parameter(name).numel() for name in report.costs}
         budget_bytes = int(report.sizes.float_bytes / self.compression)
-        allocation = rated_allocation(
-            report, weights, at=self.at, bits=self.bits, budget_bytes=budget_bytes
-        )
+        if self.at:
+            allocation = rated_allocation(
+                report, weights, at=self.at, bits=self.bits, budget_bytes=budget_bytes
+            )
+        else:
+            allocation = curved_allocation(
+                report, weights, bits=self.bits, budget_bytes=budget_bytes
+            )
         write_record(folder / ALLOCATION, allocation)
 
 
@@ -260,15 +272,21 @@ def _searched(teacher: FloatStage, setting: Setting, budget: Budget) -> Stage:
     return SearchStage(teacher, method_recipe(setting, SEARCH, formats={}), plan)
 
 
-def sensitivity_stage(teacher: FloatStage, setting: Setting, metric: str) -> SensitivityStage:
+def sensitivity_stage(
+    teacher: FloatStage, setting: Setting, metric: str, *, at_rates: bool = False
+) -> SensitivityStage:
     """The sensitivities that a task asks for.
+
+    Args:
+        at_rates: of codes at several rates, instead of the task's formats.
 
     Raises:
         RecipeError: there is no such metric.
     """
     if metric not in METRICS:
         raise RecipeError(f"row: metric is {metric!r}; need one of {', '.join(METRICS)}")
-    return SensitivityStage(teacher, metric, setting.choices, setting.sensitivity_windows)
+    choices = RATED_CHOICES if at_rates else setting.choices
+    return SensitivityStage(teacher, metric, choices, setting.sensitivity_windows)
 
 
 def _measured(metric: str) -> Callable[[FloatStage, Setting, Budget], Stage]:

@@ -182,6 +182,7 @@ class RatedRow(RowKind):
         format: of all matrices, whose levels may be more than the bits suggest, such as
             "4bit:quinary"; or
         metric: key in METRICS, by which each matrix gets bits and levels of its own.
+        at_rates: measure at several rates, instead of foretelling from 2 bits what others cost.
         by: name of a method of the task; its quantizer takes `bits`.
         compression: the budget is the float32 bytes over this.
         scale_bits: that a row's scale takes on disk; 0 where the method counts the file's bits.
@@ -195,6 +196,7 @@ class RatedRow(RowKind):
     compression: float
     format: str = ""
     metric: str = ""
+    at_rates: bool = False
     scale_bits: float = 16.0
     share: float = 0.995
     shares: dict[str, float] = field(default_factory=dict)
@@ -219,8 +221,11 @@ class RatedRow(RowKind):
         share = self.shares.get(bench.teacher.recipe.architecture, self.share)
         bits = round(share * bits, 4)
         if self.metric:
-            sensitivity = sensitivity_stage(bench.teacher, bench.setting, self.metric)
-            rates = RatesStage(sensitivity, _COSTS_AT, bits, self.compression)
+            sensitivity = sensitivity_stage(
+                bench.teacher, bench.setting, self.metric, at_rates=self.at_rates
+            )
+            at = "" if self.at_rates else _COSTS_AT
+            rates = RatesStage(sensitivity, at, bits, self.compression)
             return bench.artifact(name, method_recipe(bench.setting, self.by, formats={}), rates)
         formats, settings = {"*": self.format}, {"bits": bits}
         quantize = method_recipe(bench.setting, self.by, formats=formats, settings=settings)
