@@ -107,6 +107,11 @@ def has_rates(report: SensitivityReport) -> bool:
     return all(len(_rated(row)) > 1 for row in report.costs.values())
 
 
+def measure_of(report: SensitivityReport) -> str:
+    """The metric, and whether of formats or of rates."""
+    return f"{report.metric} at rates" if has_rates(report) else report.metric
+
+
 def curved_allocation(
     report: SensitivityReport,
     weights: Mapping[str, int],
@@ -135,7 +140,7 @@ def curved_allocation(
         codes = sum(weights[name] * rate for name, rate in rates.items()) / 8
         budget_bytes = report.sizes.fixed_bytes + math.ceil(codes)
     return Allocation(
-        metric=report.metric,
+        metric=measure_of(report),
         formats={name: levels_for(rate + _HEADROOM) for name, rate in rates.items()},
         budget_bytes=budget_bytes,
         size_bytes=budget_bytes,  # as above

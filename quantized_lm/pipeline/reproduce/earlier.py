@@ -73,7 +73,7 @@ def with_earlier(report: Report, earlier: Report, plan: Plan) -> Report:
             report.allocations,
             earlier.allocations,
             whole,
-            lambda one: (one.architecture, one.metric, one.compression),
+            lambda one: (one.architecture, one.metric, one.compression, one.has_rates),
         ),
         sensitivities=_joined(
             report.sensitivities,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from quantized_lm.machine import processor_name
-from quantized_lm.pipeline.allocate import read_allocation
+from quantized_lm.pipeline.allocate import measure_of, read_allocation
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.reproduce.choices import SensitivityStage
 from quantized_lm.pipeline.reproduce.kept import KeptStage
@@ -300,4 +300,4 @@ def _costs(architecture: str, report: SensitivityReport) -> MeasuredCosts:
         name: {choice: cost.mean for choice, cost in row.items()}
         for name, row in report.costs.items()
     }
-    return MeasuredCosts(architecture, report.metric, report.windows, report.tokens, costs)
+    return MeasuredCosts(architecture, measure_of(report), report.windows, report.tokens, costs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from quantized_lm.cli import allocate, sensitivity
 from quantized_lm.pipeline.allocate import read_allocation
 from quantized_lm.pipeline.corpus import prepare_corpus
 from quantized_lm.pipeline.recipe import load_recipe, recipe_with
+from quantized_lm.pipeline.rounding import RATED_CHOICES
 from quantized_lm.pipeline.sensitivity import CHOICES
 from quantized_lm.pipeline.train import make_model
 from tests.runs import leave_trained
@@ -151,6 +153,31 @@ def test_rates_are_allocated_for_a_recipe(run: Command, recipe: Path) -> None:
     assert both.exit_code == 2
     assert "goes with --metric alone" in both.stderr
     assert run("allocate", recipe, *folder, "--coded-bits", "9").exit_code == 2
+
+
+def test_rates_by_costs_at_several_of_them(run: Command, recipe: Path, tmp_path: Path) -> None:
+    folder = ("--run", tmp_path / "run")
+    shutil.copytree(recipe.parent, tmp_path / "run")
+    measured = run("sensitivity", recipe, *folder, "--windows", "4", "--formats", "rates")
+    assert measured.exit_code == 0, measured.output
+    assert "--coded-bits 2" in measured.stderr
+    costs = json.loads(measured.stdout.splitlines()[-1])["costs"]
+    assert set(costs["embedding.weight"]) == set(RATED_CHOICES)
+    result = run("allocate", recipe, *folder, "--coded-bits", "2")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout.splitlines()[-1])
+    assert record["metric"] == "kl at rates"
+    weights = {
+        name: make_model(load_recipe(recipe)).get_parameter(name).numel()
+        for name in record["rates"]
+    }
+    codes = sum(weights[name] * rate for name, rate in record["rates"].items())
+    assert codes / sum(weights.values()) == pytest.approx(2.0)
+    assert record["size_bytes"] > codes / 8
+    assert 0 < record["cost"] < max(row["4bit:quinary@0.3"]["mean"] for row in costs.values())
+    formats = run("allocate", recipe, *folder, "--bits", "6")
+    assert formats.exit_code == 2
+    assert "costs were measured at rates" in formats.stderr
 
 
 @pytest.mark.parametrize("options", [("--bits", "6"), ("--coded-bits", "2")])

@@ -9,6 +9,8 @@ from quantized_lm.errors import InputError
 from quantized_lm.pipeline.rates import (
     HIGHEST_BITS,
     LOWEST_BITS,
+    RateCurve,
+    allocate_on_curves,
     allocate_rates,
     cost_at,
     levels_for,
@@ -77,3 +79,53 @@ def test_costs_of_nothing_are_refused() -> None:
 def test_a_bit_more_costs_a_quarter() -> None:
     assert [cost_at(2.0, bits) for bits in (-1, 0, 1, 2)] == [8.0, 2.0, 0.5, 0.125]
     assert cost_at(-2.0, 1) == 0.0
+
+
+CURVES = {
+    "a": RateCurve.through([(0.5, 8.0), (1.0, 2.0), (2.0, 0.9), (3.0, 0.5)]),
+    "b": RateCurve.through([(0.3, 3.0), (1.5, 1.0), (2.2, 0.4)]),
+    "c": RateCurve.through([(0.3, 0.02), (3.0, 0.001)]),
+}
+
+
+@pytest.mark.parametrize("bits", [0.5, 1.0, 1.9, 3.2])
+def test_on_curves_no_exchange_of_bits_loses_less(bits: float) -> None:
+    rates = allocate_on_curves(CURVES, WEIGHTS, bits=bits)
+    assert mean(rates) == pytest.approx(bits, abs=1e-6)
+    least = sum(CURVES[name].cost(rates[name]) for name in rates)
+    for giver, taker in itertools.permutations(WEIGHTS, 2):
+        for amount in (0.01, 0.2, 5.0):
+            moved = dict(rates)
+            moved[giver] -= amount / WEIGHTS[giver]
+            moved[taker] += amount / WEIGHTS[taker]
+            if all(CURVES[name].bits[0] <= moved[name] <= HIGHEST_BITS for name in moved):
+                assert sum(CURVES[name].cost(moved[name]) for name in moved) >= least - 1e-9
+
+
+def test_a_curve_goes_through_what_was_measured_and_on() -> None:
+    curve = RateCurve.through([(2.0, 0.1), (1.0, 1.0), (3.0, 0.05)])
+    assert [curve.cost(bits) for bits in (1.0, 2.0, 3.0)] == pytest.approx([1.0, 0.1, 0.05])
+    assert curve.cost(1.5) == pytest.approx(math.sqrt(0.1))
+    assert curve.cost(4.0) == pytest.approx(0.025)
+    step = 1e-6
+    for bits in (0.8, 1.5, 2.5, 3.5):
+        slope = (curve.cost(bits - step) - curve.cost(bits + step)) / (2 * step)
+        assert curve.saved(bits) == pytest.approx(slope, rel=1e-4)
+
+
+def test_a_curve_leaves_out_what_rises_or_bulges() -> None:
+    noisy = [(0.3, 1.0), (1.0, 0.9), (1.5, 0.2), (2.2, 0.25), (2.2, 0.1), (3.0, 0.0)]
+    curve = RateCurve.through(noisy)
+    assert curve.bits[0] == 0.3
+    assert 1.0 not in curve.bits  # 0.9 is above the line from 1.0 to 0.2
+    assert all(cost > 0 for cost in curve.costs)
+    saved = [curve.saved(bits / 10) for bits in range(3, 35)]
+    assert saved == sorted(saved, reverse=True)
+    with pytest.raises(InputError, match="fewer than two rates"):
+        RateCurve.through([(1.0, 0.1), (2.0, 0.2)])
+
+
+@pytest.mark.parametrize("bits", [0.2, 3.6, float("nan")])
+def test_means_beyond_the_curves_are_refused(bits: float) -> None:
+    with pytest.raises(InputError, match="bits is"):
+        allocate_on_curves(CURVES, WEIGHTS, bits=bits)

@@ -46,6 +46,7 @@ base:
     rounded: {steps: 0}
     distilled: {steps: 4}
     rated: {steps: 4, method: rated}
+    priced: {steps: 4, method: rated, settings: {counts_file: true, one_price: true}}
     search: {steps: 0}
   search: {steps: 4, eval_every: 2}
 architectures:
@@ -63,6 +64,8 @@ rows:
   - {name: mixed-nas, kind: mixed, label: by NAS, metric: nas, compression: 9, by: distilled}
   - {name: mixed-even, kind: mixed, label: even, metric: kl, bytes_of: 2bit, by: rounded}
   - {name: rated, kind: rated, label: by rate, metric: kl, compression: 8, by: rated}
+  - {name: priced, kind: rated, label: at one price, metric: kl, at_rates: true, compression: 8,
+     by: priced}
   - {name: rated-even, kind: rated, label: alike, format: 4bit:quinary, compression: 8, by: rated}
   - {name: small, kind: smaller_float, label: smaller, compression: 4}
   - {name: smaller, kind: smaller_float, label: smaller still, compression: 8}

@@ -57,7 +57,7 @@ def test_every_cell_is_measured_and_says_what_it_was_made_in(
     assert [cell.status for cell in report.cells] == ["measured"] * len(tiny_table.plan.cells)
     for cell in report.cells:
         assert all((tiny_table.store.root / name / "stage.json").exists() for name in cell.stages)
-    assert len({numbers_of(report, cell.row).recipe_sha256 for cell in report.cells}) == 11
+    assert len({numbers_of(report, cell.row).recipe_sha256 for cell in report.cells}) == 12
 
 
 @pytest.mark.parametrize("row", ["qat-2bit", "mixed-kl", "mixed-nas"])
@@ -100,6 +100,8 @@ def test_a_rated_model_has_a_rate_for_every_matrix(tiny_table: TinyTable) -> Non
     rates = [fields["bits"] for fields in recipe.quantize.overrides.values()]
     assert len(rates) == len(recipe.quantize.formats) > 4
     assert min(rates) < max(rates)
+    priced = cell_of(tiny_table, "priced").model.recipe_of(tiny_table.store.folder)
+    assert [fields["bits"] for fields in priced.quantize.overrides.values()] != rates
     even = cell_of(tiny_table, "rated-even").model.recipe_of(tiny_table.store.folder)
     assert even.quantize.overrides == {}
 
@@ -141,9 +143,10 @@ def test_a_target_takes_the_best_on_dev_among_what_is_small_enough(report: Repor
 
 def test_allocations_and_sensitivities_are_those_of_the_stages(report: Report) -> None:
     metrics = sorted(one.metric for one in report.allocations)
-    assert metrics == ["kl", "kl", "kl", "manual", "nas"]
-    (rated,) = [one for one in report.allocations if one.has_rates]
+    assert metrics == ["kl", "kl", "kl", "kl at rates", "manual", "nas"]
+    rated, priced = [one for one in report.allocations if one.has_rates]
     assert 0.7 <= min(rated.bits.values()) < max(rated.bits.values()) <= 3.5
+    assert 0.2 <= min(priced.bits.values()) < max(priced.bits.values()) <= 3.5
     for one in report.allocations:
         assert one.compression >= 8
         if one.has_rates:
@@ -154,9 +157,9 @@ def test_allocations_and_sensitivities_are_those_of_the_stages(report: Report) -
             ("2bit", 2.0),
             ("8bit", 8.0),
         }
-    (costs,) = report.sensitivities
-    assert costs.metric == "kl"
-    assert set(costs.costs) == set(report.allocations[0].formats)
+    assert [one.metric for one in report.sensitivities] == ["kl", "kl at rates"]
+    for costs in report.sensitivities:
+        assert set(costs.costs) == set(report.allocations[0].formats)
 
 
 def test_the_files_hold_the_report(report: Report, tmp_path: Path) -> None:

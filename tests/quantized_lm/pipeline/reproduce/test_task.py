@@ -53,7 +53,7 @@ def test_merging_changes_neither_side() -> None:
     [
         ("steps: 12", "stepz: 12", "unknown field 'stepz'; did you mean 'steps'"),
         ("kind: float,", "kind: flaot,", "kind is 'flaot'; need one of float, kept, uniform"),
-        ("by: rounded", "by: round", "method is 'round'; need one of distilled, rated"),
+        ("by: rounded", "by: round", "method is 'round'; need one of distilled, priced, rated"),
         ("metric: kl", "metric: kll", "metric is 'kll'; need one of manual, kl"),
         ("compression: 9,", "", "give either compression or bytes_of"),
         ("metric: nas, compression: 9", "metric: nas, bytes_of: 2bit", "takes its budget as"),
