@@ -35,7 +35,7 @@ def test_one_command_makes_rows_and_reports(task: Path, tmp_path: Path) -> None:
     result = reproduce_it(task, *chosen)
     assert result.exit_code == 0, result.output
     summary = json.loads(result.stdout.splitlines()[-1])
-    assert (summary["cells"], summary["measured"], summary["failed"]) == (11, 2, {})
+    assert (summary["cells"], summary["measured"], summary["failed"]) == (12, 2, {})
     assert summary["targets"][0] == {"compression": 2.0, "reached": None}  # one of two columns
     assert "transformer rtn-8bit: complete" in result.stderr
     copy, kept = tmp_path / "copy", tmp_path / "runs" / "tiny-small" / "report"
