@@ -126,7 +126,7 @@ def curved_allocation(
         budget_bytes: what the file is hoped to come to; by default these and what is not packed.
 
     Raises:
-        InputError: as `RateCurve.through` and `allocate_on_curves`.
+        InputError: as `allocate_on_curves`.
     """
     curves = {
         name: RateCurve.through(

@@ -22,6 +22,7 @@ from quantized_lm.errors import InputError
 LOWEST_BITS, HIGHEST_BITS = 0.7, 3.5
 _HALVINGS = 60
 _LOG_PRICES = (-60.0, 20.0)  # of a bit of one weight, nats per token: what any model may have
+_FLAT = 1e-6  # what a bit takes from the logarithm of a cost that does not fall
 _LEAST_COST = 1e-12  # nats per token, instead of 0, which has no logarithm
 # The fewest even levels that leave room above a rate: those far out are rarely used, and cheap.
 _LEVELS = ((1.9, "4bit:quinary"), (2.4, "4bit:septenary"), (math.inf, "4bit:symmetric"))
@@ -81,8 +82,7 @@ class RateCurve:
     def through(cls, points: Iterable[tuple[float, float]]) -> RateCurve:
         """The lower convex hull of measurements (bits, cost), without what does not fall.
 
-        Raises:
-            InputError: fewer than two are left.
+        A matrix on which nothing depends, or nothing that can be measured, has hardly a slope.
         """
         hull: list[tuple[float, float]] = []
         for bits, cost in sorted(points):
@@ -92,8 +92,8 @@ class RateCurve:
             while len(hull) > 1 and _steepness(hull[-2], hull[-1]) < _steepness(hull[-1], point):
                 hull.pop()
             hull.append(point)
-        if len(hull) < 2:
-            raise InputError("a cost falls between fewer than two rates; measure at more")
+        if len(hull) == 1:
+            hull.append((hull[0][0] + 1, hull[0][1] - _FLAT))
         return cls(tuple(bits for bits, _ in hull), tuple(math.exp(log) for _, log in hull))
 
     def cost(self, bits: float) -> float:

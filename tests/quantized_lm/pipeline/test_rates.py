@@ -121,8 +121,15 @@ def test_a_curve_leaves_out_what_rises_or_bulges() -> None:
     assert all(cost > 0 for cost in curve.costs)
     saved = [curve.saved(bits / 10) for bits in range(3, 35)]
     assert saved == sorted(saved, reverse=True)
-    with pytest.raises(InputError, match="fewer than two rates"):
-        RateCurve.through([(1.0, 0.1), (2.0, 0.2)])
+
+
+@pytest.mark.parametrize("costs", [(0.1, 0.2), (0.0, 0.0)])
+def test_a_matrix_whose_cost_does_not_fall_gets_the_least(costs: tuple[float, float]) -> None:
+    flat = RateCurve.through(zip((0.5, 2.0), costs, strict=True))
+    assert flat.cost(2.0) == pytest.approx(flat.cost(0.5), rel=1e-5)
+    rates = allocate_on_curves({**CURVES, "c": flat}, WEIGHTS, bits=1.9)
+    assert rates["c"] == pytest.approx(0.5)
+    assert mean(rates) == pytest.approx(1.9, abs=1e-6)
 
 
 @pytest.mark.parametrize("bits", [0.2, 3.6, float("nan")])
