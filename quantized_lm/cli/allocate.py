@@ -22,8 +22,6 @@ from quantized_lm.models.float_model import FloatModel
 from quantized_lm.pipeline.allocate import (
     Allocation,
     allocate,
-    curved_allocation,
-    has_rates,
     manual_allocation,
     rated_allocation,
 )
@@ -175,10 +173,7 @@ def _allocate_rates(
     """Find rates, show them, and return what a recipe's `quantize` says of them."""
     report = read_current(recipe, metric, run=folder)
     weights = {name: model.get_parameter(name).numel() for name in report.costs}
-    if has_rates(report):
-        found = curved_allocation(report, weights, bits=bits)
-    else:
-        found = rated_allocation(report, weights, at=RATED_AT, bits=bits)
+    found = rated_allocation(report, weights, at=RATED_AT, bits=bits)
     path = folder / "allocations" / f"{metric}-rates-{bits:g}.json"
     write_record(path, found)
     table = Table("matrix", "format", "coded bits", "")

@@ -73,16 +73,21 @@ def rated_allocation(
 ) -> Allocation:
     """Bits for the codes of each matrix by its sensitivity, for `method: rated`.
 
+    By costs at several rates where the report has them (`has_rates`), else by those of one choice.
+
     Args:
-        report: what rounding each matrix costs. at: the choice whose costs are compared.
+        report: what rounding each matrix costs. at: the choice whose costs are compared then.
         weights: how many each matrix has.
-        bits: mean over all weights, at the codes' entropy.
-        budget_bytes: what the file is hoped to come to; by default what it would take without
-            coding, but for the codes, which take `bits` for each weight.
+        bits: mean over all weights, of the file where costs are at rates, else at the codes'
+            entropy.
+        budget_bytes: what the file is hoped to come to; by default these and what is not packed;
+            where costs are of one choice also scales and tables, uncoded.
 
     Raises:
-        InputError: the choice was not measured, or as `allocate_rates`.
+        InputError: the choice was not measured, or as `allocate_rates` or `allocate_on_curves`.
     """
+    if has_rates(report):
+        return _curved_allocation(report, weights, bits, budget_bytes)
     if any(at not in row for row in report.costs.values()):
         raise InputError(f"sensitivities at {at!r} are missing; need them for every matrix")
     costs = {name: row[at].mean for name, row in report.costs.items()}
@@ -112,22 +117,10 @@ def measure_of(report: SensitivityReport) -> str:
     return f"{report.metric} at rates" if has_rates(report) else report.metric
 
 
-def curved_allocation(
-    report: SensitivityReport,
-    weights: Mapping[str, int],
-    *,
-    bits: float,
-    budget_bytes: int | None = None,
+def _curved_allocation(
+    report: SensitivityReport, weights: Mapping[str, int], bits: float, budget_bytes: int | None
 ) -> Allocation:
-    """As `rated_allocation`, by costs that were measured at several rates (`has_rates`).
-
-    Args:
-        bits: mean over all weights, of a file's.
-        budget_bytes: what the file is hoped to come to; by default these and what is not packed.
-
-    Raises:
-        InputError: as `allocate_on_curves`.
-    """
+    """As `rated_allocation`, by costs at several rates."""
     curves = {
         name: RateCurve.through(
             (8 * report.sizes.packed[name][choice] / weights[name], row[choice].mean)

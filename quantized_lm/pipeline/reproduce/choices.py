@@ -8,12 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from quantized_lm.errors import RecipeError
-from quantized_lm.pipeline.allocate import (
-    allocate,
-    curved_allocation,
-    manual_allocation,
-    rated_allocation,
-)
+from quantized_lm.pipeline.allocate import allocate, manual_allocation, rated_allocation
 from quantized_lm.pipeline.quantize import load_teacher
 from quantized_lm.pipeline.recipe import QuantizeRecipe
 from quantized_lm.pipeline.reproduce.models import ALLOCATION, FloatStage, drop_checkpoint
@@ -173,14 +168,9 @@ class RatesStage(Stage):
         model = load_teacher(self.sensitivity.teacher.recipe, folder_of(self.sensitivity.teacher))
         weights = {name: model.get_parameter(name).numel() for name in report.costs}
         budget_bytes = int(report.sizes.float_bytes / self.compression)
-        if self.at:
-            allocation = rated_allocation(
-                report, weights, at=self.at, bits=self.bits, budget_bytes=budget_bytes
-            )
-        else:
-            allocation = curved_allocation(
-                report, weights, bits=self.bits, budget_bytes=budget_bytes
-            )
+        allocation = rated_allocation(
+            report, weights, at=self.at, bits=self.bits, budget_bytes=budget_bytes
+        )
         write_record(folder / ALLOCATION, allocation)
 
 

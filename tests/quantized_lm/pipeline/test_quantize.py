@@ -136,10 +136,9 @@ def test_a_price_for_all_matrices_survives_a_kill(
     plan = replace(tiny_run.recipe.quantize, method="rated", settings=settings, steps=12)
     recipe = replace(tiny_run.recipe, quantize=replace(plan, formats={"*": "4bit:quinary"}))
     quantize(recipe, run=tiny_run.out, out=tmp_path / "whole", checkpoint_every_s=0)
-    saved = save_checkpoint
 
     def killed(path: Path, training: Training, packing: PackingState, *, key: str) -> None:
-        saved(path, training, packing, key=key)
+        save_checkpoint(path, training, packing, key=key)
         if training.progress.step == 7:  # between two measurements of the rate
             raise KeyboardInterrupt
 
