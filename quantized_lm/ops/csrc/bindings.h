@@ -1,13 +1,12 @@
 // What the binding files of the module _cpu share.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <stdexcept>
 #include <string>
-#include <thread>
 
 #include "arrays.h"
+#include "interpreter.h"
 #include "isa.h"
 #include "plan.h"
 
@@ -16,24 +15,12 @@ namespace secondpass {
 using Matrix = Array<const float, 2>;
 using Vector = Array<const float, 1>;
 
-inline bool is_ending() {
-#if PY_VERSION_HEX >= 0x030D0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-}
-
-// Lets other threads have Python while it lives. A daemon thread may come back from its work while
-// the interpreter ends: before 3.14 Python ends such a thread by unwinding its stack, which C++
-// answers with an abort. So it stays away until the process is gone. Who already waits for the
-// interpreter when it begins to end is not saved.
+// Lets other threads have Python while it lives.
 class PythonRelease {
 public:
     PythonRelease() : state_(PyEval_SaveThread()) {}
     ~PythonRelease() {
-        while (is_ending()) std::this_thread::sleep_for(std::chrono::hours(1));
-        PyEval_RestoreThread(state_);
+        outliving_python([this] { PyEval_RestoreThread(state_); });
     }
     PythonRelease(const PythonRelease&) = delete;
     PythonRelease& operator=(const PythonRelease&) = delete;

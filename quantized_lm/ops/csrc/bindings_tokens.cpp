@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "interpreter.h"
 #include "prefix_merge.h"
 #include "word_memo.h"
 
@@ -104,7 +105,7 @@ private:
 
     // Python runs meanwhile, and other threads with it: the memo may change, `output` is ours alone.
     static Words words_of(const nb::object& chunk, const nb::callable& spell) {
-        return nb::cast<Words>(spell(chunk));
+        return nb::cast<Words>(outliving_python([&] { return spell(chunk); }));
     }
 
     void learn(const nb::object& chunk, std::string_view known_by, std::size_t chars, const nb::callable& spell,

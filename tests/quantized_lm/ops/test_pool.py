@@ -108,6 +108,36 @@ prefixes = _cpu.WordPrefixes(src, src + 1, word, score)
 def work():
     prefixes.best(2**62, 1_000_000)
 """
+# Short work of several threads: when the interpreter ends, some wait for it.
+MANY = """
+import threading
+import numpy as np
+from quantized_lm.ops import _cpu
+
+src, word = np.arange(30, dtype=np.int32), np.ones(30, dtype=np.int32)
+prefixes = _cpu.WordPrefixes(src, src + 1, word, np.zeros(30))
+
+def repeat():
+    while True:
+        prefixes.best(2**62, 10)
+
+def work():
+    for _ in range(7):
+        threading.Thread(target=repeat, daemon=True).start()
+    repeat()
+"""
+# Python that is called by ours.
+CALLED = """
+import time
+from quantized_lm._tokens import Encoder
+
+def spell(chunk):
+    time.sleep(0.3)
+    return [[1]]
+
+def work():
+    Encoder(8, 8, 0, 0).encode(("word",), spell)
+"""
 # A thread's stack takes 8 MiB of what this process may address.
 LIMITED = """
 import resource, time
@@ -243,7 +273,7 @@ def test_a_child_forked_in_a_pass_is_refused_what_nobody_will_end(threads: str) 
     assert done.stdout.splitlines() == [refusal, refusal, "True 0 (1,)"]
 
 
-@pytest.mark.parametrize("work", [LOADED + PASS, SEARCH])
+@pytest.mark.parametrize("work", [LOADED + PASS, SEARCH, MANY, CALLED])
 def test_a_daemon_thread_at_work_lets_the_process_end(work: str) -> None:
     done = ran(work + LEFT, "2")
     assert (done.returncode, done.stderr) == (0, "")
