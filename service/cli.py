@@ -17,7 +17,6 @@ from quantized_lm.cli.lazy import LibraryCommands
 from quantized_lm.errors import SecondpassError
 from quantized_lm.ops import AUTO
 from service.key_commands import build_key_cli
-from service.server import serve as run_server
 from service.settings import PREFIX, Settings
 
 
@@ -67,6 +66,8 @@ def serve(
 
     secondpass serve --device cuda
     """
+    from service.server import serve as run_server  # noqa: PLC0415 - half a second, of every command
+
     given = {
         "models": model,
         "host": host,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -94,15 +95,9 @@ def made_up_lists(
         hypotheses: distinct hypotheses in each list.
         seed: the same seed gives the same lists.
     """
-    generator = np.random.default_rng(seed)
-    drawn: list[list[Tokens]] = []
-    while len(drawn) < _DRAWN:
-        one = _made_up_list(generator, vocab_size, hypotheses)
-        if len(one) == hypotheses:
-            drawn.append(one)
-    drawn.sort(key=lambda one: shape_of(one).ratio)
+    drawn = _drawn_lists(vocab_size, hypotheses, seed)
     places = (np.arange(count) + 0.5) / count * _DRAWN
-    return [drawn[int(place)] for place in places]
+    return [list(drawn[int(place)]) for place in places]
 
 
 def made_up_texts(count: int, *, hypotheses: int = 100, seed: int = 0) -> list[tuple[str, ...]]:
@@ -114,6 +109,18 @@ def made_up_texts(count: int, *, hypotheses: int = 100, seed: int = 0) -> list[t
     ]
 
 
+@lru_cache(maxsize=4)
+def _drawn_lists(vocab_size: int, hypotheses: int, seed: int) -> list[list[Tokens]]:
+    """All of them, least shared first."""
+    generator = np.random.default_rng(seed)
+    drawn: list[list[Tokens]] = []
+    while len(drawn) < _DRAWN:
+        one = _made_up_list(generator, vocab_size, hypotheses)
+        if len(one) == hypotheses:
+            drawn.append(one)
+    return sorted(drawn, key=lambda one: shape_of(one).ratio)
+
+
 def _made_up_list(generator: np.random.Generator, vocab_size: int, hypotheses: int) -> list[Tokens]:
     """The cheapest combinations of one sentence's alternatives, cheapest first; may be too few."""
 
@@ -123,16 +130,28 @@ def _made_up_list(generator: np.random.Generator, vocab_size: int, hypotheses: i
 
     num_words = round(generator.normal(_MEAN_WORDS, _SPREAD_WORDS))
     num_words = min(max(num_words, _FEWEST_WORDS), _MOST_WORDS)
-    options = [[(word(), 0.0)] for _ in range(num_words)]
+    words = [word() for _ in range(num_words)]
     num_positions = int(generator.integers(_POSITIONS[0], _POSITIONS[1], endpoint=True))
-    for position in generator.choice(num_words, num_positions, replace=False):
+    options = {}
+    for position in generator.choice(num_words, num_positions, replace=False).tolist():
+        options[position] = [(words[position], 0.0)]
         for _ in range(int(generator.integers(*_OPTIONS, endpoint=True)) - 1):
             options[position].append((word(), float(generator.exponential())))
+    positions = sorted(options)
     combinations = sorted(
-        itertools.product(*options), key=lambda chosen: sum(cost for _, cost in chosen)
+        itertools.product(*(options[position] for position in positions)),
+        key=lambda chosen: sum(cost for _, cost in chosen),
     )
-    texts = (sum((tokens for tokens, _ in chosen), ()) for chosen in combinations)
-    return list(itertools.islice(dict.fromkeys(texts), hypotheses))
+
+    texts: dict[Tokens, None] = {}
+    for chosen in combinations:
+        if len(texts) == hypotheses:
+            break
+        said = list(words)
+        for position, (tokens, _) in zip(positions, chosen, strict=True):
+            said[position] = tokens
+        texts[tuple(itertools.chain.from_iterable(said))] = None
+    return list(texts)
 
 
 def read_texts(path: Path, *, hypotheses: int, count: int) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Settings of every server that was started; none really is."""
     calls: list[Settings] = []
-    monkeypatch.setattr(cli, "run_server", calls.append)
+    monkeypatch.setattr(server, "serve", calls.append)
     return calls
 
 
@@ -38,6 +39,11 @@ def test_every_command_of_the_library_is_mounted_beside_serve() -> None:
     result = CliRunner().invoke(cli.build_cli(), ["--help"])
     for name in ("serve", *(name for name, _ in COMMANDS)):
         assert f"  {name} " in result.stdout
+
+
+def test_a_command_starts_without_the_server() -> None:
+    program = "import sys, service.cli; sys.exit('fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_version_is_that_of_the_distribution() -> None:

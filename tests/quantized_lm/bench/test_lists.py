@@ -46,8 +46,8 @@ def test_hypotheses_are_distinct_and_ids_in_range() -> None:
 
 
 def test_one_seed_gives_one_set_of_lists() -> None:
-    assert made_up_lists(1, 99, seed=3) == made_up_lists(1, 99, seed=3)
-    assert made_up_lists(1, 99, seed=3) != made_up_lists(1, 99, seed=4)
+    assert made_up_lists(1, 99, hypotheses=20, seed=3) == made_up_lists(1, 99, hypotheses=20, seed=3)
+    assert made_up_lists(1, 99, hypotheses=20, seed=3) != made_up_lists(1, 99, hypotheses=20, seed=4)
 
 
 def test_texts_are_rows_of_words() -> None:
