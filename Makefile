@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 HOST ?= 127.0.0.1
 PORT ?= 8080
+# Python compiles what it imports; pip would compile all, for a minute and more.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 SERVES := $(VENV)/.serves
 READY := $(VENV)/.ready
 # Real 100-best lists to time on, where they are; without any, lists are made up.
@@ -27,14 +29,14 @@ install: $(READY)  ## Make .venv with secondpass, torch to train with, and the t
 
 $(READY): pyproject.toml $(wildcard quantized_lm/ops/csrc/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,browser]'
+	$(INSTALL) $(TORCH)
+	$(INSTALL) --editable '.[dev,browser]'
 	touch $@ $(SERVES)
 
 # What serves alone; make install makes it too.
 $(SERVES): pyproject.toml $(wildcard quantized_lm/ops/csrc/*)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 run: $(SERVES)  ## Serve the bundled model on 127.0.0.1:8080 and print a request to try.
@@ -58,7 +60,7 @@ loadtest: $(READY)  ## Load a server with planned arrivals, 5 minutes; ARGS=--qu
 	$(BIN)/python -m loadtest $(addprefix --lists ,$(wildcard $(LISTS))) $(ARGS)
 
 audit: $(READY)  ## Look up what is installed among the known vulnerabilities; needs the advisory service.
-	test -x $(VENV)/audit/bin/pip-audit || ($(BIN)/python -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet 'pip-audit>=2.7,<3')
+	test -x $(VENV)/audit/bin/pip-audit || ($(BIN)/python -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet --no-compile 'pip-audit>=2.7,<3')
 	$(BIN)/python deploy/audit.py $(VENV)/audit/bin/pip-audit
 
 fuzz: $(READY)  ## 100,000 damaged requests to every POST route: no 500, no hang, memory flat; some minutes.
@@ -69,7 +71,7 @@ ifneq ($(findstring rehearse,$(BENCH)),)
 	test $(GPU_PYTHON) != $(VENV)/gpu/bin/python || tests/gpu_env/make.sh $(VENV)/gpu $(VENV)
 	TRITON_INTERPRET=1 $(GPU_PYTHON) -m service bench --gpu $(BENCH)
 else
-	$(BIN)/python -m pip install --quiet $(GPU_PEERS)
+	$(INSTALL) $(GPU_PEERS)
 	$(BIN)/python -m service bench --gpu $(BENCH)
 endif
 

