@@ -37,6 +37,11 @@ def read_archive(data: bytes, options: ReadOptions) -> list[Lattice]:
             break
         else:
             utterance, start = _text(match[1], line), match.end()
+            if start == len(data):
+                raise LatticeError(
+                    f"line {line}: ends with {utterance[:40]!r}; need a lattice behind an "
+                    "utterance id, or a line's end for none"
+                )
         if data.startswith(_BINARY, start):
             lattice, end = kaldi_binary.parse_lattice(
                 data, start + len(_BINARY), utterance, options
