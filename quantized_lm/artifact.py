@@ -25,6 +25,7 @@ from quantized_lm.golden import GOLDEN_TOLERANCE_INT8, golden_json, read_golden,
 from quantized_lm.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    WEIGHTS,
     FileEntry,
     Manifest,
     manifest_hash,
@@ -126,7 +127,7 @@ def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
     """
     stored = store(parts.packed, parts.plain, parts.coding)
     content = {
-        "weights.safetensors": stored.content,
+        WEIGHTS: stored.content,
         "tokenizer.json": parts.tokenizer.to_json(),
         "golden.json": _golden(parts),
         "recipe.yaml": parts.recipe_yaml,
@@ -185,9 +186,7 @@ def load_artifact(
         _require_memory(folder, manifest, config)
         content = {name: read_file(folder, name, entry) for name, entry in manifest.files.items()}
         tokenizer = _tokenizer(manifest, config, content)
-        weights = restore(
-            _part(content, "weights.safetensors"), manifest.tensors, manifest.format_version
-        )
+        weights = restore(_part(content, WEIGHTS), manifest.tensors, manifest.format_version)
         model = packed_model(manifest.architecture, config, weights.packed, weights.plain, engine)
         backend_name = f"{engine.name}/{engine.variant}"
         require_golden(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from quantized_lm.combine import Weights
@@ -28,10 +29,15 @@ from quantized_lm.errors import (
 from quantized_lm.records import build
 from quantized_lm.storage import float_bytes
 from quantized_lm.tensor_entry import TensorEntry
-from quantized_lm.tokenizer import TextRules
+from quantized_lm.tokenizer import BOUNDARY, BOUNDARY_ID, TextRules
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+# What every scorer does with <s> and </s>: no model is read as one that wants something else.
+BOUNDARY_RULE: Mapping[str, object] = MappingProxyType(
+    {"symbol": BOUNDARY, "id": BOUNDARY_ID, "scored_first": False, "scored_last": True}
+)
 _MAX_BYTES = 1 << 24
 _REMEDY = "fetch or export the artifact again"
 _DEFAULT_WEIGHTS = frozenset(
@@ -54,7 +60,7 @@ class Manifest:
     Attributes:
         config: the architecture's config dataclass as a mapping.
         text: how a text is normalized before it is scored.
-        boundary: the rule for <s> and </s>: one symbol, never scored first, scored last.
+        boundary: BOUNDARY_RULE: one symbol for <s> and </s>, never scored first, scored last.
         max_tokens: longest text with its context, in tokens.
         default_weights: score weights a request gets that names none: lm_scale and numbers of
             `Weights`.
@@ -139,7 +145,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = build(Manifest, value, where=str(path), error=ArtifactIntegrityError)
         if manifest_hash(value) != manifest.sha256:
             raise ArtifactIntegrityError(f"{path} was altered after it was written; {_REMEDY}")
-        _require_sums(manifest)
+        _require_truth(manifest)
     return manifest
 
 
@@ -245,10 +251,21 @@ def _require_unicode(value: object) -> None:
         raise FormatError(f"a text holds {half!a}, half a surrogate; need Unicode") from None
 
 
-def _require_sums(manifest: Manifest) -> None:
-    """Pass if what is computed of the manifest are numbers."""
+def _require_truth(manifest: Manifest) -> None:
+    """Pass if what the manifest says of its files and tensors is so."""
     num_weights = sum(math.prod(entry.shape) for entry in manifest.tensors.values())
     if not manifest.parameters == num_weights > 0:
         raise FormatError(f"parameters is {manifest.parameters}; its tensors have {num_weights}")
+    total = sum(entry.size_bytes for entry in manifest.files.values())
+    if manifest.size_bytes != total:
+        raise FormatError(f"size_bytes is {manifest.size_bytes}; its files have {total}")
     if not 1 <= manifest.bits_per_weight * num_weights / 8 < 1 << 62:
         raise FormatError(f"bits_per_weight is {manifest.bits_per_weight}; need a byte or more")
+    stored = manifest.files.get(WEIGHTS)
+    if stored and manifest.format_version > 1 and manifest.weights_bytes != stored.size_bytes:
+        raise FormatError(
+            f"bits_per_weight is {manifest.bits_per_weight}, {manifest.weights_bytes} bytes in "
+            f"all; {WEIGHTS} has {stored.size_bytes}"
+        )
+    if manifest.boundary != BOUNDARY_RULE:
+        raise FormatError(f"boundary is {manifest.boundary}; need {dict(BOUNDARY_RULE)}")

@@ -9,8 +9,8 @@ from pathlib import Path
 from quantized_lm.artifact import ArtifactParts, write_artifact
 from quantized_lm.bench.lists import Tokens
 from quantized_lm.bench.weights import load_gpt2, read_packed
-from quantized_lm.manifest import FORMAT_VERSION, Manifest
-from quantized_lm.tokenizer import BOUNDARY, BOUNDARY_ID, UNK_ID, TextRules, Tokenizer
+from quantized_lm.manifest import BOUNDARY_RULE, FORMAT_VERSION, Manifest
+from quantized_lm.tokenizer import UNK_ID, TextRules, Tokenizer
 
 _GOLDEN_WORDS = (2, 3, 4)
 
@@ -31,12 +31,7 @@ def write_random_artifact(name: str, num_heads: int, files: tuple[Path, Path], t
         architecture="gpt2",
         config=asdict(config),
         text=TextRules(),
-        boundary={
-            "symbol": BOUNDARY,
-            "id": BOUNDARY_ID,
-            "scored_first": False,
-            "scored_last": True,
-        },
+        boundary=dict(BOUNDARY_RULE),
         max_tokens=config.max_tokens,
         default_weights={"am_scale": 1.0, "lm_scale": 0.5, "word_bonus": 0.0},
         tensors={},

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from quantized_lm.artifact import ArtifactParts, write_artifact
-from quantized_lm.manifest import FORMAT_VERSION, Manifest
+from quantized_lm.manifest import BOUNDARY_RULE, FORMAT_VERSION, Manifest
 from quantized_lm.pipeline.checkpoint import read_history
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.quantize import load_student
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.pipeline.start import start_revision
-from quantized_lm.tokenizer import BOUNDARY, BOUNDARY_ID
 
 # Written for this purpose: everyday, bookish and spontaneous speech, a rare name, an unknown
 # character and silence.
@@ -68,12 +67,7 @@ def export(
         architecture=recipe.architecture,
         config=recipe.model,
         text=recipe.corpus.text,
-        boundary={
-            "symbol": BOUNDARY,
-            "id": BOUNDARY_ID,
-            "scored_first": False,
-            "scored_last": True,
-        },
+        boundary=dict(BOUNDARY_RULE),
         max_tokens=recipe.model["max_tokens"],
         default_weights=default_weights,
         tensors={},

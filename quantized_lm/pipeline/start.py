@@ -7,7 +7,7 @@ from torch import Tensor
 
 from quantized_lm.artifact import model_folder
 from quantized_lm.errors import RecipeError
-from quantized_lm.manifest import Manifest, read_manifest, read_verified
+from quantized_lm.manifest import WEIGHTS, Manifest, read_manifest, read_verified
 from quantized_lm.pipeline.recipe import Recipe
 from quantized_lm.storage import restore
 
@@ -23,7 +23,7 @@ def start_weights(recipe: Recipe) -> dict[str, Tensor]:
         return {}
     manifest = fitting_manifest(recipe)
     folder = model_folder(recipe.start)
-    stored = read_verified(folder, "weights.safetensors")
+    stored = read_verified(folder, WEIGHTS)
     weights = restore(stored, manifest.tensors, manifest.format_version)
     packed = {name: tensor.dequantize() for name, tensor in weights.packed.items()}
     return {name: torch.from_numpy(array) for name, array in {**packed, **weights.plain}.items()}

@@ -31,7 +31,7 @@ from quantized_lm.errors import (
     FormatError,
 )
 from quantized_lm.golden import GOLDEN_TOLERANCE, GOLDEN_TOLERANCE_INT8
-from quantized_lm.manifest import manifest_hash, read_manifest
+from quantized_lm.manifest import WEIGHTS, manifest_hash, read_manifest
 from quantized_lm.models.transformer import Transformer
 from quantized_lm.models.transformer_config import TransformerConfig
 from quantized_lm.ops import BACKENDS
@@ -71,15 +71,17 @@ def rewritten(
     return folder
 
 
-def replace_weights(folder: Path, content: bytes, **changes: object) -> None:
-    """Put other weights into a folder, its hashes right."""
-    (folder / "weights.safetensors").write_bytes(content)
-    files = json.loads((folder / "manifest.json").read_text())["files"]
-    files["weights.safetensors"] = {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "size_bytes": len(content),
+def replace_file(folder: Path, name: str, content: bytes, **changes: object) -> None:
+    """Put another file into a folder, its hashes and sizes right."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = manifest["files"]
+    files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    sums = {
+        "size_bytes": sum(entry["size_bytes"] for entry in files.values()),
+        "bits_per_weight": 8 * files["weights.safetensors"]["size_bytes"] / manifest["parameters"],
     }
-    edit_manifest(folder, seal=True, files=files, **changes)
+    edit_manifest(folder, seal=True, files=files, **{**sums, **changes})
 
 
 def log_probs(loaded: LoadedModel) -> list[list[float]]:
@@ -158,10 +160,19 @@ def test_a_newer_format_asks_for_an_upgrade(artifact: Path) -> None:
         ({"format_version": "1"}, "format_version is '1'"),
         ({"unexpected": 1}, "unknown field 'unexpected'"),
         ({"architecture": "rnn"}, "'rnn'"),
-        ({"files": {"../x": {"sha256": "", "size_bytes": 0}}}, "leaves the folder"),
+        (
+            {"files": {"../x": {"sha256": "", "size_bytes": 0}}, "size_bytes": 0},
+            "leaves the folder",
+        ),
         ({"tensors": {}}, "parameters is 18468; its tensors have 0"),
         ({"parameters": 0}, "parameters is 0; its tensors have 18468"),
         ({"bits_per_weight": 0.0}, "bits_per_weight is 0.0; need a byte or more"),
+        (
+            {"bits_per_weight": 1.0},
+            r"bits_per_weight is 1.0, 2308 bytes in all; weights\.saf.* has",
+        ),
+        ({"size_bytes": 5}, "size_bytes is 5; its files have"),
+        ({"boundary": {"symbol": "</s>", "id": 1}}, "boundary is .*'id': 1.*; need .*'id': 0"),
         ({"bits_per_weight": math.nan}, "bits_per_weight is nan"),
         ({"bits_per_weight": 10**400}, "integer of 1329 bits; need float"),
         ({"max_tokens": 31}, "max_tokens is 31; its config has 96"),
@@ -172,7 +183,10 @@ def test_a_newer_format_asks_for_an_upgrade(artifact: Path) -> None:
         ({"name": "a\ud800"}, r"a text holds '\\ud800', half a surrogate; need Unicode"),
         ({"provenance": {"\udfff": [1]}}, "half a surrogate"),
         ({"text": {"case": "Title"}}, "manifest.json: text: text case is 'Title'"),
-        ({"files": {"a\0b": {"sha256": "", "size_bytes": 1}}}, "cannot be read.*null byte"),
+        (
+            {"files": {"a\0b": {"sha256": "", "size_bytes": 1}}, "size_bytes": 1},
+            "cannot be read.*null byte",
+        ),
         ({"config": {}}, "is missing"),
     ],
 )
@@ -216,9 +230,8 @@ def test_a_folder_of_version_1_still_loads(artifact: Path) -> None:
     value = json.loads((artifact / "manifest.json").read_text())
     for entry in value["tensors"].values():
         del entry["coding"], entry["num_levels"]
-    replace_weights(
-        artifact, safetensors.numpy.save(arrays), tensors=value["tensors"], format_version=1
-    )
+    content = safetensors.numpy.save(arrays)
+    replace_file(artifact, WEIGHTS, content, tensors=value["tensors"], format_version=1)
     loaded = load_artifact(artifact, backend="reference")
     assert log_probs(loaded) == expected
     assert loaded.manifest.packed_bits_per_weight == pytest.approx(
@@ -234,11 +247,11 @@ def test_one_wrong_bit_behind_right_hashes_is_refused(artifact: Path, tmp_path: 
     for position in (0, 5, len(arrays["coded"]) // 2):
         coded = arrays["coded"].copy()
         coded[position] ^= 1
-        replace_weights(folder, safetensors.numpy.save({**arrays, "coded": coded}))
+        replace_file(folder, WEIGHTS, safetensors.numpy.save({**arrays, "coded": coded}))
         with pytest.raises(ArtifactIntegrityError, match="do not match their checksum.*again"):
             load_artifact(folder)
     coded[:4] = np.frombuffer(zlib.crc32(coded[4:].tobytes()).to_bytes(4, "little"), np.uint8)
-    replace_weights(folder, safetensors.numpy.save({**arrays, "coded": coded}))
+    replace_file(folder, WEIGHTS, safetensors.numpy.save({**arrays, "coded": coded}))
     with pytest.raises(ArtifactIntegrityError, match="do not come out even|need more"):
         load_artifact(folder)
 
@@ -247,7 +260,9 @@ def test_a_shape_of_another_architecture_is_refused_before_it_takes_memory(artif
     tensors = json.loads((artifact / "manifest.json").read_text())["tensors"]
     tensors["embedding.weight"]["shape"] = [1 << 20, 1 << 20]
     parameters = sum(math.prod(entry["shape"]) for entry in tensors.values())
-    edit_manifest(artifact, seal=True, tensors=tensors, parameters=parameters)
+    stored = (artifact / WEIGHTS).stat().st_size
+    changes = {"parameters": parameters, "bits_per_weight": 8 * stored / parameters}
+    edit_manifest(artifact, seal=True, tensors=tensors, **changes)
     with pytest.raises(ArtifactIntegrityError, match=r"'embedding\.weight' is .*need \(64, 32\)"):
         load_artifact(artifact)
 
@@ -275,17 +290,9 @@ def test_a_model_that_misses_its_golden_scores_is_refused(
     reason = BACKENDS[backend].why_unavailable()
     if reason is not None:
         pytest.skip(reason)
-    path = artifact / "golden.json"
-    golden = json.loads(path.read_text())
+    golden = json.loads((artifact / "golden.json").read_text())
     golden["texts"][2]["log_prob"] *= 1 + 2 * tolerance
-    path.write_text(json.dumps(golden))
-    content = path.read_bytes()
-    files = json.loads((artifact / "manifest.json").read_text())["files"]
-    files["golden.json"] = {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "size_bytes": len(content),
-    }
-    edit_manifest(artifact, seal=True, files=files)
+    replace_file(artifact, "golden.json", json.dumps(golden).encode())
     with pytest.raises(ArtifactGoldenError, match="golden score is"):
         load_artifact(artifact, backend=backend)
 

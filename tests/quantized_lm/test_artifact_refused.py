@@ -19,7 +19,7 @@ from quantized_lm import artifact
 from quantized_lm.artifact import bundled_path, load_artifact
 from quantized_lm.errors import ArtifactError, ArtifactGoldenError, ArtifactIntegrityError
 from quantized_lm.golden import GOLDEN_TOLERANCE
-from quantized_lm.manifest import manifest_hash, read_manifest
+from quantized_lm.manifest import WEIGHTS, manifest_hash, read_manifest
 from quantized_lm.models.config import MAX_TOKENS, is_packed
 from quantized_lm.models.lstm_config import LstmConfig
 from quantized_lm.models.transformer_config import TransformerConfig
@@ -45,11 +45,14 @@ def edited(folder: Path, edit: Edit = lambda _: None, **files: bytes | None) -> 
             del content[name]
         else:
             content[name] = data
-    edit(manifest)
     manifest["files"] = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
         for name, data in content.items()
     }
+    manifest["size_bytes"] = sum(map(len, content.values()))
+    stored = len(content.get(WEIGHTS, b""))
+    manifest["bits_per_weight"] = 8 * stored / manifest["parameters"]
+    edit(manifest)
     manifest["sha256"] = manifest_hash(manifest)
     folder.mkdir()
     for name, data in content.items():
@@ -192,13 +195,17 @@ def test_what_unpacks_to_more_than_the_memory_is_refused_before_it_is_read(
         for name, shape in sizes.shapes().items()
     }
 
+    parameters = sum(math.prod(entry.shape) for entry in entries.values())
+
     def edit(manifest: Json) -> None:
+        stored = manifest["files"][WEIGHTS]["size_bytes"]
         manifest |= {
             "architecture": architecture,
             "config": dataclasses.asdict(sizes),
             "max_tokens": sizes.max_tokens,
             "tensors": {name: dataclasses.asdict(entry) for name, entry in entries.items()},
-            "parameters": sum(math.prod(entry.shape) for entry in entries.values()),
+            "parameters": parameters,
+            "bits_per_weight": 8 * stored / parameters,
         }
 
     monkeypatch.setattr(artifact, "available_bytes", lambda: 1 << 30)

@@ -42,7 +42,8 @@ def copy_of(artifact: Path, folder: Path, *, note: str = "", golden_shift: float
     (folder / "golden.json").write_bytes(content)
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
     manifest["files"]["golden.json"] = entry
-    manifest |= {"name": folder.name, "sha256": ""}
+    total = sum(entry["size_bytes"] for entry in manifest["files"].values())
+    manifest |= {"name": folder.name, "size_bytes": total, "sha256": ""}
     manifest["provenance"]["note"] = note
     canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
     manifest["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
