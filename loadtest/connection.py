@@ -110,6 +110,11 @@ class Connection(asyncio.Protocol):
             on_answer(answer)
 
 
+def authority(host: str, port: int) -> str:
+    """As in a URL and the header Host, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Connections:
     """Kept-alive connections to one address; there is always one more.
 
@@ -124,7 +129,7 @@ class Connections:
     @property
     def host(self) -> str:
         """As a Host header has it."""
-        return f"{self._host}:{self._port}"
+        return authority(self._host, self._port)
 
     def take(self) -> Connection | None:
         """One that is open and idle, the last used first."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from loadtest.connection import authority
 from quantized_lm.errors import SecondpassError
 
 START_S = 120.0
@@ -48,7 +49,7 @@ class Address:
     @property
     def url(self) -> str:
         """Without a path."""
-        return f"http://{self.host}:{self.port}"
+        return f"http://{authority(self.host, self.port)}"
 
 
 def loopback(target: str) -> Address:

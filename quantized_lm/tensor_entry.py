@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 from quantized_lm.errors import FormatError
+from quantized_lm.quant.clusters import MAX_CLUSTERS
 from quantized_lm.quant.formats import get_format
+from quantized_lm.quant.rans import TABLE_BYTES
 
 FLOATS = "float32"
 FLOAT_BYTES = 4
@@ -92,12 +94,17 @@ class TensorEntry:
     def decoded_bytes(self) -> int:
         """What reading it takes, by its shape alone: float32, or packed with a byte for each code.
 
-        A file says little of it: a coded matrix of one level may be a million times as large.
+        A file says little of it: a coded matrix of one level may be a million times as large, and
+        a small one have a table for each pair of clusters.
         """
         num_weights = math.prod(self.shape)
         if self.group_size == 0:
             return FLOAT_BYTES * num_weights
         row_format = get_format(self.format)
-        return num_weights + row_format.matrix_bytes(
-            self.matrix_shape, self.group_size, self.num_levels
+        clusters = [min(length, MAX_CLUSTERS) for length in self.matrix_shape]
+        tables = TABLE_BYTES * math.prod(clusters) if self.coding else 0
+        return (
+            num_weights
+            + tables
+            + row_format.matrix_bytes(self.matrix_shape, self.group_size, self.num_levels)
         )

@@ -52,14 +52,18 @@ class Caller:
         Raises:
             QuotaError: too many have begun, or did too much.
         """
-        for bucket, unit in ((self._requests, "requests"), (self._tree_nodes, "tree nodes")):
-            wait_s = None if bucket is None else bucket.retry_after_s()
-            if bucket is not None and wait_s is not None:
-                raise QuotaError(
-                    f"the key {self.key.name} has used up its {bucket.per_s:g} {unit} per second; "
-                    f"send this again in {wait_s} s",
-                    retry_after_s=wait_s,
-                )
+        quotas = ((self._requests, "requests"), (self._tree_nodes, "tree nodes"))
+        waits = [
+            (wait_s, f"{bucket.per_s:g} {unit} per second")
+            for bucket, unit in quotas
+            if bucket is not None and (wait_s := bucket.retry_after_s()) is not None
+        ]
+        if waits:
+            wait_s, quota = max(waits)  # sooner, the other would refuse
+            raise QuotaError(
+                f"the key {self.key.name} has used up its {quota}; send this again in {wait_s} s",
+                retry_after_s=wait_s,
+            )
         if self._requests is not None:
             self._requests.take(1.0)
 

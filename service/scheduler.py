@@ -192,6 +192,7 @@ class Scheduler:
         for ticket in late:
             ticket.give_up()
         if plan is None:
+            self._in_hand = []
             return bool(late)
         begun = [entry for ticket in plan.taken if (entry := self._begun(ticket, now_s))]
         self._started += begun

@@ -220,9 +220,10 @@ class _Reader:
 
 def _read_head(reader: _Reader, form: TensorForm) -> _Head:
     num_rows, num_columns = reader.take(2)
-    if not (1 <= num_rows <= MAX_CLUSTERS and 1 <= num_columns <= MAX_CLUSTERS):
+    most = [min(length, MAX_CLUSTERS) for length in form.shape]  # each has a row, or a column
+    if not (1 <= num_rows <= most[0] and 1 <= num_columns <= most[1]):
         raise FormatError(
-            f"there are {num_rows} by {num_columns} clusters; need 1 to {MAX_CLUSTERS} each"
+            f"there are {num_rows} by {num_columns} clusters; need 1 to {most[0]} by {most[1]}"
         )
     levels = np.frombuffer(reader.take(form.num_levels), np.int8)
     shape = (num_rows * num_columns, form.num_levels - 1)

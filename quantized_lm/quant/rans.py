@@ -25,6 +25,7 @@ from quantized_lm.errors import FormatError
 TABLE_BITS = 14
 TABLE_TOTAL = 1 << TABLE_BITS
 MAX_SYMBOLS = 256
+TABLE_BYTES = TABLE_TOTAL + 2 * 8 * MAX_SYMBOLS  # of one while it is read: slots, frequencies, sums
 LANE_SYMBOLS = 4096
 STATE_BYTES = 4
 _WORD_BITS = 16

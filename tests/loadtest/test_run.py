@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import loadtest.__main__ as command_line
 from loadtest import charts
 from loadtest.bodies import kind_of_size, lattice_asks, list_asks, nbest_lists
+from loadtest.connection import Connections
 from loadtest.plan import Durations
 from loadtest.server import ServerError, loopback, serving
 from quantized_lm.errors import DataError
@@ -76,6 +77,9 @@ def test_only_this_machine_is_loaded(cli: typer.Typer, target: str) -> None:
 def test_loopback_addresses_are_taken() -> None:
     assert loopback("http://localhost:81").url == "http://127.0.0.1:81"
     assert loopback("http://127.0.0.2:81").host == "127.0.0.2"
+    assert loopback("http://[::1]:81").host == "::1"
+    assert loopback("http://[::1]:81").url == "http://[::1]:81"
+    assert Connections("::1", 81).host == "[::1]:81"
 
 
 def test_nobody_at_the_target_is_one_line(cli: typer.Typer) -> None:

@@ -41,5 +41,6 @@ def test_what_is_no_tensor_is_refused(
 
 def test_what_is_decoded_has_a_byte_for_each_code_beside_what_is_packed() -> None:
     assert MATRIX.packed_bytes == 64 * (48 + 2 * 2) + 5
-    assert MATRIX.decoded_bytes == 64 * 96 + MATRIX.packed_bytes
+    tables = 8 * 8 * ((1 << 14) + 2 * 8 * 256)  # of each pair of clusters: slots, and two of int64
+    assert MATRIX.decoded_bytes == 64 * 96 + MATRIX.packed_bytes + tables
     assert FLOATS.decoded_bytes == 384

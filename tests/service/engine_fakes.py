@@ -164,10 +164,11 @@ def search(
 
 
 def run(scheduler: Scheduler) -> None:
-    """Step until nothing is left to do."""
+    """Step until nothing is left to do, and not once more: the engine's thread waits then."""
     for _ in range(10_000):
-        if not scheduler.step():
+        if not (scheduler._queue or scheduler._started):
             return
+        scheduler.step()
     raise AssertionError("the engine finds no end")
 
 

@@ -62,6 +62,21 @@ async def test_the_engines_work_is_charged_once_it_is_known(tmp_path: Path) -> N
         assert third.status_code == 200
 
 
+async def test_of_two_quotas_that_are_used_up_the_longer_wait_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    write_keys(file, [key("a", "sp_a", "score", requests_per_s=1.0, tree_nodes_per_s=0.1)])
+    async with running(api_keys_file=file) as (client, app):
+        app.state.keys._clock = lambda: 0.0
+        app.state.keys._callers = {}
+        app.state.keys.reload()
+        headers = bearing("sp_a")
+        first = await client.post("/v1/rescore", json=request(), headers=headers)
+        owed = 10 * first.json()["usage"]["tree_nodes"] - 10  # a bucket holds 1 at first
+        second = await client.post("/v1/rescore", json=request(), headers=headers)
+        assert "0.1 tree nodes per second" in check_problem(second, 429, "quota")["detail"]
+        assert int(second.headers["Retry-After"]) == owed
+
+
 @pytest.mark.parametrize("on_deadline", ["first_pass", "error"])
 async def test_the_engines_work_is_charged_though_it_came_late(
     tmp_path: Path, on_deadline: str

@@ -166,6 +166,7 @@ def test_work_that_is_late_when_its_turn_comes_runs_no_pass(make: type) -> None:
     run(scheduler)
     assert result(future) is None
     assert model.passes == []
+    assert scheduler._in_hand == []  # or what it holds would live on, a model that is gone too
 
 
 def test_a_job_runs_on_the_model_it_was_prepared_for_and_the_old_one_is_freed() -> None:

@@ -230,8 +230,9 @@ def test_bytes_of_another_tensor_give_a_tensor_or_a_format_error(
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (bytes([0, 1]), "'x': there are 0 by 1 clusters; need 1 to 8"),
-        (bytes([1, 9]), "'x': there are 1 by 9 clusters"),
+        (bytes([0, 1]), "'x': there are 0 by 1 clusters; need 1 to 4 by 6"),
+        (bytes([1, 9]), "'x': there are 1 by 9 clusters; need 1 to 4 by 6"),
+        (bytes([5, 1]), "'x': there are 5 by 1 clusters; need 1 to 4 by 6"),
         (bytes([1, 1, 0, 1, 2]) + b"\xff\xff\xff\xff", "add up to 131070; need at most 16384"),
         (bytes([1, 1, 0, 1]), "data ends at byte 4; need 5"),
         (bytes([1, 1, 0, 1, 2]) + bytes(4) + b"\xff\xff", "a plane of 4 bytes is damaged"),
