@@ -177,8 +177,9 @@ class Guard:
         if self._keys.is_open:
             self._metrics.auth_failures.labels("no_keys").inc()
             raise ForbiddenError(
-                "admin routes need a key with the scope admin; make one by `secondpass api-key "
-                "new --scope admin` and name its file in SECONDPASS_API_KEYS_FILE"
+                "admin routes need a key with the scope admin; make one by `secondpass api-key new "
+                "--name NAME --scope admin --file keys.json`, with the file's name in "
+                "SECONDPASS_API_KEYS_FILE"
             )
         caller = self._authenticated(Headers(scope=scope).get("authorization"))
         if needed not in caller.key.scopes:

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         default="auto",
-        description="Where models run: `cpu`, `cuda`, an NVIDIA GPU, or `auto`, the CPU if it can.",
+        description="Where models run: `cpu`, `cuda`, an NVIDIA GPU, or `auto`, the CPU.",
     )
     backend: str = Field(
         default="auto",

@@ -19,7 +19,7 @@ DeviceOption = Annotated[
     typer.Option(
         metavar="|".join((*DEVICES, AUTO)),
         envvar=DEVICE_VARIABLE,
-        help="Where the model runs; cuda is an NVIDIA GPU, auto the CPU if it can.",
+        help="Where the model runs; cuda is an NVIDIA GPU, auto the CPU.",
     ),
 ]
 ThreadsOption = Annotated[

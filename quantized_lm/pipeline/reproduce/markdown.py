@@ -73,7 +73,7 @@ def _origin(report: Report) -> list[str]:
     measured = sum(cell.numbers is not None for cell in report.cells)
     return [
         f"{origin.made_at}; {origin.machine}; {versions}. {measured} of {len(report.cells)} cells "
-        f"are measured, {_duration(origin.stage_seconds)} for all stages so far.",
+        f"are measured, {_duration(origin.stage_seconds)} for the stages of the last run folder.",
         *_earlier(report),
     ]
 
