@@ -57,6 +57,16 @@ def test_token_memos_and_trees_are_right_under_sanitizers(sanitized: Path) -> No
     assert checked.stdout == "tokens: right\n"
 
 
+def test_engines_are_right_under_sanitizers(sanitized: Path) -> None:
+    program = sanitized.with_name("engine_check")
+    checked = run(program)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "scalar: right" in checked.stdout
+    faulty = run(program, "--fault")
+    assert faulty.returncode == 1
+    assert ": right" not in faulty.stdout
+
+
 @pytest.mark.parametrize("fault", ["scale", "level", "code", "column", "gate"])
 def test_a_planted_fault_is_found_in_every_instruction_set(plain: Path, fault: str) -> None:
     checked = run(plain, "--fault", fault)
