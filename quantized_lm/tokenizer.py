@@ -14,6 +14,7 @@ import functools
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,9 @@ UNK_ID = 1
 BOUNDARY = "</s>"
 UNK = "<unk>"
 _APOSTROPHES = re.compile("[\u2018\u2019\u02bc\u00b4`]")
-_PUNCTUATION = re.compile(r"[^\w\s']|_")
+_ASCII_PUNCTUATION = re.compile(r"[^\w\s']|_")
+_JOINERS = "\u200c\u200d"  # part of a word's spelling, in Persian and in scripts of India
+_WITH_COMBINING = (range(0x300, 0x20000), range(0xE0100, 0xE0200))  # where Unicode has any
 # Kaldi's, k2's, HTK's and PocketSphinx's: <s>, </s>, <eps>, <sil>, !NULL, !SENT_START, [noise],
 # ++NOISE++, SIL. A word outside the vocabulary is one all the same.
 _NO_WORD = re.compile(
@@ -53,7 +56,10 @@ class TextRules:
 
     Attributes:
         case: "lower", "upper" or "keep".
-        strip_punctuation: replace everything but letters, digits and apostrophes by a space.
+        strip_punctuation: replace everything but letters with what combines with them (vowel signs,
+            accents, joiners between letters), digits and apostrophes by a space.
+
+    Characters with several spellings, such as letters with accents, are read composed (NFC).
     """
 
     case: str = "lower"
@@ -65,11 +71,14 @@ class TextRules:
 
     def words(self, text: str) -> list[str]:
         """Words of the normalized text."""
-        text = _APOSTROPHES.sub("'", text)
         if self.case != "keep":
             text = text.lower() if self.case == "lower" else text.upper()
+        is_ascii = text.isascii()
+        if not is_ascii:  # composed last, as a change of case may take characters apart
+            text = unicodedata.normalize("NFC", text)
+        text = _APOSTROPHES.sub("'", text)
         if self.strip_punctuation:
-            text = _PUNCTUATION.sub(" ", text)
+            text = (_ASCII_PUNCTUATION if is_ascii else _punctuation()).sub(" ", text)
         return text.split()
 
     def said(self, text: str) -> list[str]:
@@ -253,6 +262,29 @@ class Tokenizer:
             return (UNK_ID,)
         ids = self.vocabulary.encode(word, add_special_tokens=False).ids
         return tuple(token or UNK_ID for token in ids) or (UNK_ID,)
+
+
+@functools.cache
+def _punctuation() -> re.Pattern[str]:
+    """`_ASCII_PUNCTUATION` for all texts, without what combines with the letter before it.
+
+    `re` counts only letters and digits to a word. Joiners count where a letter comes after, too.
+    """
+    points = itertools.chain(*_WITH_COMBINING)
+    marks = [point for point in points if unicodedata.category(chr(point)).startswith("M")]
+    combining = _JOINERS + _as_ranges(marks)
+    return re.compile(
+        rf"_|[^\w\s'](?:(?<![{combining}])"  # neither letter nor combining
+        rf"|(?<![^\W_].)(?<![{combining}].)[{combining}]*"  # combining with no letter
+        rf"|(?<=[{_JOINERS}])[{_JOINERS}]*(?![^\W_]|[{combining}]))"  # joined to none
+    )
+
+
+def _as_ranges(points: Iterable[int]) -> str:
+    """Ascending code points as they stand inside of a regular expression's brackets."""
+    runs = itertools.groupby(enumerate(points), lambda entry: entry[1] - entry[0])
+    ends = ([point for _, point in run] for _, run in runs)
+    return "".join(f"{chr(run[0])}-{chr(run[-1])}" for run in ends)
 
 
 def _require_unknown(vocabulary: VocabularyTokenizer, where: str) -> None:

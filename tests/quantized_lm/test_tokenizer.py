@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
+import re
 import sys
+import unicodedata
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,9 +22,11 @@ from quantized_lm.tokenizer import BOUNDARY_ID, UNK_ID, TextRules, Tokenizer, is
 LINES = ["the cat sees the dog", "the dog doesn't see the cat", "cats and dogs"] * 20
 
 
-# Spaces and letters where a rule might see past a chunk: final sigma, ligatures, zero-width space.
+# Spaces and letters where a rule might see past a chunk: final sigma, ligatures, zero-width space,
+# what combines with a letter.
 TEXTS = st.text(
     alphabet="the cats ,.-_'\u2019\u00b4`ZQ7\n\t\x1c\x85\u2028\u00a0\u03a3\u00df\u0130\u200b\x00"
+    "\u0301\u0915\u093f\u094d\u200c"
 )
 NO_WORDS = ["<eps>", "<s>", "</s>", "!NULL", "!SENT_START", "[noise]", "++COUGH++", "SIL", "#0"]
 # Of chunks that are no words, nearly none, or the unknown one; long s and Kelvin sign are letters.
@@ -100,6 +105,59 @@ def test_normalization_lowers_case_and_drops_punctuation() -> None:
     assert rules.words("re-enter snake_case") == ["re", "enter", "snake", "case"]
     assert TextRules(case="keep", strip_punctuation=False).words("A, b") == ["A,", "b"]
     assert TextRules(case="upper").words("ab") == ["AB"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0939\u093f\u0928\u094d\u0926\u0940 \u092d\u093e\u0937\u093e",  # Hindi's own name
+        "\u0645\u064f\u062d\u064e\u0645\u064e\u0651\u062f",  # Arabic with vowel points
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian, its parts kept from joining
+        "\u0e19\u0e49\u0e33 \u0e17\u0e35\u0e48",  # Thai with tone marks
+        "q\u0307a",  # a letter with an accent that has no character of its own
+        "a\U000e0100b",  # beyond the first planes
+    ],
+)
+def test_what_combines_with_a_letter_is_part_of_its_word(text: str) -> None:
+    for rules in (TextRules(), TextRules("keep", strip_punctuation=False)):
+        assert rules.words(text) == text.split()
+    assert TextRules().words(f"\u00bf{text}\u2026,{text}!") == text.split() * 2
+
+
+def test_a_text_is_read_composed() -> None:
+    for rules in (TextRules(), TextRules("keep", strip_punctuation=False)):
+        assert rules.words("cafe\u0301 is") == ["caf\u00e9", "is"]
+    assert TextRules(case="upper").words("cafe\u0301") == ["CAF\u00c9"]
+    assert TextRules().words("\u0130stanbul") == ["i\u0307stanbul"]
+
+
+def test_what_combines_with_no_letter_is_none() -> None:
+    words = TextRules().words("\u2764\ufe0f a _\u0301\u0301b \u200dc\u200c d\u200c\u200d\U0001f467")
+    assert words == ["a", "b", "c", "d"]
+    assert TextRules().words("a\u200c\u200c\u0301b") == ["a\u200c\u200c\u0301b"]
+
+
+@pytest.mark.parametrize("case", ["lower", "upper", "keep"])
+def test_every_character_is_read_alike_in_all_spellings(case: str) -> None:
+    rules = TextRules(case)
+    for character in map(chr, range(sys.maxunicode + 1)):
+        apart = unicodedata.normalize("NFD", character)
+        if apart == character and unicodedata.category(character)[0] != "M":
+            continue
+        words = rules.words(f"a{character}b")
+        assert words == rules.words(f"a{apart}b"), ascii(character)
+        assert rules.words(" ".join(words)) == words, ascii(character)
+        assert len(words) == 1 or unicodedata.category(character)[0] != "M", ascii(character)
+
+
+def test_ascii_is_read_as_by_one_expression() -> None:
+    for first, second in itertools.product(map(chr, range(128)), repeat=2):
+        text = f"It{first}{second}s"
+        assert TextRules().words(text) == re.sub(r"[^\w\s']|_|`", said_for, text.lower()).split()
+
+
+def said_for(match: re.Match[str]) -> str:
+    return "'" if match[0] == "`" else " "
 
 
 def test_an_unknown_case_rule_is_refused() -> None:

@@ -38,6 +38,7 @@ def test_errors_of_spelling_alone_are_remarked() -> None:
     assert spelling_remark(["a b c"], ["a b x"]) == ""
     assert spelling_remark(["a B c d"], ["a b x d"]) == ""  # half of them is no rule
     assert spelling_remark(["a"], ["a"]) == ""
+    assert spelling_remark(["\u0915\u093f"], ["\u0915\u0940"]) == ""  # vowel signs are said
 
 
 def test_equal_texts_cost_the_same_and_the_oracle_is_the_first_of_equals() -> None:
