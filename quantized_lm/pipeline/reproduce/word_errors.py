@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from quantized_lm.errors import DataError
 from quantized_lm.pipeline.reproduce.speech import Answers, BestPaths
-from quantized_lm.significance import mapsswe
+from quantized_lm.significance import Mapsswe, mapsswe
 from quantized_lm.wer import WordErrors, pooled
 
 SIGNIFICANT_P = 0.05
@@ -21,8 +21,11 @@ class HalfErrors:
         words: of the references.
         wer: of the model. float_wer: of the float model. first_pass_wer: of the decoder's first.
         oracle_wer: of the best hypothesis of each list.
-        p: MAPSSWE of the model against the float model, two-sided. z: above 0 where the float
-            model has more errors.
+        p: MAPSSWE of the model against the float model, two-sided; where all segments differ alike,
+            which leaves no such test, the sign test. z: above 0 where the float model has more
+            errors.
+        mean: errors per segment of the float model less the model's. has_variance: whether not all
+            segments differ alike. An earlier report may lack both.
     """
 
     utterances: int
@@ -33,11 +36,14 @@ class HalfErrors:
     oracle_wer: float
     z: float
     p: float
+    mean: float = 0.0
+    has_variance: bool = True
 
     @property
     def is_worse(self) -> bool:
         """Significantly more errors than the float model."""
-        return self.z < 0 and self.p < SIGNIFICANT_P
+        difference = self.z if self.has_variance else self.mean
+        return difference < 0 and self.p < SIGNIFICANT_P
 
 
 @dataclass(frozen=True)
@@ -121,5 +127,14 @@ def _errors(of_model: Answers, of_float: Answers, chosen: Sequence[bool]) -> Hal
         first_pass_wer=errors(of_model.first_pass).rate,
         oracle_wer=errors(of_model.oracle).rate,
         z=test.z,
-        p=test.p,
+        p=_probability(test),
+        mean=test.mean,
+        has_variance=test.has_variance,
     )
+
+
+def _probability(test: Mapsswe) -> float:
+    """Of so clear a difference between equal models; without variance all signs are the same."""
+    if test.has_variance or test.mean == 0.0:
+        return test.p
+    return 2.0 ** (1 - test.segments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from quantized_lm.pipeline.reproduce.speech import (
 )
 from quantized_lm.pipeline.reproduce.store import Store
 from quantized_lm.pipeline.reproduce.task import LatticeSet, ListSet, Target
-from quantized_lm.pipeline.reproduce.word_errors import list_errors, path_agreement
+from quantized_lm.pipeline.reproduce.word_errors import HalfErrors, list_errors, path_agreement
 from quantized_lm.pipeline.reproduce.writing import write_report
+from quantized_lm.records import build
 from quantized_lm.scored import read_scored
 from quantized_lm.wer import pooled
 from tests.tiny import NOUNS, sentence
@@ -272,6 +273,25 @@ def test_significantly_more_errors_are_told_from_chance() -> None:
     assert not list_errors("lists", good, good).held_out.is_worse
     with pytest.raises(DataError, match="not of the same lists"):
         list_errors("lists", good, replace(good, references=("a", *references)))
+
+
+@pytest.mark.parametrize(("lists", "is_worse"), [(5, False), (6, True), (40, True)])
+def test_a_model_that_is_worse_in_every_segment_is_worse(lists: int, *, is_worse: bool) -> None:
+    references = ("a b c",) * 2 * lists  # 2 ** -5 is below 0.05, 2 ** -4 is not
+    good = answers(*references, references=references)
+    bad = answers(*("a b x",) * 2 * lists, references=references)
+    worse = list_errors("lists", bad, good).held_out
+    assert (worse.z, worse.p, worse.mean) == (0.0, 2.0 ** (1 - lists), -1.0)
+    assert worse.is_worse == is_worse
+    assert not list_errors("lists", good, bad).held_out.is_worse
+    assert not list_errors("lists", bad, bad).held_out.is_worse
+
+
+def test_word_errors_of_an_earlier_report_still_load() -> None:
+    fields = asdict(list_errors("lists", *(answers("a", "b", references=("a", "c")),) * 2).every)
+    written = {name: fields[name] for name in fields if name not in ("mean", "has_variance")}
+    read = build(HalfErrors, written | {"z": -3.0, "p": 0.01}, where="report", error=DataError)
+    assert read.is_worse
 
 
 def test_paths_that_differ_are_counted_in_words() -> None:
