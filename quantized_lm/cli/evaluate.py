@@ -155,13 +155,14 @@ def _others(
 def _answers(utterances: Sequence[ScoredUtterance], weights: Weights | None) -> Answers:
     texts = [[hypothesis.text for hypothesis in u.hypotheses] for u in utterances]
     references = [reference(utterance) for utterance in utterances]
-    has_am = all(h.am is not None for u in utterances for h in u.hypotheses)
+    am_scores = [[h.am for h in u.hypotheses if h.am is not None] for u in utterances]
+    has_am = list(map(len, am_scores)) == list(map(len, texts))
     return Answers(
         references=references,
         first_pass=[own[0] for own in texts],
         am=[
-            own[_best(utterance, Weights())]
-            for own, utterance in zip(texts, utterances, strict=True)
+            own[scores.index(max(scores))]
+            for own, scores in zip(texts, am_scores, strict=True)
             if has_am
         ],
         rescored=[

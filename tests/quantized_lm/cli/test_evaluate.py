@@ -111,6 +111,23 @@ def test_lists_without_am_have_no_such_row(run: Command, lists: Path) -> None:
     assert "needs an am_score" in refused.stderr
 
 
+def test_the_best_am_score_counts_in_lists_that_could_not_be_ranked(
+    run: Command, scored: Path
+) -> None:
+    first, *others = (
+        json.loads(line) for line in gzip.decompress(scored.read_bytes()).splitlines()
+    )
+    (right,) = (one for one in first["hypotheses"] if one["text"] == "the cat sat")
+    right["components"]["am"] = 0.0
+    first["degraded"] = ["failed"]
+    source = scored.with_name("failed.jsonl")
+    source.write_text("".join(json.dumps(record) + "\n" for record in (first, *others)))
+    systems = last(run("evaluate", source, "--baseline", "am").stdout)["sets"][str(source)][
+        "systems"
+    ]
+    assert (systems["first_pass"]["errors"], systems["am"]["errors"]) == (6, 5)
+
+
 def test_unusable_choices_end_with_code_2(run: Command, scored: Path) -> None:
     assert "need one of order, am" in run("evaluate", scored, "--baseline", "x").stderr
     weights = scored.with_name("weights.json")
