@@ -5,6 +5,7 @@ Unknown fields are refused: a typo in a learning rate must not train a model for
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,12 +85,18 @@ class CorpusRecipe:
             )
         if not self.vocab_from:
             raise RecipeError("corpus: vocab_from is empty; name what the vocabulary is made from")
+        trained_on = set(map(os.path.normpath, self.train))
         for split, file in (("dev", self.dev), ("test", self.test)):
-            if file in self.train:
+            if file and os.path.normpath(file) in trained_on:
                 raise RecipeError(
                     f"corpus: {split} is {file}, which is in train; what is trained on measures "
                     f"nothing: name another file, or hold lines out with {split}_lines"
                 )
+        if self.dev and self.test and os.path.normpath(self.dev) == os.path.normpath(self.test):
+            raise RecipeError(
+                f"corpus: test is {self.test}, which is dev; weights are chosen on dev: name "
+                "another file, or hold lines out with test_lines"
+            )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ def test_every_recipe_that_ships_reads(path: Path) -> None:
         ("name: tiny", "name: ''", "name is ''; need the name of a folder"),
         ("vocab_from: [tiny.txt.gz]", "vocab_from: []", "vocab_from is empty; name what"),
         ("  dev_lines: 20", "  dev: tiny.txt.gz", "dev is tiny.txt.gz, which is in train"),
+        ("  dev_lines: 20", "  dev: ./tiny.txt.gz", "dev is ./tiny.txt.gz, which is in train"),
+        (
+            "  held_out: tiny.txt.gz\n  dev_lines: 20\n  test_lines: 20\n",
+            "  dev: dev.txt.gz\n  test: a/../dev.txt.gz\n",
+            "test is a/../dev.txt.gz, which is dev; weights are chosen",
+        ),
         (
             "  vocab_size: 64",
             "  vocab_size: 70007",
