@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 FLAT_WER = 0.0005  # how much WER above the best still counts as flat: 0.05 % absolute
 _REACH = 10.0  # a weight may make its term vary this many times as much as the fixed term
+_LARGEST_SCORE = 1e100  # that can be squared and added up
 _SWEEPS = 20  # of Powell's method per restart; it stops far earlier
 
 
@@ -43,11 +44,12 @@ class TuningSet:
     words: int
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.features).all():
-            row, column = (int(index) for index in np.argwhere(~np.isfinite(self.features))[0])
+        is_usable = np.abs(self.features) <= _LARGEST_SCORE  # False where it is NaN
+        if not is_usable.all():
+            row, column = (int(index) for index in np.argwhere(~is_usable)[0])
             raise NonFiniteError(
                 f"{self.names[column]} of hypothesis {row} is {self.features[row, column]}; "
-                "need finite scores to tune on"
+                f"need finite scores of at most {_LARGEST_SCORE:g} in size to tune on"
             )
         if self.starts.size == 0 or self.words == 0:
             raise DataError(

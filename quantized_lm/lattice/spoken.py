@@ -72,7 +72,7 @@ def speak(
 
     Raises:
         LatticeError: the lattice has ids of words and no symbol table, or a score of -infinity
-            that a scale below 0 would make the best of all.
+            that a scale below 0 would make the best of all, or scores too large to be added up.
     """
     numbers, words = _numbered(lattice, silence)
     encodings = [tokenizer.encode(word) for word in words]
@@ -114,8 +114,15 @@ def weighed(scores: Floats, scale: float) -> Floats:
 
 def _own_scores(lattice: Lattice, weights: ArcWeights) -> Floats:
     """(A,) each arc's score without bonuses, nats; -infinity or finite."""
-    with np.errstate(invalid="ignore"):  # infinities of both signs, refused below
+    with np.errstate(invalid="ignore", over="ignore"):  # refused below
         own = weighed(lattice.am, weights.am_scale) + weighed(lattice.graph, weights.graph_scale)
+        counts = np.isfinite(own) | (np.isfinite(lattice.am) & np.isfinite(lattice.graph))
+        together = np.abs(own[counts]).sum()
+    if not np.isfinite(together):
+        raise LatticeError(
+            "the scores of all arcs are too large to be added up; need a finite sum of their sizes",
+            pointer="/arcs",
+        )
     bad = ~(own < np.inf)
     if bad.any():
         at = int(np.argmax(bad))

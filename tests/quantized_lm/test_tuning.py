@@ -128,8 +128,17 @@ def test_unusable_sets_are_refused() -> None:
         TuningSet(("am",), np.empty((0, 1)), empty, empty, 0)
     with pytest.raises(NonFiniteError, match="am of hypothesis 1"):
         TuningSet(("am",), np.array([[0.0], [-np.inf]]), np.zeros(2, int), np.zeros(1, int), 3)
+    with pytest.raises(NonFiniteError, match=r"am of hypothesis 1 is -1e\+308; .* at most 1e\+100"):
+        TuningSet(("am",), np.array([[0.0], [-1e308]]), np.zeros(2, int), np.zeros(1, int), 3)
     with pytest.raises(DataError, match="the stored scores have am"):
         tune(random_set(0), {"am": 1.0, "lm[en]": 0.0, "words": 0.0}, ["lm[de]"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_scores_that_are_taken_do_not_overflow() -> None:
+    features = np.array([[-1e100, 1.0], [1e100, -2.0], [0.0, 1e100], [1e100, 0.0]])
+    data = TuningSet(("am", "x"), features, np.array([1, 0, 0, 1]), np.array([0, 2]), 4)
+    assert tune(data, {"am": 1.0, "x": 0.0}, ["x"]).errors == 0
 
 
 def test_thousands_of_real_lists_tune_in_seconds(shared_data: Path) -> None:

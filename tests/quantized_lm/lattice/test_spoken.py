@@ -69,6 +69,25 @@ def test_an_infinite_score_cannot_be_turned_around(weights: ArcWeights) -> None:
     assert refused.value.pointer == "/arcs/1"
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scores", [[1e308, 1e308], [1e308, 1e308, -1e308, -1e308], [-1e308] * 2])
+def test_finite_scores_that_cannot_be_added_up_are_refused(scores: list[float]) -> None:
+    lattice = chain(*([1] for _ in scores), symbols={1: "cat"})
+    lattice.am[:] = scores
+    with pytest.raises(LatticeError, match="too large to be added up") as refused:
+        speak(lattice, fake_tokenizer(), ArcWeights())
+    assert refused.value.pointer == "/arcs"
+    lattice.am[:] = [*scores[:1], *[-np.inf] * (len(scores) - 1)]
+    assert speak(lattice, fake_tokenizer(), ArcWeights()).score[0] == scores[0] - 2.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_score_that_its_scale_makes_infinite_is_refused() -> None:
+    lattice = chain([1], symbols={1: "cat"}, am=-1e308)
+    with pytest.raises(LatticeError, match="too large"):
+        speak(lattice, fake_tokenizer(), ArcWeights(am_scale=100.0))
+
+
 def test_a_word_has_one_number_however_many_ids_it_has() -> None:
     lattice = chain([1], [3, 2], [4], symbols={1: "cat", 2: "dog", 3: "cat", 4: "cat"})
     spoken = speak(lattice, fake_tokenizer(), ArcWeights())
