@@ -28,10 +28,15 @@ def folds_of(groups: Sequence[str], *, folds: int = FOLDS, seed: int = 0) -> NDA
         (U,) int64, from 0 on, none left out.
     """
     _, group = np.unique(np.array(groups), return_inverse=True)
-    if group.max(initial=-1) + 1 < folds:
+    if not keeps_groups(groups, folds=folds):
         group = np.arange(len(groups))
     places = np.random.default_rng(seed).permutation(int(group.max(initial=-1)) + 1)
     return np.asarray(places[group] % folds, np.int64)
+
+
+def keeps_groups(groups: Sequence[str], *, folds: int) -> bool:
+    """Whether `folds_of` has enough groups to split none of them."""
+    return len(set(groups)) >= folds
 
 
 def unseen_errors(

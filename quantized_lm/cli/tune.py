@@ -16,7 +16,7 @@ from rich.table import Table
 from quantized_lm.cli.console import command, note, out, print_json, progress
 from quantized_lm.cli.doubts import note_doubts
 from quantized_lm.combine import formula
-from quantized_lm.cross_validation import FOLDS, folds_of, unseen_errors
+from quantized_lm.cross_validation import FOLDS, folds_of, keeps_groups, unseen_errors
 from quantized_lm.dev_set import (
     SPEAKER_PATTERN,
     default_free,
@@ -59,7 +59,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
     speaker_of: SpeakerOfOption = SPEAKER_PATTERN,
     folds: Annotated[
         int,
-        typer.Option(min=0, help="Parts of the cross-validation, split by speaker; 0: none."),
+        typer.Option(
+            min=0,
+            help="Parts of the cross-validation, split by speaker, or list by list where there are "
+            "fewer speakers than parts; 0: none.",
+        ),
     ] = FOLDS,
     restarts: Annotated[int, typer.Option(min=1, help="Starting points of the search.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same weights.")] = 0,
@@ -92,7 +96,10 @@ def run(  # noqa: PLR0913 - each is an option of the command
     tuned = free or default_free(data.names)
     result = tune(data, initial, tuned, restarts=restarts, seed=seed)
     weights = rounded_weights(data, result)
-    fold = folds_of(speaker_groups(utterances, speaker_of), folds=max(folds, 1), seed=seed)
+    groups = speaker_groups(utterances, speaker_of)
+    fold = folds_of(groups, folds=max(folds, 1), seed=seed)
+    unseen = _cross_validated(data, fold, initial, tuned, restarts=restarts, seed=seed)
+    by = "speaker" if keeps_groups(groups, folds=folds) else "list"
     report: dict[str, object] = {
         "dev": str(source),
         "speakers": speakers,
@@ -101,7 +108,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
         "wer_first_pass": float(data.errors[data.starts].sum()) / data.words,
         **_am_alone(data),
         "wer_tuned": result.errors / data.words,
-        **_cross_validated(data, fold, initial, tuned, restarts=restarts, seed=seed),
+        **unseen,
+        **({"folds_by": by} if unseen else {}),
         "wer_oracle": float(np.minimum.reduceat(data.errors, data.starts).sum()) / data.words,
         "free": list(tuned),
         "flatness": [asdict(entry) for entry in result.flatness],

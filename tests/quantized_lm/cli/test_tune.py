@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -108,15 +109,28 @@ def test_the_gain_on_lists_that_were_not_tuned_on_is_told(run: Command, scored: 
     target = scored.with_name("weights.json")
     result = run("tune", scored, target)
     report = json.loads(result.stdout.splitlines()[-1])
-    assert report["folds"] == 5
+    assert (report["folds"], report["folds_by"]) == (5, "list")  # of two speakers
     assert report["wer_tuned"] <= report["wer_cross_validated"]
     untuned = min(report["wer_first_pass"], report["wer_am_alone"])
     assert ("expect no gain" in result.stderr) == (report["wer_cross_validated"] >= untuned)
     assert json.loads(target.read_text())["report"]["wer_cross_validated"] >= 0.0
+    fewer = json.loads(run("tune", scored, target, "--folds", "2").stdout.splitlines()[-1])
+    assert (fewer["folds"], fewer["folds_by"]) == (2, "speaker")
     bare = run("tune", scored, target, "--folds", "0")
+    assert "folds_by" not in json.loads(bare.stdout.splitlines()[-1])
     assert "wer_cross_validated" not in json.loads(bare.stdout.splitlines()[-1])
     assert "expect no gain" not in bare.stderr
     assert "cross-validated" not in bare.stdout
+
+
+def test_scores_too_large_to_add_up_are_refused(run: Command, scored: Path) -> None:
+    line = json.loads(gzip.decompress(scored.read_bytes()).splitlines()[0])
+    line["hypotheses"][0]["components"]["am"] = -1e308
+    path = scored.with_name("large.jsonl")
+    path.write_text(json.dumps(line))
+    result = run("tune", path, scored.with_name("weights.json"))
+    assert result.exit_code == 2
+    assert "of hypothesis 0 is -1e+308; need finite scores of at most 1e+100" in result.stderr
 
 
 def test_no_gain_on_other_lists_is_warned_of(run: Command, tmp_path: Path) -> None:
