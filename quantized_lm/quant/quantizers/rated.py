@@ -92,7 +92,8 @@ class RatedScale(LearnedScale):
             counts; may be below 0. recoded: progress when that was measured.
 
     Raises:
-        FormatError: weight, grid and settings do not fit together.
+        FormatError: weight, grid and settings do not fit together, or the grid has no level zero
+            and what the file takes besides leaves the codes less than a bit.
     """
 
     code_bits: Tensor
@@ -123,6 +124,7 @@ class RatedScale(LearnedScale):
         self._meet_rate(weight)
         if settings.counts_file:
             self._measure_overhead(weight)
+            self._require_bit(weight, grid)
             self.log_scale.data.copy_(fitted)
             self._meet_rate(weight)
 
@@ -173,6 +175,18 @@ class RatedScale(LearnedScale):
         """Code the matrix as it is and compare."""
         size_bytes = encode({"": self.quantize(weight)}).size_bytes[""]
         self.overhead.fill_(8 * size_bytes / weight.numel() - self.rate(weight))
+
+    def _require_bit(self, weight: Tensor, grid: Grid) -> None:
+        """Without a level zero, scales that leave less than signs do leave nothing of the weights.
+
+        Raises:
+            FormatError: only such scales would meet the rate.
+        """
+        if 0 not in grid.levels and self._entropy_bits() < min(1.0, self.rate(weight)):
+            raise FormatError(
+                f"bits is {self.rating.bits}, and scales and tables take "
+                f"{float(self.overhead):.2f}; need 1 more than that without a level zero"
+            )
 
     def _entropy_bits(self) -> float:
         """The rate at which the wanted bits come out."""

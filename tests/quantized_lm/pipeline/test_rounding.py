@@ -40,3 +40,17 @@ def test_without_a_rate_it_is_rounding_to_nearest() -> None:
 def test_a_rate_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(FormatError, match="need bits per weight above 0"):
         grid_of(f"4bit:quinary@{text}")
+
+
+@pytest.mark.parametrize("choice", ["4bit:normal@2.0", "2bit@1.5", "1bit@1"])
+def test_a_rate_that_no_sensible_scale_meets_is_refused(choice: str) -> None:
+    with pytest.raises(
+        FormatError, match=rf"bits is {rate_of(choice)}, and scales and tables take"
+    ):
+        quantized_as(choice, WEIGHT[:8, :16].copy())
+
+
+@pytest.mark.parametrize("choice", RATED_CHOICES)
+def test_with_a_level_zero_a_rate_that_is_too_low_leaves_hardly_anything(choice: str) -> None:
+    weight = WEIGHT[:8, :16].copy()
+    assert np.square(quantized_as(choice, weight).dequantize() - weight).mean() < 1.1
