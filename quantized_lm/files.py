@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -88,18 +90,55 @@ def naming_file(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def require_file_name(path: Path, source: Path | None = None) -> None:
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """A folder of this call alone, whose files can be renamed into the folder `target`.
+
+    It is in `target` where that is there, as this may be on another disk than what is around it;
+    else beside it. It is gone in the end. What another process left, or writes, is never touched.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    home = target if target.is_dir() else target.parent
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=home))
+    try:
+        yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def require_file_name(path: Path, *sources: Path | None) -> None:
     """Pass if a file can have this name, so that a fault is known before the work for it.
 
     Args:
-        source: what is read, and would be lost.
+        sources: what is read, and would be lost; None where there is none.
 
     Raises:
-        DataError: it is a folder, or in none, or the file that is read.
+        DataError: it is a folder, or in none, or a file that is read.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; need the name of a file")
+    require_replaceable([path], sources)
     if not path.parent.is_dir():
         raise DataError(f"{path}: cannot be written ({path.parent} is no folder)")
-    if source is not None and path.is_file() and source.is_file() and path.samefile(source):
-        raise DataError(f"{path}: is what is read, and would be lost; need another name")
+
+
+def require_replaceable(paths: Iterable[Path], sources: Iterable[Path | None]) -> None:
+    """Pass if files can take the place of what has these names, and of nothing that is read.
+
+    Raises:
+        DataError: one is a folder, or a file that is read, be it by another name.
+    """
+    read = {_identity(source) for source in sources if source is not None} - {None}
+    for path in paths:
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; need the name of a file")
+        if read and _identity(path) in read:
+            raise DataError(f"{path}: is what is read, and would be lost; need another name")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file; None where there is none, or a pipe."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return status.st_dev, status.st_ino

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import TimeRemainingColumn as TimeRemaining
 from rich.text import Text
 
-from quantized_lm.errors import SecondpassError, explain
+from quantized_lm.errors import DataError, SecondpassError, explain
 
 P = ParamSpec("P")
 FAILED = 2
@@ -52,6 +52,22 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(FAILED) from None
 
     return guarded
+
+
+def refuse_unused(context: typer.Context, unused: Mapping[str, str]) -> None:
+    """Pass if none of these options was given, each of which would do nothing.
+
+    Args:
+        unused: parameters of the command's function, and what each of them needs.
+
+    Raises:
+        DataError: one was given.
+    """
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    for name, needed in unused.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise DataError(f"{options[name]} needs {needed}")
 
 
 @contextmanager

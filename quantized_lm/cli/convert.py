@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -18,7 +18,13 @@ from quantized_lm.cli.lattice_options import (
     named_symbols,
 )
 from quantized_lm.errors import DataError
-from quantized_lm.files import require_file_name, write_named
+from quantized_lm.files import (
+    folder_beside,
+    naming_file,
+    require_file_name,
+    require_replaceable,
+    write_named,
+)
 from quantized_lm.lattice.files import (
     lattice_files,
     names_lattice,
@@ -76,14 +82,22 @@ def run(  # noqa: PLR0913 - each is an option of the command
         max_arcs=max_arcs,
         keeps_empty=True,
     )
+    given = named_format(source_format)
+    files = lattice_files(source, given=given)
     if symbols_out is not None:
-        require_file_name(symbols_out)
+        require_file_name(symbols_out, symbols, *files)
     target = Path(out)
     to = named_format(target_format) or format_of_path(target)
-    lattices = with_one_table(_read(source, source_format, options))
+    lattices = with_one_table(_read(files, given, options))
+    is_folder = out.endswith("/") or _is_folder(source, target, to, len(lattices))
+    ids = [lattice.utterance for lattice in lattices]
+    written = folder_files(target, ids, to) if is_folder else [target]
+    require_replaceable(written, [symbols, *files])
+    if symbols_out is not None:
+        _require_apart(symbols_out, written)
     # Made before OUT is: words that cannot be written leave nothing written.
     words = b"" if symbols_out is None or not lattices else _words(symbols_out, lattices)
-    if out.endswith("/") or _is_folder(source, target, to, len(lattices)):
+    if is_folder:
         write_folder(target, lattices, to)
     else:
         write_lattices(target, lattices, target=to)
@@ -98,9 +112,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     note(f"{target} is written: {len(lattices)} lattices, {arcs} arcs")
 
 
-def _read(source: Path, name: str | None, options: ReadOptions) -> list[Lattice]:
-    given = named_format(name)
-    files = lattice_files(source, given=given)
+def _read(
+    files: Sequence[Path], given: LatticeFormat | None, options: ReadOptions
+) -> list[Lattice]:
     lattices = []
     with progress("files") as bar:
         for path in bar.track(files, description="read"):
@@ -123,21 +137,24 @@ def write_folder(target: Path, lattices: Sequence[Lattice], to: LatticeFormat) -
     Raises:
         DataError: the folder cannot be written, or as `file_names`.
     """
-    names = file_names([lattice.utterance for lattice in lattices], target)
-    beside = target.with_name(f".{target.name}.partial")
-    try:
-        beside.mkdir()
+    files = folder_files(target, [lattice.utterance for lattice in lattices], to)
+    with naming_file(target), folder_beside(target) as beside:
         with progress("lattices") as bar:
-            pairs = zip(names, lattices, strict=True)
-            for name, lattice in bar.track(pairs, total=len(names), description="write"):
-                write_lattices(beside / f"{name}{to.suffixes[0]}", [lattice], target=to)
+            pairs = zip(files, lattices, strict=True)
+            for path, lattice in bar.track(pairs, total=len(files), description="write"):
+                write_lattices(beside / path.name, [lattice], target=to)
         target.mkdir(exist_ok=True)
-        for path in beside.iterdir():
-            path.replace(target / path.name)
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        for path in files:
+            (beside / path.name).replace(path)
+
+
+def folder_files(folder: Path, utterances: Sequence[str], to: LatticeFormat) -> list[Path]:
+    """The file of each utterance in a folder.
+
+    Raises:
+        DataError: as `file_names`.
+    """
+    return [folder / f"{name}{to.suffixes[0]}" for name in file_names(utterances, folder)]
 
 
 def file_names(utterances: Sequence[str], folder: Path) -> list[str]:
@@ -158,6 +175,13 @@ def file_names(utterances: Sequence[str], folder: Path) -> list[str]:
             raise DataError(f"utterance id {utterance!r} {both}, and names a file of {folder}")
         ids[name] = utterance
     return list(ids)
+
+
+def _require_apart(words: Path, written: Sequence[Path]) -> None:
+    """Pass if the words do not take the place of a lattice that was just written."""
+    is_file = words.is_file() or not words.exists()
+    if is_file and os.path.realpath(words) in map(os.path.realpath, written):
+        raise DataError(f"{words}: is a file of OUT, and would be lost; need another name")
 
 
 def _words(path: Path, lattices: Sequence[Lattice]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from quantized_lm.artifact import LoadedModel, load_artifact, model_folder
-from quantized_lm.cli.console import command, note, progress
+from quantized_lm.cli.console import command, note, progress, refuse_unused
 from quantized_lm.cli.corpus import Corpus
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.cli.engines import ENGINES, LOCAL, engine_by_name
@@ -39,6 +39,7 @@ from quantized_lm.cli.weighting import WeightOptions, resolve
 from quantized_lm.combine import Weights, formula
 from quantized_lm.errors import DataError, InputError, explain
 from quantized_lm.files import require_file_name
+from quantized_lm.lattice.files import lattice_files
 from quantized_lm.lattice.formats import LATTICE_FORMATS, ReadOptions
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.list_scoring import require_rankable
@@ -180,7 +181,11 @@ def run(  # noqa: PLR0913 - each is an option of the command
 
     secondpass rescore lattices/ out.jsonl --refs lists.jsonl.gz
     """
-    require_file_name(target, source)
+    is_of_lattices = lattice_format is not None or is_lattices(source)
+    given_format = named_format(lattice_format)
+    files = lattice_files(source, given=given_format) if is_of_lattices else [source]
+    read = [*files, weights, refs, symbols]
+    _require_kept(source, read, target, lattice_out)
     if on_error not in ON_ERROR:
         raise DataError(f"--on-error is {on_error!r}; need one of {', '.join(ON_ERROR)}")
     given = {"am_scale": am_scale, "graph_scale": graph_scale, "word_bonus": word_bonus}
@@ -190,16 +195,15 @@ def run(  # noqa: PLR0913 - each is an option of the command
         lm_scale=lm_scale,
         numbers={name: value for name, value in given.items() if value is not None},
     )
-    is_of_lattices = lattice_format is not None or is_lattices(source)
     if is_of_lattices and url is not None:
         raise DataError("--url takes n-best lists; post lattices to /v1/rescore/lattice")
-    _refuse_unused(context, _unused(is_of_lattices=is_of_lattices, engine=engine, url=url))
+    refuse_unused(context, _unused(is_of_lattices=is_of_lattices, engine=engine, url=url))
     with readable_twice(source) as twice:
         if is_of_lattices:
             loaded, chosen = _model_and_weights(model, options, device, threads)
             lattices = LatticeSource(
                 twice,
-                named_format(lattice_format),
+                given_format,
                 ReadOptions(
                     symbols=named_symbols(symbols),
                     max_arcs=max_arcs,
@@ -210,7 +214,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
             )
             _note_formula(loaded, chosen)
             limits = replace(_LIMITS, num_best=n_best, order=order or None, seeds=seeds)
-            folder = RescoredFolder(lattice_out)
+            folder = RescoredFolder(lattice_out, read)
             count = count_lattices(lattices, folder)
             _write(target, rescore_lattices(lattices, loaded, chosen, limits, folder), count)
             folder.write()
@@ -245,6 +249,17 @@ def run(  # noqa: PLR0913 - each is an option of the command
         _write(target, records, count)
 
 
+def _require_kept(
+    source: Path, read: Sequence[Path | None], target: Path, lattice_out: Path | None
+) -> None:
+    """Pass if nothing that is read would be written over: the folder, or a file."""
+    require_file_name(target, *read)
+    if lattice_out is None or not (source.is_dir() and lattice_out.is_dir()):
+        return
+    if source.samefile(lattice_out):
+        raise DataError(f"{lattice_out}: is what is read, and would be lost; need another folder")
+
+
 def _unused(*, is_of_lattices: bool, engine: str, url: str | None) -> dict[str, str]:
     """The options that would do nothing, and what each of them needs."""
     if is_of_lattices:
@@ -259,13 +274,6 @@ def _unused(*, is_of_lattices: bool, engine: str, url: str | None) -> dict[str, 
     else:
         unused["api_key"] = "--url"
     return unused
-
-
-def _refuse_unused(context: typer.Context, unused: Mapping[str, str]) -> None:
-    for name, needed in unused.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            raise DataError(f"--{name.replace('_', '-')} needs {needed}")
 
 
 def _count_lists(

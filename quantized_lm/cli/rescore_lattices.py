@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,12 +12,18 @@ import numpy as np
 
 from quantized_lm.artifact import LoadedModel
 from quantized_lm.cli.console import note
-from quantized_lm.cli.convert import file_names, write_folder
+from quantized_lm.cli.convert import folder_files, write_folder
 from quantized_lm.combine import Weights
 from quantized_lm.components import escape
 from quantized_lm.errors import DataError, InputError, NoPathError, naming
+from quantized_lm.files import folder_beside, naming_file, require_replaceable
 from quantized_lm.lattice.files import lattice_files, names_lattice, read_lattices
-from quantized_lm.lattice.formats import LatticeFormat, ReadOptions, format_of_path
+from quantized_lm.lattice.formats import (
+    LatticeFormat,
+    ReadOptions,
+    format_by_name,
+    format_of_path,
+)
 from quantized_lm.lattice.lattice import Lattice
 from quantized_lm.lattice.limits import SearchLimits
 from quantized_lm.lattice_scoring import (
@@ -76,25 +83,29 @@ class RescoredFolder:
 
     Attributes:
         path: the folder; None where none is wanted.
+        read: files that are read, and would be lost if a lattice had the name of one.
     """
 
     path: Path | None
+    read: Sequence[Path | None] = ()
     lattices: dict[str, tuple[LatticeFormat, list[Lattice]]] = field(default_factory=dict)
 
     def require_names(self, utterances: Mapping[str, Sequence[str]]) -> None:
-        """Pass if the folder can be made and has a file for each id, by format.
+        """Pass if the folder can be written and has a file for each id, by format.
 
         Raises:
             DataError: it cannot.
         """
         if self.path is None:
             return
-        if self.path.exists() and not self.path.is_dir():
+        if os.path.lexists(self.path) and not self.path.is_dir():
             raise DataError(f"{self.path}: is a file; need a folder for rescored lattices")
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path}: cannot be written ({self.path.parent} is no folder)")
-        for ids in utterances.values():
-            file_names(ids, self.path)
+        with naming_file(self.path), folder_beside(self.path):
+            pass
+        for name, ids in utterances.items():
+            require_replaceable(folder_files(self.path, ids, format_by_name(name)), self.read)
 
     def add(self, target: LatticeFormat, scores: LatticeScores) -> None:
         """Take one up."""

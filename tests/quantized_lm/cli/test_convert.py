@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from quantized_lm.files import folder_beside
 from quantized_lm.lattice.files import read_lattices
 
 from .conftest import Command
@@ -196,3 +198,110 @@ def test_ids_without_words_have_no_table_to_write(run: Command, folder: Path) ->
     assert result.exit_code == 2
     assert "no words to write" in result.stderr
     assert not (folder / "b.lat.txt").exists()
+
+
+def disks(monkeypatch: pytest.MonkeyPatch, other: Path) -> None:
+    """Let a folder be on another disk: nothing is renamed into it or out of it."""
+    renamed = Path.replace
+
+    def replace(self: Path, target: str | Path) -> Path:
+        if (other in self.resolve().parents) != (other in Path(target).resolve().parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return renamed(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+def test_a_folder_that_is_a_link_to_another_disk_is_written(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, out = folder.parent / "disk", folder.parent / "out"
+    disk.mkdir()
+    out.symlink_to(disk)
+    disks(monkeypatch, disk)
+    result = run("convert", folder, out, "--to", "htk")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in disk.iterdir()) == ["a.slf", "b.slf"]
+    assert {path.name for path in folder.parent.iterdir()} == {"htk", "disk", "out"}
+
+
+def test_what_a_killed_run_left_is_in_nobody_s_way_and_is_not_read(
+    run: Command, folder: Path
+) -> None:
+    out = folder.parent / "out"
+    stale = folder.parent / ".out.partial"
+    stale.mkdir()
+    for _ in range(2):  # beside, and then inside
+        assert run("convert", folder, f"{out}/", "--to", "htk").exit_code == 0
+    with folder_beside(out) as left:
+        (left / "c.slf").write_text((out / "a.slf").read_text())
+        result = run("convert", out, folder.parent / "lats.ark")
+        assert result.exit_code == 0, result.output
+        assert [one.utterance for one in read_lattices(folder.parent / "lats.ark")] == ["a", "b"]
+    assert sorted(path.name for path in out.iterdir()) == ["a.slf", "b.slf"]
+    assert stale.is_dir()
+
+
+def test_runs_at_one_time_do_not_touch_each_other_s_files(run: Command, folder: Path) -> None:
+    out = folder.parent / "out"
+    with folder_beside(out) as first:
+        (first / "x.slf").touch()
+        assert run("convert", folder, f"{out}/", "--to", "htk").exit_code == 0
+        assert list(first.iterdir()) == [first / "x.slf"]
+
+
+def test_the_folder_that_is_made_is_open_to_others_as_any_other(run: Command, folder: Path) -> None:
+    out, plain = folder.parent / "out", folder.parent / "plain"
+    plain.mkdir()
+    assert run("convert", folder, f"{out}/", "--to", "htk").exit_code == 0
+    assert out.stat().st_mode == plain.stat().st_mode
+    assert (out / "a.slf").stat().st_mode == (folder / "a.slf").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        (("in.ark", "o.k2.json", "--symbols", "w.txt", "--symbols-out", "in.ark"), "in.ark"),
+        (("in.ark", "o.k2.json", "--symbols", "w.txt", "--symbols-out", "w.txt"), "w.txt"),
+        (("in.ark", "w.txt", "--symbols", "w.txt", "--to", "kaldi-text"), "w.txt"),
+        (("in.ark", "in.ark"), "in.ark"),
+        (("link.ark", "in.ark"), "in.ark"),
+        (("htk", "htk", "--to", "htk"), "htk/a.slf"),
+        (("htk/b.slf", "htk", "--to", "htk"), "htk/b.slf"),
+        (("htk", "o.ark", "--symbols-out", "htk/a.slf"), "htk/a.slf"),
+        (("htk", "o.ark", "--symbols-out", "o.ark"), "o.ark"),
+        (("htk", "o", "--to", "k2-json", "--symbols-out", "o/a.k2.json"), "o/a.k2.json"),
+    ],
+)
+def test_what_is_read_or_was_just_written_is_never_written_over(
+    run: Command,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    lost: str,
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert run("convert", "htk/a.slf", "in.ark", "--symbols-out", "w.txt").exit_code == 0
+    Path("link.ark").symlink_to("in.ark")
+    Path("o").mkdir()
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    result = run("convert", *arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {lost}: ")
+    assert "would be lost; need another name" in line
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_another_format_may_stand_beside_what_is_read(run: Command, folder: Path) -> None:
+    assert run("convert", folder, folder, "--to", "k2-json").exit_code == 0
+    assert {path.suffix for path in folder.iterdir()} == {".slf", ".json", ".md"}
+
+
+def test_the_folder_one_is_in_is_a_folder_too(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "here").mkdir()
+    monkeypatch.chdir(folder.parent / "here")
+    assert run("convert", folder, ".", "--to", "htk").exit_code == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["a.slf", "b.slf"]

@@ -182,11 +182,18 @@ def test_a_folder_for_out_is_refused_before_any_work(run: Command, lists: Path) 
 def test_what_is_read_is_never_written_over(run: Command, lists: Path, scored: Path) -> None:
     link = lists.with_name("link.jsonl")
     link.symlink_to(lists)
-    for arguments in (("rescore", lists, link), ("tune", scored, scored)):
-        before = Path(arguments[1]).read_bytes()
+    weights = lists.with_name("weights.json")
+    weights.write_text('{"weights": {"lm_scales": {"tiny": 0.75}}}')
+    for arguments in (
+        ("rescore", lists, link),
+        ("tune", scored, scored),
+        ("rescore", lists, weights, "--weights", weights),
+    ):
+        read = arguments[-1] if "--weights" in arguments else arguments[1]
+        before = Path(read).read_bytes()
         result = run(*arguments)
         assert (result.exit_code, "is what is read" in result.stderr) == (2, True)
-        assert Path(arguments[1]).read_bytes() == before
+        assert Path(read).read_bytes() == before
 
 
 def test_sigterm_leaves_nothing_behind(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
+from quantized_lm.cli import rescore_lattices
 from quantized_lm.lattice.files import read_lattices, write_lattices
 from quantized_lm.lattice.formats import format_by_name
 from quantized_lm.lattice.limits import SearchLimits
@@ -164,6 +166,73 @@ def test_a_folder_that_cannot_be_made_is_found_before_anything_is_scored(
     assert result.exit_code == 2
     assert message in result.stderr
     assert not target.exists()
+
+
+def test_a_linked_folder_is_written_whatever_a_killed_run_left(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, out = folder.parent / "disk", folder.parent / "out"
+    disk.mkdir()
+    out.symlink_to(disk)
+    (folder.parent / ".out.partial").mkdir()
+    renamed = Path.replace
+
+    def replace(self: Path, target: str | Path) -> Path:
+        if (disk in self.resolve().parents) != (disk in Path(target).resolve().parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return renamed(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    result = run("rescore", folder, folder.parent / "out.jsonl", "--lattice-out", out)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in disk.iterdir()) == ["a.slf", "b.slf", "c.slf"]
+
+
+def test_a_folder_that_takes_no_file_is_found_before_anything_is_scored(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> str:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkdtemp", refused)
+    monkeypatch.setattr(rescore_lattices, "run_all", lambda *_: pytest.fail("scored"))
+    target, out = folder.parent / "out.jsonl", folder.parent / "out"
+    link = folder.parent / "link"
+    link.symlink_to("nowhere")
+    for path, message in ((out, "cannot be written (Read-only"), (link, "is a file; need a")):
+        result = run("rescore", folder, target, "--lattice-out", path)
+        assert result.exit_code == 2
+        assert result.stderr.splitlines()[-1].startswith(f"error: {path}: {message}")
+        assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        (("lattices", "o.jsonl", "--lattice-out", "lattices"), "lattices"),
+        (("lattices", "o.jsonl", "--lattice-out", "link"), "link"),
+        (("lattices/a.slf", "o.jsonl", "--lattice-out", "lattices"), "lattices/a.slf"),
+        (("lattices", "lattices/a.slf"), "lattices/a.slf"),
+        (("lattices", "refs", "--refs", "refs"), "refs"),
+        (("lattices", "words.txt", "--symbols", "words.txt"), "words.txt"),
+    ],
+)
+def test_what_is_read_is_never_written_over(
+    run: Command,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    lost: str,
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    Path("link").symlink_to(folder)
+    Path("refs").write_text("".join(f"{name} the cat\n" for name in WORDS))
+    Path("words.txt").write_text(symbols_text(SYMBOLS))
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    result = run("rescore", *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.splitlines()[-1].startswith(f"error: {lost}: is what is read, and would")
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
 def test_a_format_may_be_named(run: Command, folder: Path) -> None:
