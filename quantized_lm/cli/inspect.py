@@ -13,7 +13,7 @@ from rich.bar import Bar
 from rich.table import Table
 
 from quantized_lm.artifact import DEFAULT_MODEL, load_artifact, model_folder
-from quantized_lm.cli.console import command, out, print_json
+from quantized_lm.cli.console import command, out, print_json, refuse_unused
 from quantized_lm.cli.devices import DeviceOption
 from quantized_lm.cli.inspect_lattice import InspectedLattice, inspect_lattice
 from quantized_lm.cli.lattice_options import (
@@ -24,6 +24,7 @@ from quantized_lm.cli.lattice_options import (
     named_symbols,
 )
 from quantized_lm.errors import DataError
+from quantized_lm.files import require_file_name
 from quantized_lm.lattice.files import names_lattice
 from quantized_lm.lattice.formats import ReadOptions
 from quantized_lm.manifest import Manifest, read_manifest
@@ -36,6 +37,7 @@ _BAR_WIDTH = 14
 
 @command
 def run(  # noqa: PLR0913 - each is an option of the command
+    context: typer.Context,
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -76,6 +78,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass inspect u1.slf.gz --plot u1.svg --model models/en-small
     """
     if folder is not None and (lattice_format is not None or _is_lattice(folder)):
+        refuse_unused(context, _unused_of_lattices(plot, model))
+        if plot is not None:
+            require_file_name(plot, folder, symbols)
         reading = ReadOptions(symbols=named_symbols(symbols), max_arcs=max_arcs)
         given = named_format(lattice_format)
         loaded = None
@@ -87,6 +92,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
         raise DataError(f"{folder or DEFAULT_MODEL}: is no lattice by its name; --plot needs one")
     if folder is not None and folder.is_file():
         raise DataError(f"{folder}: is no lattice by its name; --format says in which one it is")
+    refuse_unused(context, _unused_of_models(folder, verify=verify))
     path = model_folder(folder)
     manifest = read_manifest(path)
     if verify:
@@ -111,6 +117,25 @@ def run(  # noqa: PLR0913 - each is an option of the command
     }
     for label, value in {**lines, **_flat("provenance", manifest.provenance)}.items():
         console.print(f"{label:<16} {value}", soft_wrap=True)
+
+
+def _unused_of_lattices(plot: Path | None, model: Path | None) -> dict[str, str]:
+    """The options that do nothing for lattices, and what each of them needs."""
+    unused = dict.fromkeys(("verify", "as_json"), "a model folder, and PATH is lattices")
+    if plot is None:
+        unused["model"] = "--plot: it is for the drawing"
+    if model is None:
+        unused["device"] = "--model, which runs on it"
+    return unused
+
+
+def _unused_of_models(folder: Path | None, *, verify: bool) -> dict[str, str]:
+    """The options that do nothing for a model, and what each of them needs."""
+    what = f"lattices, and {folder or DEFAULT_MODEL} is none by its name"
+    unused = dict.fromkeys(("lattice_format", "symbols", "max_arcs", "model"), what)
+    if not verify:
+        unused["device"] = "--verify, which runs on it"
+    return unused
 
 
 def _is_lattice(path: Path) -> bool:

@@ -50,3 +50,23 @@ def test_verify_loads_the_model(run: Command) -> None:
 
 def test_json_is_the_manifest(run: Command) -> None:
     assert json.loads(run("inspect", "--json").stdout)["name"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["some/folder", "--symbols", "words.txt"], "--symbols needs lattices, and some/folder is"),
+        (["--max-arcs", "9"], "--max-arcs needs lattices, and en-small is none by its name"),
+        (["some/folder", "--model", "other"], "--model needs lattices"),
+        (["--format", "htk"], "--format needs lattices, and en-small is none"),
+        (["some/folder", "--device", "cpu"], "--device needs --verify"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    run: Command, options: list[str], message: str
+) -> None:
+    result = run("inspect", *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+    assert run("inspect", "some/folder", "--verify", "--device", "cpu").exit_code == 0

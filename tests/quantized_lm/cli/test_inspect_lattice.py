@@ -123,6 +123,42 @@ def test_what_cannot_be_drawn_is_one_line(
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--json"], "--json needs a model folder, and PATH is lattices"),
+        (["--verify"], "--verify needs a model folder"),
+        (["--model", "tiny"], "--model needs --plot"),
+        (["--device", "cpu"], "--device needs --model"),
+        (["--plot", "x.dot", "--device", "cpu"], "--device needs --model"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    run: Command, slf: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.chdir(slf.parent)
+    result = run("inspect", slf, *options)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    drawn = run("inspect", slf, "--plot", "x.dot", "--model", "tiny", "--device", "cpu")
+    assert drawn.exit_code == 0
+
+
+def test_a_drawing_never_takes_the_place_of_what_is_read(run: Command, slf: Path) -> None:
+    source, words = slf.with_name("ok.dot"), slf.with_name("words.dot")
+    content = slf.rename(source).read_text()
+    words.write_text("<eps> 0\nhello 1\n")
+    for lost in (source, words):
+        result = run("inspect", source, "--format", "htk", "--symbols", words, "--plot", lost)
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: {lost}: is what is read, and would be lost; need another name\n"
+        )
+    assert source.read_text() == content
+
+
 def test_a_file_of_neither_kind_is_told_how_lattices_are_named(run: Command, slf: Path) -> None:
     result = run("inspect", slf.rename(slf.with_name("lat.1")))
     assert (result.exit_code, "--format says in which one it is" in result.stderr) == (2, True)
