@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from quantized_lm.errors import DataError
 
+_MOST_LINKS = 40  # one behind the other, as for the system
 GZIP = b"\x1f\x8b"  # what a packed file begins with, whatever it is called
 
 
@@ -34,7 +35,8 @@ def open_atomic(path: Path, *, tag: str = "") -> Iterator[BinaryIO]:
     """Written beside, flushed to disk, then renamed: either the old file or the whole new one.
 
     After an error what was written beside it is gone. A symbolic link stays, and what it points to
-    is replaced. A device or pipe cannot be replaced: it is written to directly.
+    is replaced. A device or pipe cannot be replaced: it is written to directly, and so is what this
+    process has open (/dev/stdout, /dev/fd/3), behind what was written there before.
 
     Args:
         tag: of the name beside, where several processes may write the same file.
@@ -42,6 +44,11 @@ def open_atomic(path: Path, *, tag: str = "") -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written.
     """
+    descriptor = _descriptor(path)
+    if descriptor is not None:
+        with os.fdopen(os.dup(descriptor), "wb") as handle:
+            yield handle
+        return
     if path.exists() and not path.is_file():
         with path.open("wb") as handle:
             yield handle
@@ -59,6 +66,22 @@ def open_atomic(path: Path, *, tag: str = "") -> Iterator[BinaryIO]:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number under which this process has a file open, where that is what a path leads to.
+
+    A file behind it must not be opened again: that would cut it, or write at another place in it.
+    """
+    folders = {os.path.realpath("/proc/self/fd"), "/dev/fd"}
+    for _ in range(_MOST_LINKS):
+        folder = os.path.realpath(path.parent)
+        if folder in folders and path.name.isdecimal() and os.path.lexists(path):
+            return int(path.name)
+        if not path.is_symlink():
+            return None
+        path = Path(folder) / path.readlink()
+    return None
 
 
 def write_atomic(path: Path, content: bytes) -> None:

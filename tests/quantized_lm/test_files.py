@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,40 @@ def test_a_device_or_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     os.close(read)
     assert fifo.is_fifo()
     assert list(tmp_path.iterdir()) == [fifo]
+
+
+@pytest.mark.parametrize("flags", [os.O_APPEND, 0])
+def test_what_is_open_already_is_written_behind_what_is_there(tmp_path: Path, flags: int) -> None:
+    path, link, outer = tmp_path / "app.jsonl", tmp_path / "link", tmp_path / "outer"
+    path.write_bytes(b"old\n" if flags else b"")
+    number = os.open(path, os.O_WRONLY | flags)  # as `>>` and `>` of a shell
+    try:
+        os.write(number, b"before\n")
+        link.symlink_to(f"/dev/fd/{number}")
+        outer.symlink_to("link")
+        for name in (f"/dev/fd/{number}", f"/proc/self/fd/{number}", link, outer):
+            write_named(Path(name), b"lines\n")
+        os.write(number, b"table\n")
+    finally:
+        os.close(number)
+    lines = path.read_bytes().split()
+    assert lines == [*([b"old"] if flags else []), b"before", *4 * [b"lines"], b"table"]
+    assert sorted(tmp_path.iterdir()) == [path, link, outer]
+    for gone in (outer, Path(f"/dev/fd/{2**64}"), Path("/dev/fd/..")):
+        with pytest.raises(DataError, match="cannot be written"):
+            write_named(gone, b"")
+
+
+def test_standard_output_may_be_a_file(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from quantized_lm.files import write_named\n"
+        "write_named(Path('/dev/stdout'), b'new\\n'); print('table')"
+    )
+    path = tmp_path / "app.jsonl"
+    path.write_text("old\n")
+    with path.open("ab") as handle:
+        subprocess.run([sys.executable, "-c", code], stdout=handle, check=True)
+    assert path.read_text() == "old\nnew\ntable\n"
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
