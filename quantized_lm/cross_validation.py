@@ -27,6 +27,7 @@ def folds_of(groups: Sequence[str], *, folds: int = FOLDS, seed: int = 0) -> NDA
     Returns:
         (U,) int64, from 0 on, none left out.
     """
+    folds = min(folds, len(groups) + 1)  # more would change nothing, and may be no int64
     _, group = np.unique(np.array(groups), return_inverse=True)
     if not keeps_groups(groups, folds=folds):
         group = np.arange(len(groups))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -206,7 +207,10 @@ def _budget_bytes(budget: str | None, bits: float | None, sizes: SizeTable) -> i
             "the budget is missing or there are two; need --budget, --bits or --coded-bits"
         )
     if bits is not None:
-        return int(sizes.float_bytes * bits / _FLOAT_BITS)
+        value = sizes.float_bytes * bits / _FLOAT_BITS
+        if not math.isfinite(value):
+            raise InputError(f"--bits is {bits}; need bits per weight, such as 2.0")
+        return int(value)
     assert budget is not None
     try:
         value = float(budget.removesuffix("x"))

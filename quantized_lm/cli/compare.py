@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +23,7 @@ from quantized_lm.bench.lattice_comparison import (
     compare,
     count_passes,
 )
-from quantized_lm.cli.console import command, out, print_json, progress
+from quantized_lm.cli.console import command, note, out, print_json, progress
 from quantized_lm.cli.devices import DeviceOption, ThreadsOption
 from quantized_lm.cli.lattice_options import (
     MAX_ARCS,
@@ -34,7 +36,7 @@ from quantized_lm.errors import DataError
 from quantized_lm.lattice.files import lattice_files, read_lattices
 from quantized_lm.lattice.formats import LATTICE_FORMATS, LatticeFormat, ReadOptions
 from quantized_lm.lattice.lattice import Lattice
-from quantized_lm.lattice.limits import SearchLimits
+from quantized_lm.lattice.limits import ENDLESS, SearchLimits
 from quantized_lm.machine import processor_name
 from quantized_lm.nbest import Utterance, read_utterances
 from quantized_lm.ops import AUTO
@@ -79,6 +81,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     secondpass compare lattices/ --lists lists.jsonl.gz
     """
     sizes = tuple(size or (10, 100, 1000))
+    _require_usable(sizes, {"--lm-scale": lm_scale, "--word-bonus": word_bonus})
     given = named_format(lattice_format)
     reading = ReadOptions(symbols=named_symbols(symbols), max_arcs=max_arcs)
     spoken = _spoken(lattices, lists, given, reading)
@@ -100,23 +103,48 @@ def run(  # noqa: PLR0913 - each is an option of the command
     print_json(_record(comparison, loaded.name, loaded.backend))
 
 
+def _require_usable(sizes: Sequence[int], weights: Mapping[str, float]) -> None:
+    for size in sizes:
+        if not 1 <= size <= ENDLESS:
+            raise DataError(f"--size is {size}; need 1 or more, at most {ENDLESS}")
+    for name, value in weights.items():
+        if not math.isfinite(value):
+            raise DataError(f"{name} is {value}; need a finite number")
+
+
 def _spoken(
     sources: Sequence[Path],
     lists: Sequence[Path],
     given: LatticeFormat | None,
     reading: ReadOptions,
 ) -> list[Spoken]:
-    by_id = {one.id: one for path in lists for one in read_utterances(path)}
-    paths = [path for source in sources for path in lattice_files(source, given=given)]
-    found = [
-        _one(lattice, by_id[lattice.utterance])
-        for path in paths
-        for lattice in read_lattices(path, reading, source=given)
-        if lattice.utterance in by_id
-    ]
+    by_id: dict[str, Utterance] = {}
+    for listed in chain.from_iterable(map(read_utterances, lists)):
+        if by_id.setdefault(listed.id, listed) is not listed:
+            raise DataError(f"--lists: utterance {listed.id!r} stands there twice; need it once")
+    found: dict[str, Spoken] = {}
+    without = 0
+    for lattice in _lattices(sources, given, reading):
+        name = lattice.utterance
+        if name in found:
+            raise DataError(f"LATTICES: utterance {name!r} stands there twice; need it once")
+        if name in by_id:
+            found[name] = _one(lattice, by_id[name])
+        else:
+            without += 1
     if not found:
         raise DataError("no lattice has the utterance id of a list; need ids that agree")
-    return found
+    if without:
+        note(f"warning: {without} lattices have no list and are left out")
+    return list(found.values())
+
+
+def _lattices(
+    sources: Sequence[Path], given: LatticeFormat | None, reading: ReadOptions
+) -> Iterator[Lattice]:
+    for source in sources:
+        for path in lattice_files(source, given=given):
+            yield from read_lattices(path, reading, source=given)
 
 
 def _one(lattice: Lattice, listed: Utterance) -> Spoken:

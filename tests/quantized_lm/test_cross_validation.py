@@ -33,6 +33,13 @@ def test_where_speakers_are_few_lists_are_dealt_alone(lists: int, folds: int) ->
     assert np.unique(folds_of(["one"] * lists, folds=5)).size == folds
 
 
+def test_any_number_of_folds_above_that_of_lists_is_a_fold_for_each() -> None:
+    groups = ["a", "a", "b", "c"]
+    fold = folds_of(groups, folds=5)
+    assert sorted(fold.tolist()) == [0, 1, 2, 3]
+    assert (folds_of(groups, folds=10**20) == fold).all()
+
+
 def test_one_fold_is_asked_for() -> None:
     assert set(folds_of(["a", "b"], folds=1).tolist()) == {0}
 

@@ -108,6 +108,8 @@ def test_by_hand_needs_no_measurement(run: Command, recipe: Path) -> None:
         (("--budget", "16x", "--bits", "2"), "need --budget, --bits or --coded-bits"),
         (("--budget", "x16"), "--budget is 'x16'; need bytes"),
         (("--budget", "0x"), "--budget is '0x'; need bytes"),
+        (("--bits", "inf"), "--bits is inf; need bits per weight, such as 2.0"),
+        (("--bits", "1e308"), "--bits is 1e+308; need bits per weight"),
         (("--budget", "10"), "the budget is 10 bytes; the smallest reachable size is"),
         (("--budget", "5x", "--metric", "guess"), "--metric is 'guess'; need one of kl, hessian"),
     ],

@@ -98,3 +98,52 @@ def test_a_lattice_of_more_arcs_than_allowed_is_refused(run: Command, folder: Pa
     lists = folder / "lists.jsonl"
     result = run("compare", folder / "lattices", "--lists", lists, "--max-arcs", 4)
     assert (result.exit_code, "5 arcs; need at most 4" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "0"], "--size is 0; need 1 or more"),
+        (["--size", "10", "--size", "-3"], "--size is -3; need 1 or more"),
+        (["--size", 2**64], f"--size is {2**64}; need 1 or more, at most {2**62}"),
+        (["--lm-scale", "nan"], "--lm-scale is nan; need a finite number"),
+        (["--lm-scale", "inf"], "--lm-scale is inf"),
+        (["--word-bonus", "-inf"], "--word-bonus is -inf"),
+    ],
+)
+def test_numbers_that_cannot_be_are_one_line(
+    run: Command, folder: Path, options: list[object], message: str
+) -> None:
+    result = run("compare", folder / "lattices", "--lists", folder / "lists.jsonl", *options)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_an_utterance_is_counted_once(run: Command, folder: Path) -> None:
+    lists, more = folder / "lists.jsonl", folder / "more.jsonl"
+    more.write_text(lists.read_text().splitlines()[1])
+    lattices = folder / "lattices"
+    for arguments, where in (
+        ((lattices, "--lists", lists, "--lists", more), "--lists"),
+        ((lattices, lattices / "u1.slf", "--lists", lists), "LATTICES"),
+    ):
+        result = run("compare", *arguments)
+        assert result.exit_code == 2
+        assert result.stderr == (
+            f"error: {where}: utterance 'u1' stands there twice; need it once\n"
+        )
+
+
+def test_lattices_without_a_list_are_counted_out_loud(
+    run: Command, folder: Path, tiny_run: TinyRun
+) -> None:
+    lists = folder / "lists.jsonl"
+    lists.write_text("\n".join(lists.read_text().splitlines()[:2]))
+    result = run(
+        "compare", folder / "lattices", folder / "lattices" / "u2.slf", "--lists", lists,
+        "--model", tiny_run.artifact, "--size", 1, "--lm-scale", 0.5, "--word-bonus", 0,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stderr == "warning: 2 lattices have no list and are left out\n"
+    assert json.loads(result.stdout.splitlines()[-1])["utterances"] == 2

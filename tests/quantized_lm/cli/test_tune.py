@@ -133,6 +133,12 @@ def test_scores_too_large_to_add_up_are_refused(run: Command, scored: Path) -> N
     assert "of hypothesis 0 is -1e+308; need finite scores of at most 1e+100" in result.stderr
 
 
+def test_more_folds_than_lists_are_a_fold_for_each(run: Command, scored: Path) -> None:
+    result = run("tune", scored, scored.with_name("weights.json"), "--folds", 10**20)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["folds"] == 6
+
+
 def test_no_gain_on_other_lists_is_warned_of(run: Command, tmp_path: Path) -> None:
     # The LM is right on half of the lists, and so is the decoder's order.
     lines = []
