@@ -43,6 +43,7 @@ _LONG_NAMES = {
     "acoustic": "a",
     "language": "l",
 }
+_LONG_HEADER_NAMES = {"V": "VERSION", "U": "UTTERANCE"}  # which other lines do not have
 _OWN_HEADER = ("N", "L", "start", "end", "base", "tscale", "dir", "UTTERANCE", "VERSION")
 _OWN_LINK = ("J", "S", "E", "W", "a", "l", "n", "r")
 _FIELD = re.compile(
@@ -79,11 +80,12 @@ def read(data: bytes, options: ReadOptions) -> list[Lattice]:
         LatticeError: it is malformed, has a sublattice, or a node off every path.
     """
     try:
-        lines = data.decode("utf-8").split("\n")
+        lines = data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        content, at = error.object, error.start  # without a byte order mark
+        line = content.count(b"\n", 0, at) + 1
         raise LatticeError(
-            f"line {line}: has byte 0x{data[error.start]:02x}, which is not UTF-8; convert the "
+            f"line {line}: has byte 0x{content[at]:02x}, which is not UTF-8; convert the "
             "file, such as with iconv -f latin1 -t utf-8"
         ) from None
     parsed = _split(lines, options)
@@ -135,7 +137,8 @@ def _split(lines: Sequence[str], options: ReadOptions) -> _Lines:
             parsed.nodes.append(_fields(line, number))
             parsed.node_lines.append(number)
         elif first and first[0] not in "#.":
-            parsed.header.update(_fields(line, number))
+            fields = _fields(line, number).items()
+            parsed.header.update({_LONG_HEADER_NAMES.get(name, name): v for name, v in fields})
         if max(len(parsed.links), len(parsed.nodes) - 1) > options.max_arcs:
             break
     if any("L" in fields for fields in parsed.nodes) or "SUBLAT" in parsed.header:

@@ -255,6 +255,19 @@ def test_a_node_without_a_word_has_none_in_other_formats() -> None:
     assert "!NULL" not in LATTICE_FORMATS["k2-json"].write([lattice]).decode()
 
 
+def test_the_header_may_have_short_names_and_a_byte_order_mark() -> None:
+    short = ON_NODES.replace("VERSION=1.0\nUTTERANCE=u1", "V=1.0 U=u1")
+    lattice = read("\ufeff" + short)
+    assert lattice.utterance == "u1"
+    assert HTK.write([lattice]).decode() == ON_NODES
+    links = "\ufeff" + ON_NODES.replace("S=0 E=1", "S=0 E=1 V=5").replace("UTTERANCE", "U")
+    assert read(links).arc_attributes["V"].tolist()[0] == 5
+    assert read(links).utterance == "u1"
+    latin = b"\xef\xbb\xbf" + ON_NODES.encode().replace(b"hello", b"caf\xe9")
+    with pytest.raises(LatticeError, match="line 9: has byte 0xe9"):
+        HTK.read(latin, ReadOptions())
+
+
 def test_an_epsilon_is_no_word() -> None:
     lattice = read(ON_NODES.replace("hello", "<eps>"))
     assert set((lattice.symbols or {}).values()) == {"it's", "</s>"}
