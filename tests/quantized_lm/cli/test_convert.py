@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from quantized_lm.cli import convert
 from quantized_lm.files import folder_beside
-from quantized_lm.lattice.files import read_lattices
+from quantized_lm.lattice.files import read_lattices, write_lattices
 
 from .conftest import Command
 
@@ -242,12 +244,20 @@ def test_what_a_killed_run_left_is_in_nobody_s_way_and_is_not_read(
     assert stale.is_dir()
 
 
-def test_runs_at_one_time_do_not_touch_each_other_s_files(run: Command, folder: Path) -> None:
-    out = folder.parent / "out"
-    with folder_beside(out) as first:
-        (first / "x.slf").touch()
-        assert run("convert", folder, f"{out}/", "--to", "htk").exit_code == 0
-        assert list(first.iterdir()) == [first / "x.slf"]
+def test_runs_at_one_time_do_not_touch_each_other_s_files(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write = folder.parent / "out", write_lattices
+
+    def run_beside(*args: Any, **kwargs: Any) -> None:
+        write(*args, **kwargs)
+        monkeypatch.setattr(convert, "write_lattices", write)
+        assert run("convert", folder / "b.slf", f"{out}/", "--to", "k2-json").exit_code == 0
+
+    monkeypatch.setattr(convert, "write_lattices", run_beside)
+    result = run("convert", folder, f"{out}/", "--to", "htk")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == ["a.slf", "b.k2.json", "b.slf"]
 
 
 def test_the_folder_that_is_made_is_open_to_others_as_any_other(run: Command, folder: Path) -> None:

@@ -261,7 +261,7 @@ def test_the_header_may_have_short_names_and_a_byte_order_mark() -> None:
     assert lattice.utterance == "u1"
     assert HTK.write([lattice]).decode() == ON_NODES
     links = "\ufeff" + ON_NODES.replace("S=0 E=1", "S=0 E=1 V=5").replace("UTTERANCE", "U")
-    assert read(links).arc_attributes["V"].tolist()[0] == 5
+    assert read(links).arc_attributes["V"].tolist()[0] == 5  # type: ignore[union-attr]
     assert read(links).utterance == "u1"
     latin = b"\xef\xbb\xbf" + ON_NODES.encode().replace(b"hello", b"caf\xe9")
     with pytest.raises(LatticeError, match="line 9: has byte 0xe9"):
