@@ -196,7 +196,9 @@ class Metrics:
             "rescore_auth_failures", "Requests refused for want of a key or a scope.", ("reason",)
         )
         self.read_timeouts = self._counter(
-            "rescore_read_timeouts", "Connections closed because a request did not come.", ()
+            "rescore_read_timeouts",
+            "Connections closed because a request did not come, or nobody took an answer.",
+            (),
         )
         self.refused_connections = self._counter(
             "rescore_connections_refused",

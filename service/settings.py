@@ -62,7 +62,8 @@ class Settings(BaseSettings):
         default=10.0,
         gt=0.0,
         le=3600.0,
-        description="Seconds a client has to send one whole request.",
+        description="Seconds a client has to send one whole request; who takes nothing of an "
+        "answer for as long is given up.",
     )
     max_connections: int = Field(
         default=2000,

@@ -8,21 +8,16 @@ import json
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import pytest
-import uvicorn
 
-from service.app import create_app
-from service.connections import BoundedConfig, ConnectionLimits
+from service import connections
 from service.errors import ERRORS, HTTP_ERRORS, PROBLEM_JSON
 from service.schemas import RequestProblem
-from service.settings import Settings
-from tests.fakes import FakeLoader, TableModel, fake_loaded
-from tests.service.serving import request
+from tests.fakes import TableModel
+from tests.service.listening import Listening, answer, listening, whole_answer
+from tests.service.serving import request, utterance
 
 pytestmark = pytest.mark.anyio
 BODY = json.dumps(request()).encode()
@@ -30,63 +25,11 @@ HEAD = b"POST /v1/rescore HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\
 WHOLE = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 KINDS = (*ERRORS.values(), *HTTP_ERRORS.values())
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
-
-
-@dataclass
-class Listening:
-    """A server on a port of its own."""
-
-    port: int
-    app: Any
-    limits: ConnectionLimits
-    timeouts: list[None]
-    refused: list[str]
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
-
-
-@contextlib.asynccontextmanager
-async def listening(
-    model: TableModel | None = None, *, read_timeout_s: float = 30.0, max_connections: int = 2000
-) -> AsyncIterator[Listening]:
-    """A server of one model, in this event loop."""
-    model = model or TableModel()
-    app = create_app(Settings(models=(Path("tiny"),)), load=FakeLoader(fake_loaded(model=model)))
-    timeouts: list[None] = []
-    refused: list[str] = []
-    limits = ConnectionLimits(
-        read_timeout_s, max_connections, lambda: timeouts.append(None), refused.append
-    )
-    config = BoundedConfig(app, limits, lifespan="off", log_config=None, backlog=4096)
-    server = uvicorn.Server(config)
-    config.load()
-    server.lifespan = config.lifespan_class(config)
-    async with app.router.lifespan_context(app):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            await server.startup([listener])
-            try:
-                yield Listening(listener.getsockname()[1], app, limits, timeouts, refused)
-            finally:
-                model.gate.set()
-                for connection in list(server.server_state.connections):
-                    connection.transport.close()
-                await server.shutdown()
-
-
-async def whole_answer(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, bytes], Any]:
-    """Status, headers and JSON of one answer."""
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30.0)
-    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
-    body = await reader.readexactly(int(fields[b"content-length"]))
-    return int(head.split()[1]), fields, json.loads(body)
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, Any]:
-    """Status and JSON of one answer."""
-    status, _, body = await whole_answer(reader)
-    return status, body
+LIST = json.dumps(request(utterance(*["the cat"] * 200))).encode()
+LONG = HEAD + b"content-length: %d\r\n\r\n" % len(LIST) + LIST  # the answer is, 47 kB
+ASSET = LIVE.replace(b"/health/live", b"/docs/assets/swagger-ui-bundle.js")  # 1.5 MB, in parts
+EARLY = WHOLE.removesuffix(BODY).replace(b"application/json", b"text/plain")  # has its answer
+H2C = b"connection: keep-alive, Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nhttp2-settings: AAMA\r\n"
 
 
 async def refusal(reader: asyncio.StreamReader, instance: str = "", request_id: str = "") -> str:
@@ -117,6 +60,11 @@ async def ask(server: Listening, sent: bytes) -> int:
     writer.close()
     await writer.wait_closed()
     return status
+
+
+def offering(sent: bytes, offer: bytes = H2C) -> bytes:
+    """A request that offers to go on in another protocol."""
+    return sent.replace(b"host: x\r\n", b"host: x\r\n" + offer)
 
 
 @pytest.mark.real_clock
@@ -152,6 +100,8 @@ async def test_what_is_no_http_is_told_as_a_problem() -> None:
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03": "",
             b"GET \xff HTTP/1.1\r\nhost: x\r\n\r\n": "",
             LIVE.replace(b"host: x", b"no header"): "",
+            LIVE.replace(b"GET /health/live", b"CONNECT a:80"): "",
+            LIVE.replace(b"GET /", b"CONNECT http://a/"): "",
             chunked: "/v1/rescore",
         }
         for what, instance in sent.items():
@@ -295,3 +245,150 @@ async def test_a_client_that_leaves_amid_its_body_is_counted_and_not_logged(
             await asyncio.sleep(0.005)
         assert metrics.get_sample_value("rescore_requests_total", labels) == 1.0
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+async def test_an_offer_to_speak_another_protocol_is_passed_over(step: int) -> None:
+    chunks = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+    websocket = b"Connection: Upgrade\r\nUPGRADE: websocket\r\nsec-websocket-version: 13\r\n"
+    last = offering(WHOLE, b"connection: close, Upgrade\r\nupgrade: h2c\r\n")
+    requests = (
+        *(offering(WHOLE), WHOLE, offering(HEAD + chunks), offering(LIVE)),
+        *(offering(WHOLE, websocket), last),
+    )
+    whole = b"".join(requests)
+    *parts, end = (whole[start : start + step] for start in range(0, len(whole), step))
+    async with listening() as server:
+        reader, writer = await server.connect()
+        for part in (*parts, end + LIVE):  # what comes after "close" is nobody's
+            writer.write(part)
+            await asyncio.sleep(0)
+        answers = [await answer(reader) for _ in requests]
+        assert [status for status, _ in answers] == [200] * len(requests)
+        lists = [told["results"] for _, told in answers if "results" in told]
+        assert lists == lists[:1] * 5
+        assert await reader.read() == b""
+        assert not server.refused
+        writer.close()
+
+
+@pytest.mark.real_clock
+@pytest.mark.parametrize(("sent", "late"), [(EARLY, BODY), (WHOLE, b"\r\n")])
+async def test_what_comes_after_an_answer_does_not_keep_a_connection_open(
+    sent: bytes, late: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE_S", 0.2)
+    async with listening() as server:
+        reader, writer = await server.connect()
+        writer.write(sent)
+        await answer(reader)
+        writer.write(late)
+        assert await asyncio.wait_for(reader.read(), 2.0) == b""
+        writer.close()
+
+
+@pytest.mark.real_clock
+async def test_a_body_that_comes_after_its_answer_has_the_time_of_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "KEEP_ALIVE_S", 0.1)
+    async with listening(read_timeout_s=0.4) as server:
+        reader, writer = await server.connect()
+        writer.write(EARLY + BODY[:-1])
+        assert (await answer(reader))[0] == 415
+        await asyncio.sleep(0.2)  # longer than a connection is kept alive
+        writer.write(BODY[-1:] + LIVE)
+        assert (await answer(reader))[0] == 200
+        writer.write(EARLY)
+        assert (await answer(reader))[0] == 415
+        assert await asyncio.wait_for(reader.read(), 2.0) == b""
+        assert len(server.timeouts) == 1
+        writer.close()
+
+
+@pytest.mark.real_clock
+async def test_a_connection_that_had_its_answer_before_its_body_came_gives_way() -> None:
+    async with listening(max_connections=1) as server:
+        reader, writer = await server.connect()
+        writer.write(EARLY)
+        assert (await answer(reader))[0] == 415
+        writer.write(BODY)
+        await asyncio.sleep(0.05)  # until it is here
+        assert await ask(server, LIVE) == 200
+        assert await asyncio.wait_for(reader.read(), 2.0) == b""
+        writer.close()
+
+
+@contextlib.contextmanager
+def unread(server: Listening, sent: bytes) -> Iterator[socket.socket]:
+    """A client that sends this and takes next to nothing of the answer."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(sent)
+        client.setblocking(False)
+        yield client
+
+
+def unsent_bytes(connection: connections.BoundedProtocol) -> int:
+    """What of its answers the kernel has not taken."""
+    return connection.transport.get_write_buffer_size()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something, for 2 s at most."""
+    for _ in range(200):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come")
+
+
+@pytest.mark.real_clock
+@pytest.mark.parametrize("sent", [LONG, offering(LONG, b"connection: close\r\n"), LONG * 4, ASSET])
+async def test_an_answer_that_nobody_takes_is_given_up(sent: bytes) -> None:
+    async with listening(read_timeout_s=0.2, kernel_bytes=4096) as server:
+        with unread(server, sent):
+            await until(lambda: len(server.connections) == 1)
+            await until(lambda: not server.connections)
+        assert len(server.timeouts) == 1
+
+
+@pytest.mark.real_clock
+async def test_an_answer_that_is_taken_slowly_is_not_given_up() -> None:
+    loop = asyncio.get_running_loop()
+    async with listening(read_timeout_s=0.4, kernel_bytes=1 << 18) as server:
+        with unread(server, ASSET) as client:
+            taken = 0
+            while taken < 160_000:  # the kernel asks for more each 0.6 s
+                taken += len(await loop.sock_recv(client, 2000))
+                await asyncio.sleep(0.01)
+            while taken < 1_500_000:
+                taken += len(part := await loop.sock_recv(client, 100_000))
+                assert part
+        assert not server.timeouts
+
+
+@pytest.mark.real_clock
+async def test_an_answer_that_nobody_takes_gives_way_after_what_is_idle() -> None:
+    async with listening(max_connections=2, kernel_bytes=4096) as server:
+        with unread(server, LONG):
+            await until(lambda: any(map(unsent_bytes, server.limits.waiting)))
+            reader, writer = await server.connect()  # younger, and has nothing to lose
+            assert await ask(server, LIVE) == 200
+            assert await asyncio.wait_for(reader.read(), 2.0) == b""
+            writer.close()
+        with unread(server, LONG), unread(server, LONG):
+            await until(lambda: sum(map(bool, map(unsent_bytes, server.limits.waiting))) == 2)
+            for _ in range(4):
+                assert await ask(server, LIVE) == 200
+
+
+async def test_an_answer_below_the_app_echoes_the_id_of_the_call() -> None:
+    called = WHOLE.replace(b"host: x", b"host: x\r\nx-request-id: a-proxy's\r\nx-call-id: mine")
+    async with listening() as server:
+        reader, writer = await server.connect()
+        writer.write(called.replace(b"content-length", b"no header\r\ncontent-length"))
+        status, fields, _ = await whole_answer(reader)
+        assert (status, fields[b"x-call-id"]) == (400, b"mine")
+        writer.close()
