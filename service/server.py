@@ -55,8 +55,8 @@ class DrainingServer(uvicorn.Server):
         config.lifespan = "off"
         self._lifespan = contextlib.AsyncExitStack()
         self._admin = None if admin is None else _second(admin)
-        self._reloads: set[asyncio.Task[None]] = set()
-        self._is_outdated = False  # a hangup came while something was being read
+        self._reload: asyncio.Task[None] | None = None
+        self._is_outdated = False  # a hangup came, and models have not been looked at since
         self._drain_s = drain_s
         self._shutdown_s = config.timeout_graceful_shutdown
         if self._shutdown_s is not None:
@@ -136,14 +136,18 @@ class DrainingServer(uvicorn.Server):
 
     def _on_hangup(self) -> None:
         """Read the API keys again, and the models that have changed."""
+        self._is_outdated = True
         if not self.started:  # the keys have been read before, and some of the models
-            self._is_outdated = True
             return
-        state = self.config.app.state  # type: ignore[union-attr]
-        state.keys.reload()
-        reload = asyncio.get_running_loop().create_task(state.core.control.reload_changed())
-        self._reloads.add(reload)  # or it may be collected before it is done
-        reload.add_done_callback(self._reloads.discard)
+        self.config.app.state.keys.reload()  # type: ignore[union-attr]
+        if self._reload is None or self._reload.done():
+            self._reload = asyncio.get_running_loop().create_task(self._reload_models())
+
+    async def _reload_models(self) -> None:
+        """Read the models that have changed, again if a hangup comes while they are being read."""
+        while self._is_outdated:
+            self._is_outdated = False
+            await self.config.app.state.core.control.reload_changed()  # type: ignore[union-attr]
 
 
 def serve(settings: Settings) -> None:

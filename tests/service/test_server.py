@@ -163,47 +163,86 @@ async def test_without_a_drain_the_first_signal_stops() -> None:
     assert await server.on_tick(1)
 
 
+class Reloading(Stub):
+    """One that writes down what it is told to read again; the models take until it may end."""
+
+    keys = control = core = property(lambda self: self)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heeded: list[str] = []
+        self.may_end = asyncio.Event()
+
+    def reload(self) -> None:
+        self.heeded.append("keys")
+
+    async def reload_changed(self) -> None:
+        self.heeded.append("models")
+        await self.may_end.wait()
+
+
+async def hang_up() -> None:
+    """Send the signal, and wait until the loop has taken it up."""
+    signal.raise_signal(signal.SIGHUP)
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def started(app: Stub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """A server of this app that has taken its ports and answers nobody."""
+
+    async def begin(server: uvicorn.Server, _sockets: object = None) -> None:
+        assert app.is_running
+        server.started = True
+
+    async def end(_server: uvicorn.Server, _sockets: object = None) -> None:
+        assert app.is_running
+
+    monkeypatch.setattr(uvicorn.Server, "startup", begin)
+    monkeypatch.setattr(uvicorn.Server, "shutdown", end)
+    server = DrainingServer(uvicorn.Config(app, port=0, log_config=None), drain_s=0.0)  # type: ignore[arg-type]
+    await server.startup()
+    yield
+    await server.shutdown()
+
+
 @pytest.mark.anyio
 @pytest.mark.usefixtures("_collector")
 async def test_a_hangup_while_models_are_loaded_is_heeded_once_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    heeded = []
-
-    class Reloading(Stub):
-        keys = control = property(lambda self: self)
-
-        @property
-        def core(self) -> Reloading:
-            return self
-
-        def reload(self) -> None:
-            heeded.append("keys")
-
-        async def reload_changed(self) -> None:
-            heeded.append("models")
-
+    class Slow(Reloading):
         @contextlib.asynccontextmanager
-        async def lifespan_context(self, _app: object) -> AsyncIterator[None]:
-            signal.raise_signal(signal.SIGHUP)
-            for _ in range(10):
-                await asyncio.sleep(0)  # the loop takes the signal up
-            assert not heeded
-            yield
+        async def lifespan_context(self, app: object) -> AsyncIterator[None]:
+            await hang_up()
+            assert not self.heeded
+            async with super().lifespan_context(app):
+                yield
 
-    async def begin(server: uvicorn.Server, _sockets: object = None) -> None:
-        server.started = True
+    app = Slow()
+    app.may_end.set()
+    async with started(app, monkeypatch):
+        await asyncio.sleep(0)
+        assert app.heeded == ["keys", "models"]
 
-    async def end(_server: uvicorn.Server, _sockets: object = None) -> None:
-        return
 
-    monkeypatch.setattr(uvicorn.Server, "startup", begin)
-    monkeypatch.setattr(uvicorn.Server, "shutdown", end)
-    server = DrainingServer(uvicorn.Config(Reloading(), port=0, log_config=None), drain_s=0.0)  # type: ignore[arg-type]
-    await server.startup()
-    await asyncio.sleep(0)
-    assert heeded == ["keys", "models"]
-    await server.shutdown()
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_hangups_while_models_are_read_again_are_heeded_once_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = Reloading()
+    async with started(app, monkeypatch):
+        for _ in range(3):
+            await hang_up()
+        assert app.heeded == ["keys", "models", "keys", "keys"]
+        app.may_end.set()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert app.heeded[4:] == ["models"]  # once for both
+        await hang_up()
+        assert app.heeded[5:] == ["keys", "models"]
 
 
 @pytest.fixture
@@ -318,15 +357,7 @@ async def test_what_is_loaded_is_not_walked_by_the_garbage_collector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     app, frozen = Stub(), gc.get_freeze_count()
-
-    async def ignore(_server: uvicorn.Server, _sockets: object = None) -> None:
-        assert app.is_running
-
-    monkeypatch.setattr(uvicorn.Server, "startup", ignore)
-    monkeypatch.setattr(uvicorn.Server, "shutdown", ignore)
-    server = DrainingServer(uvicorn.Config(app, port=0, log_config=None), drain_s=0.0)  # type: ignore[arg-type]
-    await server.startup()
-    assert gc.get_freeze_count() > frozen
-    assert gc.get_threshold()[0] == GC_OBJECTS
-    await server.shutdown()
+    async with started(app, monkeypatch):
+        assert gc.get_freeze_count() > frozen
+        assert gc.get_threshold()[0] == GC_OBJECTS
     assert not app.is_running
