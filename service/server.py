@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -36,6 +37,8 @@ ANSWERS_S = 2  # for sending what whoever still waits at the end is told
 GC_OBJECTS = 10_000  # made and not freed before the collector looks for cycles; Python's is 700
 # What the engine's Python may keep the event loop waiting; Python's own is ten times that.
 SWITCH_S = 0.0005
+# Of an address that another machine has, or that is of a family this one does not speak.
+NOT_OURS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class DrainingServer(uvicorn.Server):
@@ -86,22 +89,21 @@ class DrainingServer(uvicorn.Server):
         if threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
         async with contextlib.AsyncExitStack() as started:
-            sockets = sockets or [started.enter_context(_bound(self.config))]
-            admin = (
-                None if self._admin is None else started.enter_context(_bound(self._admin.config))
-            )
+            sockets = sockets or [started.enter_context(one) for one in _bound(self.config)]
+            second = [] if self._admin is None else _bound(self._admin.config)
+            admins = [started.enter_context(one) for one in second]
             await started.enter_async_context(app.router.lifespan_context(app))  # type: ignore[union-attr]
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_OBJECTS)
             sys.setswitchinterval(SWITCH_S)
-            for listener in sockets if admin is None else (*sockets, admin):
+            for listener in (*sockets, *admins):
                 _listen(listener)
             await super().startup(sockets)
-            logger.info("running on %s", _url(sockets[0]))
-            if self._admin is not None and admin is not None:
-                await self._admin.startup([admin])
-                logger.info("admin port on %s", _url(admin))
+            logger.info("running on %s", _urls(sockets))
+            if self._admin is not None:
+                await self._admin.startup(admins)
+                logger.info("admin port on %s", _urls(admins))
             self._lifespan = started.pop_all()
         if self._is_outdated:
             self._on_hangup()
@@ -206,25 +208,46 @@ def _second(config: uvicorn.Config) -> uvicorn.Server:
     return server
 
 
-def _bound(config: uvicorn.Config) -> socket.socket:
-    """A socket at the address of a port, on which nobody listens yet.
+def _bound(config: uvicorn.Config) -> list[socket.socket]:
+    """Sockets at the addresses of a port, on which nobody listens yet; they have one number.
+
+    A name may have several, as localhost has `::1` and `127.0.0.1`, and clients take either. One
+    that is not this machine's, such as the former where there is no IPv6, is left out.
 
     Raises:
-        PortError: the address is taken, not ours, or unknown.
+        PortError: an address is taken, none is ours, or the name is unknown.
     """
-    host, port = config.host, config.port
-    listener = None
+    host, number = config.host, config.port
+    listeners: list[socket.socket] = []
+    absent: OSError | None = None
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, _, _, _, address in dict.fromkeys(found):  # some come twice
+            try:
+                listeners.append(_bind(family, (address[0], number, *address[2:])))
+            except OSError as error:
+                if error.errno not in NOT_OURS:
+                    raise
+                absent = error
+            else:
+                number = listeners[0].getsockname()[1]
+        if absent is not None and not listeners:
+            raise absent
+    except (OSError, UnicodeError) as error:  # the latter of a name that is none, such as ".a"
+        for listener in listeners:
+            listener.close()
+        raise _unusable(host, config.port, error) from None
+    return listeners
+
+
+def _bind(family: int, address: tuple[str | int, ...]) -> socket.socket:
+    listener = socket.socket(family)
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, UnicodeError) as error:  # the latter of a name that is none, such as ".a"
-        if listener is not None:
-            listener.close()
-        raise _unusable(host, port, error) from None
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -248,6 +271,9 @@ def _unusable(host: str, port: int, error: OSError | UnicodeError) -> PortError:
     )
 
 
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _urls(listeners: list[socket.socket]) -> str:
+    addresses = (listener.getsockname()[:2] for listener in listeners)
+    return " ".join(
+        f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        for host, port in addresses
+    )

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         description="Files of `secondpass tune`, for weights that a request does not give; in the "
         "environment separated as in PATH. Without one a model's own weights count.",
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; of a name all.")
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     admin_host: str = Field(
         default="127.0.0.1", description="Address of the admin port, where there is one."

@@ -12,9 +12,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -327,6 +328,41 @@ async def test_one_port_for_everybody_and_for_admins_is_told() -> None:
     )
     with pytest.raises(PortError, match=rf"port {port} \(Address already in use\)"):
         await DrainingServer(main, drain_s=0.0, admin=admin).serve()
+
+
+def several(*hosts: str) -> Callable[..., list[Any]]:
+    """A name service that knows one name, of these addresses."""
+
+    def find(_name: str, port: int, **options: Any) -> list[Any]:
+        return [one for host in hosts for one in getaddrinfo(host, port, **options)]
+
+    getaddrinfo = socket.getaddrinfo
+    return find
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_collector")
+async def test_a_name_is_listened_on_at_each_of_its_addresses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    # One that documentation has for itself, one that may not be here, one that is said twice.
+    hosts = several("203.0.113.1", "::1", "127.0.0.2", "127.0.0.1", "127.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", hosts)
+    config = uvicorn.Config(Stub(), host="localhost", port=0, log_config=None)  # type: ignore[arg-type]
+    server = DrainingServer(config, drain_s=0.0)
+    serving = asyncio.create_task(server.serve())
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0)
+    said = next(line for line in caplog.messages if line.startswith("running on "))
+    found = re.findall(r"http://\[?([\d.:]+)\]?:(\d+)", said)
+    assert [host for host, _ in found if host != "::1"] == ["127.0.0.2", "127.0.0.1"]
+    assert len({port for _, port in found}) == 1
+    monkeypatch.undo()
+    for host, port in found:
+        socket.create_connection((host, int(port))).close()
+    server.should_exit = True
+    await serving
 
 
 def test_a_port_that_is_taken_is_one_line_and_exit_2() -> None:
