@@ -27,10 +27,12 @@ from service.client.exchange import (
     require_time,
 )
 from service.client.homes import Homes, this_loop, this_process
-from service.client.pool import Pool, maker
+from service.client.pool import Pool, in_turn, maker
+from service.client.probe_thread import begin_probe
 from service.client.replies import Json, LatticeReply, Reply, RescoreReply, ScoreReply
 from service.client.settings import Ambient, ClientSettings
 from service.client.stats import Stats
+from service.client.tasks import Tasks
 from service.client.time_left import TimeLeft
 from service.client.workers import Workers
 
@@ -56,7 +58,8 @@ class Client:
         url: of the service.
         settings: of all calls.
         transport: makes what stands for the network, or knows certificates and proxies; those in
-            the environment are not used. Called again in a forked child.
+            the environment are not used. Called again in a forked child. One of httpx needs limits
+            of at least `max_connections`, so that calls never wait for a connection in it.
         ambient: clock and randomness.
         sleep: lets seconds pass.
 
@@ -82,6 +85,7 @@ class Client:
         self._sleep = sleep
         self._probe: threading.Thread | None = None
         self._workers = Homes(Workers)
+        self._turns = Homes(lambda: threading.Semaphore(settings.max_connections))
         make = maker(transport, httpx.HTTPTransport, settings)
         self._pools = Homes(lambda: Pool(httpx.Client(transport=make(), trust_env=False)))
 
@@ -178,7 +182,7 @@ class Client:
         if isinstance(step, Pause):
             self._sleep(step.duration_s)
         elif isinstance(step, Probe):
-            self._probe = _beside(partial(self._run, step.steps), step)
+            self._probe = begin_probe(partial(self._run, step.steps), step)
         else:
             self._renew()
         return None
@@ -203,13 +207,14 @@ class Client:
 
     def _exchanged(self, step: Send, ends_s: float) -> Answer | Failure:
         try:
-            pool = self._pools.at(this_process())
-            pool.enter()
-            try:
-                return self._receive(pool.http, step, ends_s)
-            finally:
-                if pool.leave():
-                    pool.http.close()
+            with in_turn(self._turns.at(this_process()), ends_s - self._clock()):
+                pool = self._pools.at(this_process())
+                pool.enter()
+                try:
+                    return self._receive(pool.http, step, ends_s)
+                finally:
+                    if pool.leave():
+                        pool.http.close()
         except Exception as error:  # noqa: BLE001 - as above
             return failure_of(error)
 
@@ -230,7 +235,8 @@ class AsyncClient:
     Connections are kept for as long as the loop that made them: a loop to each call, as of
     `asyncio.run`, means a connection to each call, which is left to the garbage collector unless
     `aclose` was awaited on that loop. Where a name server says nothing the call is over at its
-    deadline, but `asyncio.run` itself waits for that thread at its end.
+    deadline, but `asyncio.run` itself waits for that thread at its end. A call that is canceled or
+    late leaves its request to end by itself, which has one of `max_connections` until then.
 
     Args:
         sleep: lets seconds pass.
@@ -246,8 +252,10 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._exchanges = _exchanges(url, settings, ambient)
+        self._clock = ambient.clock
         self._sleep = sleep
         self._probe: threading.Thread | None = None
+        self._tasks = Homes(partial(Tasks, settings.max_connections))
         make = maker(transport, httpx.AsyncHTTPTransport, settings)
         self._pools = Homes(lambda: Pool(httpx.AsyncClient(transport=make(), trust_env=False)))
 
@@ -284,8 +292,14 @@ class AsyncClient:
         return self._exchange.counts.snapshot()
 
     async def aclose(self) -> None:
-        """Close the connections of this loop; a probe that is under way ends by itself."""
-        await self._retire(self._pools.at(this_loop()))
+        """Close the connections of this loop; a probe that is under way ends by itself.
+
+        A request that nobody waits for any more has a moment to end, and is canceled then.
+        """
+        try:
+            await self._tasks.at(this_loop()).close()
+        finally:
+            await self._retire(self._pools.at(this_loop()))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -313,7 +327,7 @@ class AsyncClient:
         if isinstance(step, Pause):
             await self._sleep(step.duration_s)
         elif isinstance(step, Probe):
-            self._probe = _beside(partial(self._run_apart, step.steps), step)
+            self._probe = begin_probe(partial(self._run_apart, step.steps), step)
         else:
             await self._renew()
         return None
@@ -331,6 +345,7 @@ class AsyncClient:
             try:
                 await self._run(steps)
             finally:
+                self._tasks.leave(this_loop())  # `asyncio.run` ends what is left
                 await self._retire(self._pools.leave(this_loop()))
 
         asyncio.run(run())
@@ -340,44 +355,35 @@ class AsyncClient:
             await pool.http.aclose()
 
     async def _send(self, step: Send) -> Answer | Failure:
+        ends_s = self._clock() + step.timeout_s
+        try:
+            tasks = self._tasks.at(this_loop())
+            return await tasks.within(lambda: self._exchanged(step, ends_s), step.timeout_s)
+        except Exception as error:  # noqa: BLE001 - as Client._send
+            return failure_of(error)
+
+    async def _exchanged(self, step: Send, ends_s: float) -> Answer | Failure:
+        """In a task of its own: httpcore, canceled from outside, may leave a connection in use."""
         try:
             pool = self._pools.at(this_loop())
             pool.enter()
             try:
-                return await asyncio.wait_for(self._receive(pool.http, step), step.timeout_s)
+                return await self._receive(pool.http, step, ends_s)
             finally:
                 if pool.leave():
                     await pool.http.aclose()
         except Exception as error:  # noqa: BLE001 - as Client._send
             return failure_of(error)
 
-    async def _receive(self, http: httpx.AsyncClient, step: Send) -> Answer:
-        async with http.stream(**step.arguments()) as response:
+    async def _receive(self, http: httpx.AsyncClient, step: Send, ends_s: float) -> Answer:
+        timeouts = TimeLeft(ends_s, step.connect_timeout_s, self._clock)
+        async with http.stream(**step.arguments(), extensions={"timeout": timeouts}) as response:
             content = bytearray()
             async for part in response.aiter_bytes():
                 content += part
                 require_size(len(content), step)
+                require_time(ends_s - self._clock())
             return _answer(response, content)
-
-
-def _beside(work: Callable[[], None], probe: Probe) -> threading.Thread | None:
-    """Do what a probe takes on a thread, which nobody waits for."""
-
-    def do() -> None:
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - a probe that never ends would be the last one
-            logger.warning("the service is not probed: %s", error)
-            probe.give_up()
-
-    thread = threading.Thread(target=do, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:  # no threads left, or the interpreter is ending
-        logger.warning("the service is not probed: %s", error)
-        probe.give_up()
-        return None
-    return thread
 
 
 def _answer(response: httpx.Response, content: bytearray) -> Answer:

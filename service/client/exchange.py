@@ -72,14 +72,12 @@ class Send:
     max_reply_bytes: int
 
     def arguments(self) -> dict[str, Any]:
-        """Those of httpx's `stream`."""
-        timeout = httpx.Timeout(self.timeout_s, connect=self.connect_timeout_s)
+        """Those of httpx's `stream`, timeouts apart."""
         return {
             "method": self.method,
             "url": self.url,
             "headers": self.headers,
             "content": self.content,
-            "timeout": timeout,
         }
 
 
@@ -365,15 +363,16 @@ def _refusal(answer: Answer, request_id: str) -> _Verdict:
     except InvalidReplyError:
         body = {}
     problem = problem_of(body)
-    if problem is not None and "request_id" in body:
+    was_read = body.get("instance") != ""  # else the service had no id to name
+    if problem is not None and "request_id" in body and was_read:
         _require_own(answer.call_id or body["request_id"], request_id)
     said = problem.detail if problem is not None else "without problem details"
     detail = f"{answer.status}: {said}"
     reason = _REASONS.get(answer.status, INVALID_REPLY)
     if answer.status == _GATEWAY_TIMEOUT and problem is not None:  # our own, and it has judged
         return _Verdict(Missing(DEADLINE, detail, problem))
-    if reason in (INVALID, REFUSED) and problem is None:
-        reason = INVALID_REPLY  # whoever that was, it is not the service that finds fault
+    if reason in (INVALID, REFUSED) and (problem is None or not was_read):
+        reason = INVALID_REPLY  # it is not the service that finds fault with what was asked
     least_pause_s = _seconds(answer.retry_after)
     may_retry = answer.status in _RETRIED and least_pause_s < math.inf
     return _Verdict(Missing(reason, detail, problem), may_retry, least_pause_s)

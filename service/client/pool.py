@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -47,6 +48,23 @@ class Pool(Generic[T]):
         with self._lock:
             self._is_retired = True
             return not self._users
+
+
+@contextmanager
+def in_turn(turns: threading.Semaphore, timeout_s: float) -> Iterator[None]:
+    """Use a connection while few enough others do, so that nobody waits for one in httpcore.
+
+    Who waits there may be given one just as the wait times out, and leaves it in use for good.
+
+    Raises:
+        TimeoutError: too many do until then.
+    """
+    if not turns.acquire(timeout=timeout_s):
+        raise TimeoutError("no connection was free in time")
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def maker(

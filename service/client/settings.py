@@ -32,7 +32,8 @@ class ClientSettings:
         on_invalid: what becomes of a request that the service refuses as wrong (400, 413, 415,
             422): RefusedRequestError, or the decoder's own list like any other failure.
         max_reply_bytes: of one answer; a longer one is not read.
-        max_connections: open at a time; they are kept for the next call.
+        max_connections: open at a time, and requests under way, whatever makes the connections;
+            they are kept for the next call. Who finds all in use waits, within the deadline.
     """
 
     api_key: str | None = field(default=None, repr=False)

@@ -24,6 +24,14 @@ from tests.service.client.driving import (
 )
 
 DROPPED = httpx.ReadError("reset")
+
+
+def unread(status: int, code: str, **headers: str) -> httpx.Response:
+    """Problem details of a service that has read no head, so that the id is one it made itself."""
+    body = json.loads(refused(status, code, request_id="req_1").content)
+    return answered(body | {"instance": ""}, status, **headers)
+
+
 # What comes of every attempt, the reason, and how often it is tried within three attempts.
 FAULTS: dict[str, tuple[httpx.Response | Exception, str, int]] = {
     "connection refused": (httpx.ConnectError("refused"), "unavailable", 3),
@@ -38,6 +46,12 @@ FAULTS: dict[str, tuple[httpx.Response | Exception, str, int]] = {
     "500": (refused(500, "internal"), "unavailable", 3),
     "502 of a proxy": (httpx.Response(502, content=b"<html>"), "unavailable", 3),
     "503 not ready": (refused(503, "not_ready"), "unavailable", 3),
+    "503 on connecting": (unread(503, "too_many_connections"), "unavailable", 3),
+    "503 on connecting, later": (
+        unread(503, "too_many_connections", Retry_After="7"),
+        "unavailable",
+        1,
+    ),
     "504 of a proxy": (httpx.Response(504), "unavailable", 3),
     "504 of the service": (refused(504, "deadline_exceeded"), "deadline", 1),
     "429": (refused(429, "overloaded"), "overloaded", 3),
@@ -53,6 +67,8 @@ FAULTS: dict[str, tuple[httpx.Response | Exception, str, int]] = {
     "404 model": (refused(404, "model_not_found"), "refused", 1),
     "404 of something else": (httpx.Response(404, content=b"no"), "invalid_reply", 1),
     "422 of something else": (answered({"detail": "no"}, 422), "invalid_reply", 1),
+    "400 of no head": (unread(400, "malformed_http"), "invalid_reply", 1),
+    "431 of no head": (unread(431, "headers_too_large"), "invalid_reply", 1),
     "301": (httpx.Response(301, headers={"Location": "/"}), "invalid_reply", 1),
     "408": (httpx.Response(408), "invalid_reply", 1),
     "204": (httpx.Response(204), "invalid_reply", 1),
@@ -126,6 +142,16 @@ def test_a_proxy_may_name_requests_as_it_likes(drive: Drive) -> None:
     assert texts(drive(World([renamed])).rescore()) == TURNED
     foreign = answered(X_Call_ID="req_1")
     assert drive(World([foreign])).rescore().degraded == ("invalid_reply",)
+
+
+def test_what_is_said_before_a_head_is_read_is_no_other_requests_answer(drive: Drive) -> None:
+    world = World([unread(503, "too_many_connections", Retry_After="1"), answered()])
+    assert texts(drive(world).rescore(deadline_ms=2000)) == TURNED
+    assert world.pauses == [1.0]
+    reply = drive(World([unread(503, "too_many_connections")])).rescore()
+    assert reply.detail == "503: no"
+    assert reply.problem is not None
+    assert reply.problem.code == "too_many_connections"
 
 
 def test_connections_that_cannot_be_closed_cost_no_transcript(

@@ -62,7 +62,7 @@ def serving(serve: Serve) -> Iterator[Server]:
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """Content of the answer to it; none if there was no request."""
+    """Content of the answer to it; none if there was no whole request."""
     received = b""
     while b"\r\n\r\n" not in received:
         part = connection.recv(65536)
@@ -73,7 +73,10 @@ def read_request(connection: socket.socket) -> bytes:
     lines = [line.split(b": ") for line in head.split(b"\r\n")[1:]]
     fields = {name.lower(): value for name, value in lines}
     while len(body) < int(fields[b"content-length"]):
-        body += connection.recv(65536)
+        part = connection.recv(65536)
+        if not part:
+            return b""
+        body += part
     reply = json.dumps(reply_to(LISTS)).encode()
     return reply.replace(OWN_ID.encode(), fields[b"x-request-id"])
 
