@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from quantized_lm.cli.lazy import LibraryCommands
 from quantized_lm.errors import SecondpassError
 from quantized_lm.ops import AUTO
 from service.key_commands import build_key_cli
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, variables
 
 
 class SettingsError(SecondpassError):
@@ -45,6 +46,14 @@ def build_cli() -> typer.Typer:
     return cli
 
 
+def _show_settings(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if is_wanted:
+        for variable, default, description in variables():
+            typer.echo(f"{variable}={default}")
+            typer.echo(textwrap.indent(textwrap.fill(description, 74), "    "))
+        raise typer.Exit
+
+
 @command
 def serve(
     model: Annotated[
@@ -56,11 +65,21 @@ def serve(
     device: DeviceOption = AUTO,
     backend: BackendOption = AUTO,
     threads: ThreadsOption = 0,
+    *,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--settings",
+            callback=_show_settings,
+            is_eager=True,
+            help="List the environment variables with their defaults, and end.",
+        ),
+    ] = False,
 ) -> None:
     """Serve models over HTTP until SIGTERM; requests in flight are finished.
 
     Every other setting, and these where they are not given, is an environment variable
-    SECONDPASS_NAME.
+    SECONDPASS_NAME: --settings lists them.
 
     secondpass serve --model models/en-small --port 8080
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         description="Files of `secondpass tune`, for weights that a request does not give; in the "
         "environment separated as in PATH. Without one a model's own weights count.",
     )
-    host: str = Field(default="127.0.0.1", description="Address to listen on; of a name all.")
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on; of a name, all that are here."
+    )
     port: int = Field(default=8080, ge=0, le=65535, description="TCP port; 0 takes a free one.")
     admin_host: str = Field(
         default="127.0.0.1", description="Address of the admin port, where there is one."
@@ -187,11 +189,18 @@ class Settings(BaseSettings):
         return value
 
 
-def misspelled(variables: Iterable[str]) -> dict[str, str]:
+def variables() -> Iterator[tuple[str, str, str]]:
+    """Each environment variable, what it is if it is not set ("" for nothing), and what it does."""
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in ((), None) else str(field.default)
+        yield PREFIX + name.upper(), default, field.description or ""
+
+
+def misspelled(names: Iterable[str]) -> dict[str, str]:
     """Environment variables that look like settings and are none: their names to the settings'."""
     known = [name.upper() for name in Settings.model_fields]
     found = {}
-    for variable in variables:
+    for variable in names:
         name = variable.removeprefix(PREFIX)
         if name == variable or name in known:
             continue

@@ -52,6 +52,15 @@ def test_version_is_that_of_the_distribution() -> None:
     assert result.stdout.strip().count(".") == 2
 
 
+def test_settings_are_listed_with_their_defaults() -> None:
+    result = CliRunner().invoke(cli.build_cli(), ["serve", "--settings"])
+    assert result.exit_code == 0
+    listed = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
+    assert len(listed) == len(Settings.model_fields)
+    assert {"SECONDPASS_MODELS=", "SECONDPASS_PORT=8080", "SECONDPASS_ADMIN_PORT="} <= {*listed}
+    assert "\n    Seconds a client has to send one whole request;" in result.stdout
+
+
 def test_options_come_before_the_environment(
     started: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
