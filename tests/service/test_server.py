@@ -345,7 +345,7 @@ def several(*hosts: str) -> Callable[..., list[Any]]:
 async def test_a_name_is_listened_on_at_each_of_its_addresses(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "uvicorn.error")
     # One that documentation has for itself, one that may not be here, one that is said twice.
     hosts = several("203.0.113.1", "::1", "127.0.0.2", "127.0.0.1", "127.0.0.1")
     monkeypatch.setattr(socket, "getaddrinfo", hosts)
