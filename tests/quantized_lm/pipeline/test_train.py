@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from quantized_lm.errors import DataError, RecipeError
 from quantized_lm.pipeline.batches import WindowPacker
@@ -21,6 +22,7 @@ from quantized_lm.pipeline.corpus import open_corpus, prepare_corpus
 from quantized_lm.pipeline.loop import mean_nll
 from quantized_lm.pipeline.optimizer import rate_factor
 from quantized_lm.pipeline.train import make_model, make_packer, next_token_loss, train
+from service.cli import build_cli
 from tests.conftest import TinyRun
 from tests.tiny import TINY_YAML, tiny_recipe, write_text
 
@@ -94,11 +96,11 @@ def test_killed_at_any_moment_and_started_again_ends_with_the_same_weights(
     data = ["--data", str(tmp_path)] if stage == "train" else []
 
     def command(name: str, run: str) -> list[str]:
-        program = [sys.executable, "-m", "service", name, str(recipe), "--run", str(tmp_path / run)]
-        return [*program, "--checkpoint-every", "0"]
+        return [name, str(recipe), "--run", str(tmp_path / run), "--checkpoint-every", "0"]
 
     def finish(name: str, run: str, extra: list[str]) -> None:
-        subprocess.run([*command(name, run), *extra], check=True, capture_output=True)
+        result = CliRunner().invoke(build_cli(), [*command(name, run), *extra])
+        assert result.exit_code == 0, result.output
 
     if stage == "quantize":
         finish("train", "whole", ["--data", str(tmp_path)])
@@ -108,7 +110,9 @@ def test_killed_at_any_moment_and_started_again_ends_with_the_same_weights(
     kills = 0
     for wanted in (1, 2):  # the first checkpoint it writes, then some later one
         process = subprocess.Popen(
-            [*command(stage, "killed"), *data], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "service", *command(stage, "killed"), *data],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         seen, last = 0, checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         while process.poll() is None and seen < 3 * wanted:
