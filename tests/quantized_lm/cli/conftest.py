@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,3 +63,20 @@ def scored(run: Command, lists: Path) -> Path:
     path = lists.with_name("scored.jsonl.gz")
     assert run("rescore", lists, path).exit_code == 0
     return path
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, `out` links to it, on another disk: nothing is renamed into it or out of it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (tmp_path / "out").symlink_to(disk)
+    renamed = Path.replace
+
+    def replace(self: Path, target: str | Path) -> Path:
+        if (disk in self.resolve().parents) != (disk in Path(target).resolve().parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return renamed(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    return disk

@@ -169,23 +169,13 @@ def test_a_folder_that_cannot_be_made_is_found_before_anything_is_scored(
 
 
 def test_a_linked_folder_is_written_whatever_a_killed_run_left(
-    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, folder: Path, other_disk: Path
 ) -> None:
-    disk, out = folder.parent / "disk", folder.parent / "out"
-    disk.mkdir()
-    out.symlink_to(disk)
+    out = folder.parent / "out"
     (folder.parent / ".out.partial").mkdir()
-    renamed = Path.replace
-
-    def replace(self: Path, target: str | Path) -> Path:
-        if (disk in self.resolve().parents) != (disk in Path(target).resolve().parents):
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        return renamed(self, target)
-
-    monkeypatch.setattr(Path, "replace", replace)
     result = run("rescore", folder, folder.parent / "out.jsonl", "--lattice-out", out)
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in disk.iterdir()) == ["a.slf", "b.slf", "c.slf"]
+    assert sorted(path.name for path in other_disk.iterdir()) == ["a.slf", "b.slf", "c.slf"]
 
 
 def test_a_folder_that_takes_no_file_is_found_before_anything_is_scored(
