@@ -44,7 +44,7 @@ run: $(SERVES)  ## Serve the bundled model on 127.0.0.1:8080 and print a request
 	$(BIN)/secondpass serve --host $(HOST) --port $(PORT)
 
 test: $(READY) lint  ## All checks and tests.
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report
 
 lint: $(READY)
