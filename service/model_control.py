@@ -67,7 +67,7 @@ class ModelControl:
         self._given: Mapping[str, Path] = dict(
             zip(registry.models, settings.models, strict=True)  # in the order they were loaded
         )
-        self._busy: set[str] = set()
+        self._busy: dict[str, asyncio.Event] = {}  # what is set once a model's change is over
         self._errors: dict[str, str] = {}
         self._loading = asyncio.Lock()  # one at a time: two would both count on the same memory
 
@@ -119,9 +119,12 @@ class ModelControl:
         return self._describe(name, None)
 
     async def reload_changed(self) -> None:
-        """Reload every model that has changed, or whose weights have; logs a line for each."""
+        """Reload every model that has changed, or whose weights have; logs a line for each.
+
+        One that is being loaded is looked at once it is: its files may have changed since it began.
+        """
         names = list(self._registry.models)
-        changes = (self._change(name, is_forced=False) for name in names)
+        changes = (self._change_next(name) for name in names)
         for name, change in zip(
             names, await asyncio.gather(*changes, return_exceptions=True), strict=True
         ):
@@ -131,6 +134,12 @@ class ModelControl:
                 logger.error("model %s is kept as it is: %s", name, change, exc_info=told)
             elif not change:
                 logger.info("model %s is unchanged", name)
+
+    async def _change_next(self, name: str) -> bool:
+        """Change a model if it has changed, after whoever changes it now."""
+        while name in self._busy:
+            await self._busy[name].wait()
+        return await self._change(name, is_forced=False)
 
     async def _change(self, name: str, *, is_forced: bool) -> bool:
         """Put what a model's folder holds where requests find it, and say whether that was done.
@@ -212,11 +221,11 @@ class ModelControl:
         """
         if name in self._busy:
             raise ModelLoadingError(f"{name} is being loaded; wait until it is")
-        self._busy.add(name)
+        self._busy[name] = asyncio.Event()
         try:
             yield
         finally:
-            self._busy.remove(name)
+            self._busy.pop(name).set()
 
     @contextmanager
     def _noting_failure(self, name: str) -> Iterator[None]:

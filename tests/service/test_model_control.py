@@ -209,10 +209,11 @@ class Gated:
         self.entered = threading.Event()
 
     def __call__(self, folder: Path, backend: str) -> LoadedModel:
-        """Load a model once the gate is open."""
+        """Load a model, and hand it over once the gate is open."""
+        model = load_reference(folder, backend)
         self.entered.set()
         assert self.gate.wait(30.0)
-        return load_reference(folder, backend)
+        return model
 
     def shut(self) -> None:
         """Make the next load wait."""
@@ -341,6 +342,25 @@ async def test_a_hangup_reloads_what_has_changed_and_logs_a_line_for_each(
     assert "manifest.json" in by_name["damaged"]
     for name, outcome in (("given", "ok"), ("broken", "failed"), ("damaged", "failed")):
         assert value(app, "rescore_model_reloads_total", model=name, outcome=outcome) == 1.0
+
+
+async def test_a_hangup_amid_a_load_finds_what_has_changed_since_it_began(
+    tiny_run: TinyRun, home: Path, served: Path
+) -> None:
+    load = Gated()
+    async with administering(home, served, load=load) as (client, app):
+        load.shut()
+        reload = asyncio.create_task(act(client, "given", "reload"))
+        try:
+            await asyncio.to_thread(load.entered.wait, 30.0)
+            copy_of(tiny_run.artifact, served, note="newer")
+            hangup = asyncio.create_task(app.state.core.control.reload_changed())
+            await asyncio.sleep(0)  # it has come, and waits
+        finally:
+            load.gate.set()
+        assert (await reload).status_code == 200
+        await hangup
+        assert await rescored_by(client, "given") == revision(served)
 
 
 async def test_an_admin_can_take_a_server_out_of_rotation(home: Path, served: Path) -> None:
