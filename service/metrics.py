@@ -19,6 +19,7 @@ TOKENS = tuple(float(1 << step) for step in range(17))
 SEQUENCES = tuple(float(1 << step) for step in range(11))
 RATIOS = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0)
 NATS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+REFUSED_CONNECTIONS = ("too_many", "head_too_large", "not_http")
 OTHER_MODEL = "other"
 SEVERAL_MODELS = "several"
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
@@ -202,9 +203,11 @@ class Metrics:
         )
         self.refused_connections = self._counter(
             "rescore_connections_refused",
-            "Connections refused before a request was seen: too_many, head_too_large, not_http.",
+            "Connections refused before a request was seen, by reason.",
             ("reason",),
         )
+        for reason in REFUSED_CONNECTIONS:
+            self.refused_connections.labels(reason)  # 0 from the start: the first one is a rise
 
     def _queueing(self) -> None:
         self.shed = self._counter(

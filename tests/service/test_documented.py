@@ -9,7 +9,7 @@ import pytest
 from quantized_lm.presets import PRESETS
 from service.app import create_app
 from service.errors import ERRORS, HTTP_ERRORS
-from service.metrics import Metrics
+from service.metrics import REFUSED_CONNECTIONS, Metrics
 from service.settings import Settings
 
 
@@ -47,6 +47,17 @@ def test_every_metric_is_documented(reference: str) -> None:
     for metric in Metrics().registry.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         assert f"| `{name}` | {metric.type} |" in reference
+
+
+def test_every_reason_to_refuse_a_connection_is_documented_and_counts_from_zero(
+    reference: str,
+) -> None:
+    metrics = Metrics()
+    (row,) = (line for line in reference.splitlines() if "`rescore_connections_refused_" in line)
+    for reason in REFUSED_CONNECTIONS:
+        assert f"`{reason}`" in row
+        name = "rescore_connections_refused_total"
+        assert metrics.registry.get_sample_value(name, {"reason": reason}) == 0.0
 
 
 def test_every_error_code_is_documented_with_its_status(reference: str) -> None:
