@@ -15,6 +15,7 @@ COMMANDS: tuple[tuple[str, str], ...] = (
     ("score", "Log-probability and perplexity of texts."),
     ("inspect", "Show what a model or a lattice holds."),
     ("convert", "Convert lattices between formats."),
+    ("pack", "Pack a pretrained GPT-2 as a folder to serve."),
     ("train", "Train a float LM from text."),
     ("sensitivity", "Measure what rounding each matrix costs."),
     ("allocate", "Choose bits for each matrix within a budget."),

@@ -46,16 +46,21 @@ def run(
         backend=backend,
         device=device,
     )
-    _print(report)
+    print_report(report, "float teacher")
     print_json(asdict(report))
 
 
-def _print(report: PerplexityReport) -> None:
+def print_report(report: PerplexityReport, teacher: str) -> None:
+    """A table of the two models and a line of their difference.
+
+    Args:
+        teacher: what the float model is called.
+    """
     table = Table(title=f"{report.split}: {report.lines} lines, {report.words} words")
     for heading in ("model", "nats/token", "perplexity/token", "perplexity/word"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     table.add_row(
-        "float teacher",
+        teacher,
         f"{report.teacher_nll:.4f}",
         f"{report.teacher_token_perplexity:.2f}",
         f"{report.teacher_word_perplexity:.1f}",

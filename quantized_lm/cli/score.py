@@ -78,7 +78,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
         raise DataError("got no text, or both texts and --file; give one of them")
     loaded = load_artifact(model_folder(model), device=device, threads=threads or None)
     totals = Totals()
-    lines = iter(texts or ()) if file is None else _lines(file)
+    lines = iter(texts or ()) if file is None else read_texts(file)
     for text, score in _scores(lines, loaded, is_final=final):
         totals.add(score)
         typer.echo(f"{score.log_prob:.4f}\t{text}")
@@ -115,7 +115,12 @@ def _scores(
         yield from zip(batch, chain.from_iterable(one.scores for one in lists), strict=True)
 
 
-def _lines(path: Path) -> Iterator[str]:
+def read_texts(path: Path) -> Iterator[str]:
+    """The lines of a file, plain or gzip, that are not blank.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         with open_read(path) as lines:
             yield from (line.strip() for line in _not_blank(lines))

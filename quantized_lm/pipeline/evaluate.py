@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,11 +196,22 @@ def held_out_text(recipe: Recipe, corpus: Corpus, split: str) -> HeldOutText:
     ends = np.flatnonzero(tokens == BOUNDARY_ID)
     lines = [tuple(line.tolist()) for line in np.split(tokens, ends[:-1] + 1)]
     if not recipe.corpus.continuous:
-        passages = [_passages(line, limit) for line in lines]
-        return HeldOutText(split, tuple(itertools.chain.from_iterable(passages)))
+        return lines_alone(split, lines, limit)
     window = min(recipe.train.window, limit)
     pieces = [line[at : at + window] for line in lines for at in range(0, len(line), window)]
     return HeldOutText(split, tuple(_running_passages(pieces, window)))
+
+
+def lines_alone(name: str, lines: Iterable[tuple[int, ...]], limit: int) -> HeldOutText:
+    """Cut lines that have nothing to do with each other so that every path fits a model.
+
+    Args:
+        name: what `split` of the text is.
+        lines: token ids of each, its boundary at the end.
+        limit: tokens of a path.
+    """
+    passages = (_passages(line, limit) for line in lines)
+    return HeldOutText(name, tuple(itertools.chain.from_iterable(passages)))
 
 
 def require_split(split: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -34,9 +34,10 @@ def progress_bar() -> Progress:
 
 
 def track(items: Iterable[T], description: str) -> Iterator[T]:
-    """Pass items through while counting them; the total need not be known."""
+    """Pass items through while counting them; how many there are need not be known."""
+    total = len(items) if isinstance(items, Sized) else None
     with progress_bar() as bar:
-        task = bar.add_task(description, total=None, status="")
+        task = bar.add_task(description, total=total, status="")
         for item in items:
             yield item
             bar.advance(task)

@@ -46,27 +46,29 @@ def random_state() -> dict[str, Tensor]:
     return state | {"lm_head.weight": state["transformer.wte.weight"]}
 
 
-def plain_forward(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
+def plain_forward(state: dict[str, Tensor], tokens: Tensor, heads: int = HEADS) -> Tensor:
     """(T,) to (T, V) logits, straight from the library's names."""
     get = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    embedding = get["wte.weight"]
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return functional.layer_norm(x, (DIM,), get[f"{name}.weight"], get[f"{name}.bias"])
+        gain, bias = get[f"{name}.weight"], get[f"{name}.bias"]
+        return functional.layer_norm(x, gain.shape, gain, bias)
 
     def project(x: Tensor, name: str) -> Tensor:
         return x @ get[f"{name}.weight"] + get[f"{name}.bias"]
 
-    x = get["wte.weight"][tokens] + get["wpe.weight"][: len(tokens)]
-    for layer in range(LAYERS):
+    x = embedding[tokens] + get["wpe.weight"][: len(tokens)]
+    for layer in range(sum(name.endswith("c_attn.weight") for name in get)):
         block = f"h.{layer}"
         qkv = project(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn").chunk(3, dim=-1)
-        q, k, v = (part.reshape(len(tokens), HEADS, -1).transpose(0, 1) for part in qkv)
+        q, k, v = (part.reshape(len(tokens), heads, -1).transpose(0, 1) for part in qkv)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + project(mixed.transpose(0, 1).flatten(1), f"{block}.attn.c_proj")
         inner = project(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
         inner = functional.gelu(inner, approximate="tanh")
         x = x + project(inner, f"{block}.mlp.c_proj")
-    return norm(x, "ln_f") @ get["lm_head.weight"].T
+    return norm(x, "ln_f") @ embedding.T
 
 
 def tree_scores(model: Gpt2) -> list[float]:
