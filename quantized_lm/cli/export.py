@@ -12,17 +12,20 @@ from quantized_lm.cli.train import RecipeArgument, RunOption
 from quantized_lm.pipeline.export import RunFolders, export
 from quantized_lm.pipeline.recipe import load_recipe, whole_recipe
 
+LmScaleOption = Annotated[
+    float, typer.Option(help="LM scale for requests that name no weights; tune it on dev.")
+]
+WordBonusOption = Annotated[
+    float, typer.Option(help="Nats added per word for requests that name no weights.")
+]
+
 
 @command
 def run(
     recipe: RecipeArgument,
     run: RunOption = None,
-    lm_scale: Annotated[
-        float, typer.Option(help="LM scale for requests that name no weights; tune it on dev.")
-    ] = 0.5,
-    word_bonus: Annotated[
-        float, typer.Option(help="Nats added per word for requests that name no weights.")
-    ] = 0.0,
+    lm_scale: LmScaleOption = 0.5,
+    word_bonus: WordBonusOption = 0.0,
 ) -> None:
     """Write the model as a folder: manifest, packed weights, tokenizer, golden scores, recipe.
 

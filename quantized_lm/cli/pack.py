@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from quantized_lm.cli.console import command, note, print_json
+from quantized_lm.cli.export import LmScaleOption, WordBonusOption
 from quantized_lm.cli.perplexity import print_report
 from quantized_lm.cli.score import read_texts
 from quantized_lm.pipeline.export import GOLDEN_TEXTS
@@ -50,12 +51,8 @@ def run(  # noqa: PLR0913 - each is an option of the command
         Path | None,
         typer.Option(help=f"What to compare on, a text a line; the first {_MOST_TEXTS}."),
     ] = None,
-    lm_scale: Annotated[
-        float, typer.Option(help="LM scale for requests that name no weights; tune it on dev.")
-    ] = 0.5,
-    word_bonus: Annotated[
-        float, typer.Option(help="Nats added per word for requests that name no weights.")
-    ] = 0.0,
+    lm_scale: LmScaleOption = 0.5,
+    word_bonus: WordBonusOption = 0.0,
     license_name: Annotated[
         str, typer.Option("--license", help="Of the weights, kept in the folder.")
     ] = "not stated",
