@@ -59,8 +59,9 @@ def run(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Pack a GPT-2 of the transformers library, and show what rounding its weights cost.
 
-    FOLDER holds config.json, model.safetensors and the vocabulary. 8 bits are nearly free; for
-    fewer, name OUT as `start` of a recipe and let `secondpass quantize` train them on your text.
+    FOLDER holds config.json, model.safetensors and the vocabulary. For fewer bits than rounding
+    alone allows, name OUT as `start` of a recipe and let `secondpass quantize` train them on your
+    text.
     The last line of output is one JSON object.
 
     secondpass pack distilgpt2/ models/distilgpt2 --texts transcripts.txt
