@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from quantized_lm.cli.console import command, note, print_json
+from quantized_lm.cli.devices import BackendOption
 from quantized_lm.cli.export import LmScaleOption, WordBonusOption
 from quantized_lm.cli.perplexity import print_report
 from quantized_lm.cli.score import read_texts
+from quantized_lm.ops import AUTO
 from quantized_lm.pipeline.export import GOLDEN_TEXTS
 from quantized_lm.pipeline.gpt2_folder import read_gpt2
 from quantized_lm.pipeline.pack import Card, Packing, pack, packing_cost, require_free, sample_of
@@ -56,6 +58,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     license_name: Annotated[
         str, typer.Option("--license", help="Of the weights, kept in the folder.")
     ] = "not stated",
+    backend: BackendOption = AUTO,
 ) -> None:
     """Pack a GPT-2 of the transformers library, and show what rounding its weights cost.
 
@@ -76,7 +79,7 @@ def run(  # noqa: PLR0913 - each is an option of the command
     sample = sample_of(given, compared)
     weights = {"am_scale": 1.0, "lm_scale": lm_scale, "word_bonus": word_bonus}
     manifest = pack(given, packing, Card(license_name, source.resolve().name, weights), out)
-    report = packing_cost(given, out, sample)
+    report = packing_cost(given, out, sample, backend=backend)
     print_report(report, "float")
     note(
         f"{out} is written: {manifest.size_bytes / 1e6:.1f} MB, "

@@ -63,9 +63,9 @@ def read_gpt2(folder: Path, rules: TextRules) -> PretrainedGpt2:
     config = _config(folder / "config.json")
     files = _weight_files(folder)
     state = _state(files)
-    if not any(name.endswith("wte.weight") for name in state):
+    vocab_size = next((len(rows) for name, rows in state.items() if name.endswith("wte.weight")), 0)
+    if not vocab_size:
         raise DataError(f"{folder}: tensor 'wte.weight' is missing; need a whole GPT-2")
-    vocab_size = next(len(tensor) for name, tensor in state.items() if name.endswith("wte.weight"))
     vocabulary = read_byte_level(
         folder, boundary_id=_boundary(config, folder), vocab_size=vocab_size, rules=rules
     )

@@ -12,9 +12,10 @@ import yaml
 from numpy.typing import NDArray
 
 from quantized_lm.artifact import ArtifactParts, load_artifact, write_artifact
-from quantized_lm.errors import DataError, FormatError
+from quantized_lm.errors import ArtifactGoldenError, DataError, FormatError
 from quantized_lm.manifest import BOUNDARY_RULE, FORMAT_VERSION, MANIFEST, Manifest
 from quantized_lm.models.layers import matrix_names
+from quantized_lm.ops import AUTO
 from quantized_lm.pipeline.evaluate import (
     HeldOutText,
     PerplexityReport,
@@ -179,13 +180,27 @@ def require_free(out: Path) -> None:
         raise DataError(f"{out}: is a file; need a new folder")
 
 
-def packing_cost(given: PretrainedGpt2, artifact: Path, sample: Sample) -> PerplexityReport:
+def packing_cost(
+    given: PretrainedGpt2, artifact: Path, sample: Sample, *, backend: str = AUTO
+) -> PerplexityReport:
     """What the packed model, as it is served, says of texts, beside the float model.
 
+    Args:
+        backend: of the packed model, as `load_artifact` takes it.
+
     Raises:
-        ArtifactError: the artifact is refused.
+        DataError: the backend comes to other scores than the reference, more than rounding
+            activations to 8 bits may cost.
+        BackendError: the backend cannot be used here.
     """
-    loaded = load_artifact(artifact)
+    try:
+        loaded = load_artifact(artifact, backend=backend)
+    except ArtifactGoldenError as error:
+        raise DataError(
+            f"{artifact} is written, but what runs through it loses too much in 8 bits: "
+            f"{str(error).partition(';')[0]} in float32; serve it with --backend reference, or "
+            "name it as `start` of a recipe and train it"
+        ) from None
     return compare(
         line_nats(loaded.model, sample.text, f"packed, {loaded.backend}"),
         line_nats(given.model, sample.text, "float"),

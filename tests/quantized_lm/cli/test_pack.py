@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from quantized_lm.artifact import load_artifact
@@ -60,6 +61,24 @@ def test_each_matrix_has_the_format_that_was_asked_for(source: Path, tmp_path: P
     assert formats["embedding.weight"] == "8bit"
     assert formats["blocks.1.down.weight"] == "2bit"
     assert manifest.text.case == "keep"
+
+
+def test_a_model_that_8_bits_are_too_few_for_is_told_with_what_helps(
+    source: Path, tmp_path: Path
+) -> None:
+    weights = source / "model.safetensors"
+    state = load_file(weights)
+    for layer in range(2):  # one column of what runs through the model is far above all others
+        state[f"transformer.h.{layer}.ln_2.bias"][0] = 1e4
+        state[f"transformer.h.{layer}.mlp.c_fc.weight"][0] = 0.0
+    save_file(state, weights)
+    out = tmp_path / "wide"
+    refused = pack(source, out)
+    assert refused.exit_code == 2
+    assert "loses too much in 8 bits" in refused.stderr.splitlines()[-1]
+    served = pack(source, out, "--backend", "reference")
+    assert served.exit_code == 0, served.output
+    assert abs(json.loads(served.stdout.splitlines()[-1])["nll_difference"]) < 0.02
 
 
 def test_a_recipe_goes_on_from_it(source: Path, tmp_path: Path) -> None:
