@@ -198,8 +198,8 @@ def packing_cost(
     except ArtifactGoldenError as error:
         raise DataError(
             f"{artifact} is written, but what runs through it loses too much in 8 bits: "
-            f"{str(error).partition(';')[0]} in float32; serve it with --backend reference, or "
-            "name it as `start` of a recipe and train it"
+            f"{str(error).rpartition(';')[0]}; serve it with --backend reference, or name it as "
+            "`start` of a recipe and train it"
         ) from None
     return compare(
         line_nats(loaded.model, sample.text, f"packed, {loaded.backend}"),
