@@ -71,17 +71,21 @@ def read_byte_level(
     path = folder / "tokenizer.json"
     given = _of_tokenizer(path) if path.exists() else _of_merges(folder)
     where = str(folder)
-    _require_ids(given.ids, vocab_size, where)
-    boundary = _name_of(given.ids, boundary_id, where)
+    tokens = _by_id(given.ids, vocab_size, where)
+    if boundary_id not in tokens:
+        raise DataError(
+            f"{where}: no token has id {boundary_id}, which config.json has as eos_token_id"
+        )
+    boundary = tokens[boundary_id]
     if boundary != BOUNDARY and BOUNDARY in given.ids:
         raise DataError(f"{where}: has {BOUNDARY} beside {boundary}, which ends texts; {_NEED}")
     unknown = _spare(given, boundary, where)
     first = [boundary_id, given.ids[unknown]]
     order = np.asarray(first + [old for old in range(vocab_size) if old not in first], np.int64)
     new_ids = np.argsort(order)
-    spoken = {old: token for token, old in given.ids.items()}
-    names = {old: spoken.get(old, f"<unused {old}>") for old in range(vocab_size)}
-    vocabulary = {token: int(new_ids[old]) for old, token in names.items()}
+    vocabulary = {
+        tokens.get(old, f"<unused {old}>"): int(new_ids[old]) for old in range(vocab_size)
+    }
     del vocabulary[boundary], vocabulary[unknown]
     vocabulary |= {BOUNDARY: BOUNDARY_ID, UNK: UNK_ID}
     content = json.dumps(_description(vocabulary, given.merges)).encode()
@@ -142,22 +146,16 @@ def _sequence(value: object, where: str) -> list[Any]:
     return value
 
 
-def _require_ids(ids: dict[str, Any], vocab_size: int, where: str) -> None:
-    """Pass if each token has a row of its own."""
-    owners: dict[int, str] = {}
+def _by_id(ids: dict[str, Any], vocab_size: int, where: str) -> dict[int, str]:
+    """Each id's token, if each token has a row of its own."""
+    tokens: dict[int, str] = {}
     for token, number in ids.items():
         if not isinstance(number, int) or not 0 <= number < vocab_size:
             raise DataError(f"{where}: {token!r} has id {number}; need 0 to {vocab_size - 1}")
-        if number in owners:
-            raise DataError(f"{where}: {owners[number]!r} and {token!r} both have id {number}")
-        owners[number] = token
-
-
-def _name_of(ids: dict[str, int], number: int, where: str) -> str:
-    for token, one in ids.items():
-        if one == number:
-            return token
-    raise DataError(f"{where}: no token has id {number}, which config.json has as eos_token_id")
+        if number in tokens:
+            raise DataError(f"{where}: {tokens[number]!r} and {token!r} both have id {number}")
+        tokens[number] = token
+    return tokens
 
 
 def _spare(given: _Given, boundary: str, where: str) -> str:

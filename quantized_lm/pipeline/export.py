@@ -102,5 +102,10 @@ def _provenance(recipe: Recipe, folders: RunFolders) -> dict[str, Any]:
         "train": read_history(folders.run / "train" / "history.jsonl"),
         "quantize": read_history(folders.quantized / "history.jsonl"),
         "method": recipe.quantize.method,
-        "versions": {name: version(name) for name in ("secondpass", "torch", "tokenizers")},
+        "versions": library_versions(),
     }
+
+
+def library_versions() -> dict[str, str]:
+    """Of what made an artifact."""
+    return {name: version(name) for name in ("secondpass", "torch", "tokenizers")}

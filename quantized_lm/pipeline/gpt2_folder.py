@@ -21,7 +21,7 @@ from quantized_lm.models.gpt2 import Gpt2, from_transformers
 from quantized_lm.pipeline.byte_level import read_byte_level
 from quantized_lm.tokenizer import TextRules, Tokenizer
 
-WEIGHTS = "model.safetensors"
+_WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ROWS_OF_TOKENS = {"wte.weight", "lm_head.weight"}
 _CHUNK_BYTES = 1 << 20
@@ -122,12 +122,12 @@ def _boundary(config: Mapping[str, Any], folder: Path) -> int:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / _INDEX
     if not index.exists():
-        if not (folder / WEIGHTS).exists():
+        if not (folder / _WEIGHTS).exists():
             raise DataError(
-                f"{folder}: holds no {WEIGHTS}; write it by save_pretrained of the transformers "
+                f"{folder}: holds no {_WEIGHTS}; write it by save_pretrained of the transformers "
                 "library (pickled weights, as pytorch_model.bin, are not read)"
             )
-        return [folder / WEIGHTS]
+        return [folder / _WEIGHTS]
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
         return [folder / Path(name).name for name in sorted(names)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from quantized_lm.pipeline.evaluate import (
     line_nats,
     lines_alone,
 )
-from quantized_lm.pipeline.export import GOLDEN_TEXTS
+from quantized_lm.pipeline.export import GOLDEN_TEXTS, library_versions
 from quantized_lm.pipeline.gpt2_folder import PretrainedGpt2
 from quantized_lm.pipeline.progress import track
 from quantized_lm.quant.formats import Grid
@@ -128,7 +127,7 @@ def pack(given: PretrainedGpt2, packing: Packing, card: Card, out: Path) -> Mani
             "made_by": "secondpass pack",
             "source": card.source,
             "source_sha256": given.sha256,
-            "versions": {name: version(name) for name in ("secondpass", "torch", "tokenizers")},
+            "versions": library_versions(),
         },
     )
     matrices = matrix_names(given.model)

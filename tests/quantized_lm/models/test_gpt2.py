@@ -68,7 +68,7 @@ def plain_forward(state: dict[str, Tensor], tokens: Tensor, heads: int = HEADS) 
         inner = project(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
         inner = functional.gelu(inner, approximate="tanh")
         x = x + project(inner, f"{block}.mlp.c_proj")
-    return norm(x, "ln_f") @ embedding.T
+    return norm(x, "ln_f") @ get.get("lm_head.weight", embedding).T
 
 
 def tree_scores(model: Gpt2) -> list[float]:
