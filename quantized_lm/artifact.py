@@ -23,11 +23,13 @@ from quantized_lm.errors import ArtifactError, FormatError
 from quantized_lm.files import write_atomic
 from quantized_lm.golden import GOLDEN_TOLERANCE_INT8, golden_json, read_golden, require_golden
 from quantized_lm.manifest import (
+    BOUNDARY_RULE,
     FORMAT_VERSION,
     MANIFEST,
     WEIGHTS,
     FileEntry,
     Manifest,
+    ModelCard,
     manifest_hash,
     naming_folder,
     read_file,
@@ -70,13 +72,13 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class ArtifactParts:
-    """What goes into an artifact besides the manifest's bookkeeping.
+    """What goes into an artifact.
 
     Attributes:
         coding: how packed tensors are stored; key of CODINGS, or "auto" for the smallest of each.
     """
 
-    manifest: Manifest
+    card: ModelCard
     packed: Mapping[str, QuantizedTensor]
     plain: Mapping[str, NDArray[np.float32]]
     tokenizer: Tokenizer
@@ -120,7 +122,7 @@ def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
     An artifact that is there already stays whole until there is all of another.
 
     Returns:
-        The manifest with format version, sizes, hashes and bits filled in.
+        The manifest.
 
     Raises:
         FormatError: there is no such coding, or no golden text fits the model.
@@ -132,24 +134,32 @@ def write_artifact(folder: Path, parts: ArtifactParts) -> Manifest:
         "golden.json": _golden(parts),
         "recipe.yaml": parts.recipe_yaml,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name, data in content.items():
-        write_atomic(folder / name, data)
     parameters = sum(math.prod(entry.shape) for entry in stored.entries.values())
-    manifest = replace(
-        parts.manifest,
+    card = parts.card
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
+        name=card.name,
+        architecture=card.architecture,
+        config=card.config,
+        text=parts.tokenizer.rules,
+        boundary=dict(BOUNDARY_RULE),
+        max_tokens=card.config["max_tokens"],
+        default_weights=card.default_weights,
         tensors=stored.entries,
         parameters=parameters,
         bits_per_weight=8 * len(stored.content) / parameters,
         size_bytes=sum(map(len, content.values())),
+        license=card.license,
+        provenance=card.provenance,
         files={
             name: FileEntry(hashlib.sha256(data).hexdigest(), len(data))
             for name, data in content.items()
         },
-        sha256="",
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name, data in content.items():
+        write_atomic(folder / name, data)
     manifest = replace(manifest, sha256=manifest_hash(asdict(manifest)))
     write_atomic(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
     return manifest
@@ -267,9 +277,9 @@ def _tokenizer(manifest: Manifest, config: ModelConfig, content: Mapping[str, by
 
 def _golden(parts: ArtifactParts) -> bytes:
     """The reference backend's scores of the golden texts."""
-    architecture = parts.manifest.architecture
+    architecture = parts.card.architecture
     config = build(
-        ARCHITECTURES[architecture][0], parts.manifest.config, where="config", error=ArtifactError
+        ARCHITECTURES[architecture][0], parts.card.config, where="config", error=ArtifactError
     )
     model = packed_model(
         architecture, config, parts.packed, parts.plain, select_backend("reference")

@@ -54,6 +54,26 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class ModelCard:
+    """What the maker of a model says of it, each as in `Manifest`; the rest can be counted.
+
+    Raises:
+        FormatError: the default weights are none.
+    """
+
+    name: str
+    architecture: str
+    config: dict[str, Any]
+    default_weights: dict[str, float]
+    license: str
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse weights before anything is made for them."""
+        require_weights(self.default_weights)
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a model is.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from quantized_lm.artifact import ArtifactParts, write_artifact
 from quantized_lm.bench.lists import Tokens
 from quantized_lm.bench.weights import load_gpt2, read_packed
-from quantized_lm.manifest import BOUNDARY_RULE, FORMAT_VERSION, Manifest
+from quantized_lm.manifest import ModelCard
 from quantized_lm.tokenizer import UNK_ID, TextRules, Tokenizer
 
 _GOLDEN_WORDS = (2, 3, 4)
@@ -25,25 +25,17 @@ def write_random_artifact(name: str, num_heads: int, files: tuple[Path, Path], t
         return
     config = load_gpt2(files[0], num_heads).config
     packed, plain = read_packed(files[1])
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
+    card = ModelCard(
         name=name,
         architecture="gpt2",
         config=asdict(config),
-        text=TextRules(),
-        boundary=dict(BOUNDARY_RULE),
-        max_tokens=config.max_tokens,
         default_weights={"am_scale": 1.0, "lm_scale": 0.5, "word_bonus": 0.0},
-        tensors={},
-        parameters=0,
-        bits_per_weight=0.0,
-        size_bytes=0,
         license="none",
         provenance={"made_by": "secondpass bench, random weights"},
     )
     words = [_word(token) for token in range(UNK_ID + 1, config.vocab_size)]
     parts = ArtifactParts(
-        manifest=manifest,
+        card=card,
         packed=packed,
         plain=plain,
         tokenizer=Tokenizer.of_words(words, rules=TextRules()),

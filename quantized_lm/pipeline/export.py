@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantized_lm.artifact import ArtifactParts, write_artifact
-from quantized_lm.manifest import BOUNDARY_RULE, FORMAT_VERSION, Manifest
+from quantized_lm.manifest import ModelCard
 from quantized_lm.pipeline.checkpoint import read_history
 from quantized_lm.pipeline.corpus import open_corpus
 from quantized_lm.pipeline.quantize import load_student
@@ -61,24 +61,16 @@ def export(
     """
     corpus = open_corpus(recipe.corpus, folders.run / "corpus")
     student = load_student(recipe, run=folders.run, out=folders.quantized)
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
+    card = ModelCard(
         name=recipe.name,
         architecture=recipe.architecture,
         config=recipe.model,
-        text=recipe.corpus.text,
-        boundary=dict(BOUNDARY_RULE),
-        max_tokens=recipe.model["max_tokens"],
         default_weights=default_weights,
-        tensors={},
-        parameters=0,
-        bits_per_weight=0.0,
-        size_bytes=0,
         license=recipe.license,
         provenance=_provenance(recipe, folders),
     )
     parts = ArtifactParts(
-        manifest=manifest,
+        card=card,
         packed=student.packed,
         plain={name: tensor.numpy() for name, tensor in student.plain.items()},
         tokenizer=corpus.tokenizer,

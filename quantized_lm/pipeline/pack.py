@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quantized_lm.artifact import ArtifactParts, load_artifact, write_artifact
 from quantized_lm.errors import ArtifactGoldenError, DataError, FormatError
-from quantized_lm.manifest import BOUNDARY_RULE, FORMAT_VERSION, MANIFEST, Manifest
+from quantized_lm.manifest import MANIFEST, Manifest, ModelCard
 from quantized_lm.models.layers import matrix_names
 from quantized_lm.ops import AUTO
 from quantized_lm.pipeline.evaluate import (
@@ -108,20 +108,11 @@ def pack(given: PretrainedGpt2, packing: Packing, card: Card, out: Path) -> Mani
         FormatError: a weight is not finite or too large for its scale, or a default weight is none.
     """
     require_free(out)
-    config = given.model.config
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
+    model_card = ModelCard(
         name=out.resolve().name,
         architecture=_ARCHITECTURE,
-        config=asdict(config),
-        text=given.tokenizer.rules,
-        boundary=dict(BOUNDARY_RULE),
-        max_tokens=config.max_tokens,
+        config=asdict(given.model.config),
         default_weights=card.default_weights,
-        tensors={},
-        parameters=0,
-        bits_per_weight=0.0,
-        size_bytes=0,
         license=card.license,
         provenance={
             "made_by": "secondpass pack",
@@ -140,7 +131,7 @@ def pack(given: PretrainedGpt2, packing: Packing, card: Card, out: Path) -> Mani
         else:
             plain[name] = weight
     parts = ArtifactParts(
-        manifest=manifest,
+        card=model_card,
         packed=packed,
         plain=plain,
         tokenizer=given.tokenizer,

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import zlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from quantized_lm.errors import (
     FormatError,
 )
 from quantized_lm.golden import GOLDEN_TOLERANCE, GOLDEN_TOLERANCE_INT8
-from quantized_lm.manifest import WEIGHTS, manifest_hash, read_manifest
+from quantized_lm.manifest import WEIGHTS, ModelCard, manifest_hash, read_manifest
 from quantized_lm.models.transformer import Transformer
 from quantized_lm.models.transformer_config import TransformerConfig
 from quantized_lm.ops import BACKENDS
@@ -59,7 +60,7 @@ def rewritten(
     """The same model, stored in another way."""
     weights, loaded = weights_of(source), load_artifact(source, backend="reference")
     parts = ArtifactParts(
-        loaded.manifest,
+        ModelCard(**{each.name: getattr(loaded.manifest, each.name) for each in fields(ModelCard)}),
         weights.packed,
         weights.plain,
         loaded.tokenizer,
