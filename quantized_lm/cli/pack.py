@@ -17,7 +17,7 @@ from quantized_lm.cli.score import read_texts
 from quantized_lm.ops import AUTO
 from quantized_lm.pipeline.export import GOLDEN_TEXTS
 from quantized_lm.pipeline.gpt2_folder import read_gpt2
-from quantized_lm.pipeline.pack import Card, Packing, pack, packing_cost, require_free, sample_of
+from quantized_lm.pipeline.pack import Packing, pack, packing_cost, require_free, sample_of
 from quantized_lm.quant.formats import FORMATS
 from quantized_lm.tokenizer import TextRules
 
@@ -78,7 +78,14 @@ def run(  # noqa: PLR0913 - each is an option of the command
     given = read_gpt2(source, rules)
     sample = sample_of(given, compared)
     weights = {"am_scale": 1.0, "lm_scale": lm_scale, "word_bonus": word_bonus}
-    manifest = pack(given, packing, Card(license_name, source.resolve().name, weights), out)
+    manifest = pack(
+        given,
+        packing,
+        out,
+        source=source.resolve().name,
+        license_name=license_name,
+        default_weights=weights,
+    )
     report = packing_cost(given, out, sample, backend=backend)
     print_report(report, "float")
     note(

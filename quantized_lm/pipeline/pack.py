@@ -65,20 +65,6 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a packed model says of itself.
-
-    Attributes:
-        license: of the weights. source: where they came from, for people.
-        default_weights: served to requests that name none.
-    """
-
-    license: str
-    source: str
-    default_weights: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Sample:
     """Texts to compare on, as tokens."""
 
@@ -100,23 +86,35 @@ def sample_of(given: PretrainedGpt2, texts: Iterable[str]) -> Sample:
     return Sample(text, sum(len(one.words) for one in encoded))
 
 
-def pack(given: PretrainedGpt2, packing: Packing, card: Card, out: Path) -> Manifest:
+def pack(
+    given: PretrainedGpt2,
+    packing: Packing,
+    out: Path,
+    *,
+    source: str,
+    license_name: str,
+    default_weights: dict[str, float],
+) -> Manifest:
     """Write the artifact, with the folder's name as its own.
+
+    Args:
+        source: where the weights came from, for people. license_name: theirs.
+        default_weights: served to requests that name none.
 
     Raises:
         DataError: `out` is a folder of something else.
         FormatError: a weight is not finite or too large for its scale, or a default weight is none.
     """
     require_free(out)
-    model_card = ModelCard(
+    card = ModelCard(
         name=out.resolve().name,
         architecture=_ARCHITECTURE,
         config=asdict(given.model.config),
-        default_weights=card.default_weights,
-        license=card.license,
+        default_weights=default_weights,
+        license=license_name,
         provenance={
             "made_by": "secondpass pack",
-            "source": card.source,
+            "source": source,
             "source_sha256": given.sha256,
             "versions": library_versions(),
         },
@@ -131,7 +129,7 @@ def pack(given: PretrainedGpt2, packing: Packing, card: Card, out: Path) -> Mani
         else:
             plain[name] = weight
     parts = ArtifactParts(
-        card=model_card,
+        card=card,
         packed=packed,
         plain=plain,
         tokenizer=given.tokenizer,
