@@ -118,11 +118,11 @@ void encode(const float* line, std::size_t length, float step, std::int8_t* code
 
 // Where the sum over a group starts: minus what unsigned levels or table entries add too much.
 std::int32_t start_of(const Weight& w, const std::int8_t* codes, std::size_t count) {
-    const CodeSums sums = sum_codes(codes, count);
-    if (w.layout == Layout::kDot) return -level_offset(w.levels, w.bits) * sums.all;
+    const std::int32_t sum = sum_codes(codes, count);
+    if (w.layout == Layout::kDot) return -level_offset(w.levels, w.bits) * sum;
     std::int32_t factors = w.levels[1] - w.levels[0];
     if (w.bits == 2) factors += w.levels[2] - w.levels[0];
-    return w.levels[0] * sums.all + factors * sums.negative;
+    return w.levels[0] * sum + factors * sum_negative_codes(codes, count);
 }
 
 // Codes of one row, in groups padded to whole words, and where their sums start. One group is written in

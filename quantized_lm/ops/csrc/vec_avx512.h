@@ -105,23 +105,34 @@ inline void store_codes(std::int8_t* to, const Vec (&v)[kCodeVectors]) {
     _mm512_storeu_si512(to, _mm512_permutexvar_epi32(fours, _mm512_packs_epi16(low, high)));
 }
 
-struct CodeSums {
-    std::int32_t all;
-    std::int32_t negative;
-};
-
-inline CodeSums sum_codes(const std::int8_t* codes, std::size_t count) {
+// The sum of what `map` makes of 64 codes at a time; maps 0 to 0. Two sums, because one addition waits for
+// the one before it.
+template <typename Map>
+inline std::int32_t sum_of_codes(const std::int8_t* codes, std::size_t count, Map map) {
     const __m512i ones = _mm512_set1_epi8(1);
-    __m512i all = _mm512_setzero_si512();
-    __m512i negative = all;
-    for (std::size_t k = 0; k < count; k += 64) {
+    __m512i even = _mm512_setzero_si512();
+    __m512i odd = even;
+    std::size_t k = 0;
+    for (; k + 128 <= count; k += 128) {
+        even = _mm512_dpbusd_epi32(even, ones, map(_mm512_loadu_si512(codes + k)));
+        odd = _mm512_dpbusd_epi32(odd, ones, map(_mm512_loadu_si512(codes + k + 64)));
+    }
+    for (; k < count; k += 64) {
         const std::size_t left = count - k < 64 ? count - k : 64;
         const __m512i some = _mm512_maskz_loadu_epi8(~std::uint64_t{0} >> (64 - left), codes + k);
-        all = _mm512_dpbusd_epi32(all, ones, some);
-        negative = _mm512_dpbusd_epi32(negative, ones,
-                                       _mm512_min_epi8(some, _mm512_setzero_si512()));
+        even = _mm512_dpbusd_epi32(even, ones, map(some));
     }
-    return {_mm512_reduce_add_epi32(all), _mm512_reduce_add_epi32(negative)};
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd));
+}
+
+inline std::int32_t sum_codes(const std::int8_t* codes, std::size_t count) {
+    return sum_of_codes(codes, count, [](__m512i some) { return some; });
+}
+
+inline std::int32_t sum_negative_codes(const std::int8_t* codes, std::size_t count) {
+    return sum_of_codes(codes, count, [](__m512i some) {
+        return _mm512_min_epi8(some, _mm512_setzero_si512());
+    });
 }
 
 constexpr int kTileRows = 12;

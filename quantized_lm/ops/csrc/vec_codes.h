@@ -22,19 +22,17 @@ inline Vec look_up(const float (&table)[32], Ints index) {
     return load(found);
 }
 
-// Sum of all codes, and of those below 0.
-struct CodeSums {
-    std::int32_t all;
-    std::int32_t negative;
-};
+inline std::int32_t sum_codes(const std::int8_t* codes, std::size_t count) {
+    std::int32_t sum = 0;
+    for (std::size_t k = 0; k < count; ++k) sum += codes[k];
+    return sum;
+}
 
-inline CodeSums sum_codes(const std::int8_t* codes, std::size_t count) {
-    CodeSums sums{0, 0};
-    for (std::size_t k = 0; k < count; ++k) {
-        sums.all += codes[k];
-        sums.negative += codes[k] < 0 ? codes[k] : 0;
-    }
-    return sums;
+// Of those below 0.
+inline std::int32_t sum_negative_codes(const std::int8_t* codes, std::size_t count) {
+    std::int32_t sum = 0;
+    for (std::size_t k = 0; k < count; ++k) sum += codes[k] < 0 ? codes[k] : 0;
+    return sum;
 }
 
 }  // namespace
