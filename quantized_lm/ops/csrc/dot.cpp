@@ -10,6 +10,14 @@
 namespace secondpass {
 namespace {
 
+// Asks for where a tile's results will go: stores to memory that no cache holds would wait for it one after
+// another. A product with 16384 outputs of 800 rows took a tenth longer without.
+inline void prefetch_outputs(const float* y, std::size_t y_stride, int rows, std::size_t columns) {
+    constexpr std::size_t kCacheLine = 16;
+    for (int r = 0; r < rows; ++r, y += y_stride)
+        for (std::size_t n = 0; n < columns; n += kCacheLine) __builtin_prefetch(y + n, 1, 2);
+}
+
 // One group of `kVectors` vectors of columns for kRows rows.
 //   words at the group's first word and the tile's first column; words of a panel are kPanel apart
 template <unsigned kBits, int kRows, int kVectors>
@@ -22,6 +30,7 @@ inline void multiply_group(const Tile& a, std::size_t column, std::size_t group,
     const std::uint32_t* words =
         a.weight->words + (a.panel * a.groups + group) * count * kPanel + column;
     const std::int8_t* codes = a.codes + group * count * 4 * kPositions;
+    if (group == 0) prefetch_outputs(a.y + column, a.y_stride, kRows, kVectors * kLanes);
     Ints sums[kSets][kRows][kVectors];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
