@@ -167,12 +167,10 @@ inline Head head_of(const AttendArgs& a, std::size_t r, std::size_t i) {
 // Asks for the stored rows of a path, but for those that the row above has asked for. They are scattered
 // over more memory than the caches hold, and reading by heads is no pattern that a CPU would guess.
 inline void prefetch_path(const AttendArgs& a, std::size_t r) {
-    constexpr std::size_t kCacheLine = 16;
     for (std::size_t j = 0; j < a.length[r]; ++j) {
         if (r > 0 && j < a.length[r - 1] && a.path[r][j] == a.path[r - 1][j]) continue;
-        const float* row = a.store[r] + static_cast<std::size_t>(a.path[r][j]) * row_floats(a.heads);
-        for (std::size_t i = 0; i < row_floats(a.heads); i += kCacheLine)
-            __builtin_prefetch(row + i, 0, 2);
+        const std::size_t floats = row_floats(a.heads);
+        prefetch<0>(a.store[r] + static_cast<std::size_t>(a.path[r][j]) * floats, floats);
     }
 }
 

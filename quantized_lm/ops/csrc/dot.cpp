@@ -11,11 +11,9 @@ namespace secondpass {
 namespace {
 
 // Asks for where a tile's results will go: stores to memory that no cache holds would wait for it one after
-// another. A product with 16384 outputs of 800 rows took a tenth longer without.
+// another. Products with 16384 outputs of 800 rows took 5 to 17 % longer without.
 inline void prefetch_outputs(const float* y, std::size_t y_stride, int rows, std::size_t columns) {
-    constexpr std::size_t kCacheLine = 16;
-    for (int r = 0; r < rows; ++r, y += y_stride)
-        for (std::size_t n = 0; n < columns; n += kCacheLine) __builtin_prefetch(y + n, 1, 2);
+    for (int r = 0; r < rows; ++r, y += y_stride) prefetch<1>(y, columns);
 }
 
 // One group of `kVectors` vectors of columns for kRows rows.

@@ -52,6 +52,14 @@ struct Weight {
 };
 
 static inline std::size_t ceil_divide(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+// Asks for `count` floats to come into the second cache, to be written where kIsWritten is 1, read where 0.
+template <int kIsWritten>
+static inline void prefetch(const float* from, std::size_t count) {
+    constexpr std::size_t kCacheLine = 16;
+    for (std::size_t i = 0; i < count; i += kCacheLine) __builtin_prefetch(from + i, kIsWritten, 2);
+}
+
 static inline std::size_t panels_of(const Weight& w) { return ceil_divide(w.N, kPanel); }
 static inline std::size_t groups_of(const Weight& w) { return ceil_divide(w.K, w.group_size); }
 static inline std::size_t codes_per_word(const Weight& w) { return kBitsPerWord / w.bits; }

@@ -92,12 +92,9 @@ void TransformerWorker::project_in_place(Block block, std::size_t layer, const R
 // Asks for the rows that keys and values will be written to. They lie in memory that no cache holds, and
 // stores wait for it one after another: without this a list took 3 to 10 % longer.
 void TransformerWorker::prefetch_stored(Block block, std::size_t layer) const {
-    constexpr std::size_t kCacheLine = 16;
     for (std::size_t r = 0; r < block.count; ++r) {
         const Row& row = pass_.rows[block.first + r];
-        const float* stored = row.tree->stored(layer, row.slot);
-        for (std::size_t i = 0; i < row_floats(pass_.heads); i += kCacheLine)
-            __builtin_prefetch(stored + i, 1, 2);
+        prefetch<1>(row.tree->stored(layer, row.slot), row_floats(pass_.heads));
     }
 }
 
