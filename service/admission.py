@@ -13,7 +13,7 @@ from typing import Any
 
 from service.costs import Costs
 from service.errors import DeadlineExceededError, OverloadedError
-from service.job_queue import JobQueue, ModelQueue
+from service.job_queue import JobQueue
 from service.jobs import Job
 from service.metrics import OTHER_MODEL, SEVERAL_MODELS, Metrics
 
@@ -160,10 +160,10 @@ class Admission:
         """How long a request with that deadline would wait, if it came now."""
         seconds, num_passes = 0.0, 0
         for waiting in queue:
-            work = _work_before(waiting, deadline_s)
-            passes = math.ceil(work.num_tokens / self._limits.budget_tokens)
+            num_jobs, num_tokens = waiting.before(deadline_s)
+            passes = math.ceil(num_tokens / self._limits.budget_tokens)
             cost = self._costs.of(waiting.model.name)
-            seconds += cost.seconds(work.num_tokens, passes, work.num_jobs)
+            seconds += cost.seconds(num_tokens, passes, num_jobs)
             num_passes += passes
         return max(load.pass_ends_s - now_s, 0.0) + seconds + (num_passes + 1) * load.waves_s
 
@@ -219,10 +219,3 @@ def count_refused(metrics: Metrics, names: Sequence[str], reason: str) -> None:
     distinct = set(names)
     label = OTHER_MODEL if not distinct else SEVERAL_MODELS
     metrics.shed.labels(distinct.pop() if len(distinct) == 1 else label, reason).inc()
-
-
-def _work_before(waiting: ModelQueue, deadline_s: float) -> _Work:
-    if deadline_s == math.inf:
-        return _Work(len(waiting.tickets), waiting.num_tokens)
-    before = waiting.before(deadline_s)
-    return _Work(len(before), sum(ticket.job.cost_tokens for ticket in before))

@@ -24,15 +24,22 @@ class ModelQueue:
         model: what they run on.
         tickets: earliest deadline first, then in order of arrival.
         num_tokens: what they cost together.
+        num_anytime: of those that can be stopped at any time.
     """
 
     model: Served
     tickets: list[Ticket[Any]] = field(default_factory=list)
     num_tokens: int = 0
+    num_anytime: int = 0
 
-    def before(self, deadline_s: float) -> Sequence[Ticket[Any]]:
-        """Those whose deadline is that or earlier."""
-        return self.tickets[: bisect_left(self.tickets, (deadline_s, math.inf), key=_key)]
+    def before(self, deadline_s: float) -> tuple[int, int]:
+        """Those whose deadline is that or earlier: how many, and what they cost.
+
+        The later ones are taken away: most newcomers have few behind them.
+        """
+        count = bisect_left(self.tickets, (deadline_s, math.inf), key=_key)
+        later = sum(ticket.job.cost_tokens for ticket in self.tickets[count:])
+        return count, self.num_tokens - later
 
 
 class JobQueue:
@@ -63,10 +70,9 @@ class JobQueue:
             default=None,
         )
 
-    def of(self, model: Served) -> Sequence[Ticket[Any]]:
-        """The tickets of one model, in the order of work."""
-        queue = self._queues.get(id(model.model))
-        return queue.tickets if queue else ()
+    def of(self, model: Served) -> ModelQueue:
+        """What waits for one model."""
+        return self._queues.get(id(model.model)) or ModelQueue(model)
 
     def add(self, tickets: Sequence[Ticket[Any]]) -> None:
         """Put tickets of one request in."""
@@ -75,6 +81,7 @@ class JobQueue:
             queue = self._queues.setdefault(id(job.model.model), ModelQueue(job.model))
             insort(queue.tickets, ticket, key=_key)
             queue.num_tokens += job.cost_tokens
+            queue.num_anytime += job.is_anytime
             self.num_tokens += job.cost_tokens
             ticket.request.num_queued += 1
             self._metrics.queue_requests.labels(job.model.name).inc()
@@ -104,6 +111,7 @@ class JobQueue:
     def _count_out(self, ticket: Ticket[Any], queue: ModelQueue) -> None:
         job = ticket.job
         queue.num_tokens -= job.cost_tokens
+        queue.num_anytime -= job.is_anytime
         self.num_tokens -= job.cost_tokens
         ticket.request.num_queued -= 1
         self.num_requests -= ticket.request.num_queued == 0

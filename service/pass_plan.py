@@ -23,7 +23,7 @@ from typing import Any
 
 from service.cost_model import CostModel
 from service.costs import Costs
-from service.job_queue import JobQueue
+from service.job_queue import JobQueue, ModelQueue
 from service.jobs import Served, Started, Ticket
 
 Entry = Ticket[Any] | Started[Any]
@@ -134,18 +134,20 @@ class Planner:
         self,
         plan: Pass,
         lead: Entry,
-        waiting: Sequence[Ticket[Any]],
+        waiting: ModelQueue,
         started: Sequence[Started[Any]],
     ) -> None:
         room = self._anytime_room(started) - sum(
             ticket.job.cost_tokens for ticket in plan.taken if ticket.job.is_anytime
         )
-        queued: Sequence[Entry] = waiting
+        queued: Sequence[Entry] = waiting.tickets
         running: list[Entry] = sorted(
             (entry for entry in started if entry.ticket.job.model.model is plan.model.model),
             key=_key,
         )
-        is_barred = {True: False, False: False}  # is_anytime -> whether none may overtake
+        # is_anytime -> whether none may overtake, or there is none. A queue of hundreds is gone
+        # through no further than that: it took a tenth of an overloaded engine's time.
+        is_barred = {True: waiting.num_anytime == 0, False: False}
         for entry in merge(queued, running, key=_key):
             if entry is lead or _ticket(entry).future.done():
                 continue

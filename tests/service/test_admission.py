@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,11 +166,13 @@ def names(tickets: Sequence[Ticket[Any]]) -> list[float]:
 
 def test_the_queue_forgets_a_model_that_nothing_waits_for() -> None:
     door = Door()
-    door.ask(door.job(1, by_s=2.0), door.job(1, by_s=1.0))
+    door.ask(door.job(4, by_s=2.0), door.job(3, by_s=1.0))
     (waiting,) = door.queue
-    assert names(waiting.before(1.0)) == [1.0]
+    assert [waiting.before(by_s) for by_s in (0.9, 1.0, 1.9, 2.0, math.inf)] == [
+        (0, 0), (1, 3), (1, 3), (2, 7), (2, 7)
+    ]  # fmt: skip
     assert names(waiting.tickets) == [1.0, 2.0]
-    assert (door.queue.num_requests, door.queue.num_tokens) == (1, 2)
+    assert (door.queue.num_requests, door.queue.num_tokens) == (1, 7)
     door.queue.clear()
     assert not door.queue
     assert (door.queue.num_requests, door.queue.num_tokens) == (0, 0)

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from service import pass_plan
 from service.admission import QueueLimits
 from service.errors import DrainingError, NotReadyError
-from service.jobs import Completed, Job
+from service.jobs import Completed, Job, Ticket
 from service.lost_work import LostWork
 from service.metrics import Metrics
 from service.scheduler import GRACE_S, Scheduler
@@ -96,6 +97,24 @@ def test_a_piece_that_fails_fails_alone(method: str) -> None:
     run(scheduler)
     assert isinstance(second.exception(0), KeyError)
     assert (result(first), result(third)) == (2, 6)
+
+
+def test_a_pass_is_put_together_without_going_through_a_long_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, looked_at = DoublingModel(), list[object]()
+    ticket_of = pass_plan._ticket
+
+    def looked(entry: pass_plan.Entry) -> Ticket[Any]:
+        looked_at.append(entry)
+        return ticket_of(entry)
+
+    monkeypatch.setattr(pass_plan, "_ticket", looked)
+    scheduler = engine(model.clock)
+    scheduler.submit([job(model, number, 5) for number in range(500)])
+    scheduler.step()
+    assert model.passes == [("a", [0, 1])]
+    assert 0 < len(looked_at) < 20
 
 
 def test_a_job_whose_waiter_left_is_not_run() -> None:

@@ -135,6 +135,15 @@ void Pool::barrier() noexcept {
     wait_until([&] { return phase_.load() != phase; }, kTaskPatience);
 }
 
+void Pool::advance(Progress& progress) noexcept {
+    progress.fetch_add(1);
+    wake_sleepers();
+}
+
+void Pool::wait_for(const Progress& progress, std::size_t least) noexcept {
+    wait_until([&] { return progress.load() >= least; }, kTaskPatience);
+}
+
 template <typename Condition>
 void Pool::wait_until(Condition holds, std::chrono::microseconds patience) noexcept {
     const auto start = std::chrono::steady_clock::now();

@@ -23,6 +23,9 @@
 
 namespace secondpass {
 
+// How many steps some work has made.
+using Progress = std::atomic<std::size_t>;
+
 class Pool {
 public:
     // threads at least 1. With `pins`, thread i stays on the i-th core that the pool's maker may
@@ -48,6 +51,11 @@ public:
     // In a task, called equally often by every thread: returns when all have called it. What a
     // thread wrote before is seen by all after.
     void barrier() noexcept;
+
+    // In a task: counts a step that others wait for. What the thread wrote before is seen by them after.
+    void advance(Progress& progress) noexcept;
+    // In a task: returns when so many steps are counted.
+    void wait_for(const Progress& progress, std::size_t least) noexcept;
 
 private:
     using Function = void (*)(const void* context, std::size_t thread) noexcept;

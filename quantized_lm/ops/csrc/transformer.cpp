@@ -27,15 +27,15 @@ void Transformer::forward(Batch& batch, float* log_prob) {
     const Paths paths(batch.rows);
     require_scratch(batch, paths);
     const OutputLayer output(kernels_, plan_.embedding.weight, batch, log_prob);
-    const TransformerPass pass{kernels_, plan_, heads_, *pool_, batch.rows, paths, output};
+    RowBlocks blocks(batch.rows, *pool_);
+    const TransformerPass pass{kernels_, plan_, heads_, *pool_, batch.rows, paths, output, blocks};
     pool_->run([&](std::size_t thread) noexcept {
         TransformerWorker(pass, scratch_[thread], thread).run();
     });
 }
 
 void Transformer::require_scratch(const Batch& batch, const Paths& paths) {
-    const std::size_t share = ceil_divide(batch.rows.size(), pool_->threads());
-    const std::size_t rows = std::min(share, kChunkRows);
+    const std::size_t rows = std::min(batch.rows.size(), kRowBlock);
     const bool has_mix = std::any_of(plan_.blocks.begin(), plan_.blocks.end(), mixes);
     for (TransformerScratch& scratch : scratch_) {
         scratch.stream.require(rows * plan_.model_dim);
