@@ -13,11 +13,12 @@ CSRC = Path(__file__).parents[3] / "quantized_lm" / "ops" / "csrc"
 IS_X86 = platform.machine() in {"x86_64", "AMD64"}
 
 
-def build(folder: Path, *options: str) -> Path:
-    """Build the programs of tests/native; the path of kernel_check."""
+def build(folder: Path, *options: str, target: str = "all") -> Path:
+    """Build the programs of tests/native, or one of them; the path of kernel_check."""
     configure = ["cmake", "-S", str(CSRC), "-B", str(folder), "-DSECONDPASS_KERNEL_CHECK=ON"]
     subprocess.run([*configure, *options], check=True, capture_output=True)
-    subprocess.run(["cmake", "--build", str(folder), "-j2"], check=True, capture_output=True)
+    make = ["cmake", "--build", str(folder), "-j2", "--target", target]
+    subprocess.run(make, check=True, capture_output=True)
     return folder / "kernel_check"
 
 
@@ -42,7 +43,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     require("cmake")
-    return build(tmp_path_factory.mktemp("sanitized"), "-DSECONDPASS_SANITIZE=ON")
+    return build(tmp_path_factory.mktemp("sanitized"), "-DSECONDPASS_SANITIZE=address,undefined")
 
 
 def test_every_kernel_is_right_under_sanitizers(sanitized: Path) -> None:
@@ -65,6 +66,17 @@ def test_engines_are_right_under_sanitizers(sanitized: Path) -> None:
     faulty = run(program, "--fault")
     assert faulty.returncode == 1
     assert ": right" not in faulty.stdout
+
+
+def test_threads_of_an_engine_do_not_race(tmp_path: Path) -> None:
+    require("cmake")
+    build(tmp_path, "-DSECONDPASS_SANITIZE=thread", target="engine_check")
+    checked = run(tmp_path / "engine_check")
+    if "unexpected memory mapping" in checked.stderr:
+        pytest.skip("the thread sanitizer cannot place its memory: addresses are too random here")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stderr == ""
+    assert "scalar: right" in checked.stdout
 
 
 @pytest.mark.parametrize("fault", ["scale", "level", "code", "column", "gate"])
