@@ -6,13 +6,13 @@ hand out results as they come.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantized_lm.models.base import LanguageModel
+from quantized_lm.models.base import LanguageModel, Satiable
 from quantized_lm.prefix_cache import Growth, PrefixCache, Reused
 from quantized_lm.pruning import Wave
 
@@ -133,15 +133,35 @@ class Running(Generic[Result]):
 
 def forward(
     running: Sequence[Running[Result]], model: LanguageModel
-) -> list[tuple[Running[Result], NDArray[np.float32]]]:
-    """One forward pass: every piece that is not over, and what it has to learn."""
+) -> Iterator[tuple[Running[Result], NDArray[np.float32]]]:
+    """One forward pass: every piece that is not over, and what it has to learn, in order.
+
+    An answer comes as soon as it costs the pass no time to have it before the others.
+    """
     waves = [(one, one.wave) for one in running if one.wave is not None]
-    answers = model.extend(
-        [one.state for one, _ in waves],
-        [wave.parents for _, wave in waves],
-        [wave.tokens for _, wave in waves],
-    )
-    return [(one, log_prob) for (one, _), log_prob in zip(waves, answers, strict=True)]
+    for some in _calls(waves, model.ample_nodes if isinstance(model, Satiable) else None):
+        answers = model.extend(
+            [one.state for one, _ in some],
+            [wave.parents for _, wave in some],
+            [wave.tokens for _, wave in some],
+        )
+        yield from list(zip((one for one, _ in some), answers, strict=True))
+
+
+def _calls(
+    waves: Sequence[tuple[Running[Result], Wave]], ample_nodes: int | None
+) -> Iterator[list[tuple[Running[Result], Wave]]]:
+    """Waves by calls of the model: all in one, or as soon as they have nodes enough."""
+    call: list[tuple[Running[Result], Wave]] = []
+    num_nodes = 0
+    for one, wave in waves:
+        call.append((one, wave))
+        num_nodes += len(wave.tokens)
+        if ample_nodes is not None and num_nodes >= ample_nodes:
+            yield call
+            call, num_nodes = [], 0
+    if call:
+        yield call
 
 
 def advance(running: Sequence[Running[Result]], model: LanguageModel) -> None:

@@ -16,6 +16,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quantized_lm.waves import Running, forward
 from service.admission import Admission, EngineLoad, QueueLimits, count_refused
 from service.costs import Costs
@@ -198,6 +201,8 @@ class Scheduler:
         self._started += begun
         self._in_hand = []
         entries = [entry for entry in (*plan.resumed, *begun) if not entry.piece.is_over]
+        # Answers come in this order. A search goes on after the pass anyway.
+        entries.sort(key=lambda entry: (entry.ticket.job.is_anytime, entry.ticket.key))
         if entries:
             num_nodes = sum(entry.piece.num_nodes for entry in entries)
             self._measure(plan, entries, num_nodes)
@@ -297,10 +302,13 @@ class Scheduler:
             entry.ticket.num_nodes += entry.piece.num_nodes
 
     def _forward(self, plan: Pass, entries: Sequence[Started[Any]]) -> bool:
-        """One pass of these, and whether it went well. If not, each is run alone."""
+        """One pass of these, and whether it went well. If not, who has no answer is run alone."""
+        num_answered = 0
         try:
             answers = forward([entry.piece for entry in entries], plan.model.model)
-            learning = list(zip(entries, answers, strict=True))
+            for entry, (_, log_prob) in zip(entries, answers, strict=True):
+                num_answered += 1
+                self._learn(entry, log_prob)
         except Exception as error:
             name = plan.model.name
             logger.exception("a pass of %d pieces of work failed on %s", len(entries), name)
@@ -308,14 +316,18 @@ class Scheduler:
                 entries[0].ticket.fail(error)
                 return False
         else:
-            for entry, (piece, log_prob) in learning:
-                entry.last_pass = self._planner.number
-                with self._failing_alone(entry.ticket):
-                    piece.learn(log_prob)
             return True
-        for entry in entries:
+        for entry in entries[num_answered:]:
             self._run_alone(entry)
         return False
+
+    def _learn(self, entry: Started[Any], log_prob: NDArray[np.float32]) -> None:
+        """Take an answer; what is over is handed out, though others of its pass are not."""
+        entry.last_pass = self._planner.number
+        with self._failing_alone(entry.ticket):
+            entry.piece.learn(log_prob)
+            if entry.piece.is_over:
+                self._goes_on(entry, self._clock())
 
     def _run_alone(self, entry: Started[Any]) -> None:
         """From its beginning to its end: who knows what a failed pass has left in its tree."""

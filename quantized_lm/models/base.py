@@ -81,3 +81,13 @@ class Resident(Protocol):
     def residency(self) -> Residency:
         """How they lie."""
         ...
+
+
+@runtime_checkable
+class Satiable(Protocol):
+    """A model that more nodes in one call do not make any faster, once there are so many."""
+
+    @property
+    def ample_nodes(self) -> int | None:
+        """How many; None where more are always better."""
+        ...

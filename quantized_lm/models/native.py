@@ -44,6 +44,9 @@ class NativeModel:
     def __init__(self, plan: ModelPlan, backend: CpuBackend) -> None:
         self._vocab_size = plan.embedding.shape[0]
         self._max_tokens = plan.max_tokens
+        # A LSTM multiplies one level of all trees at a time: the more trees, the better.
+        runs_in_blocks = isinstance(plan, TransformerPlan)
+        self._ample_nodes = _cpu.ROW_BLOCK * backend.threads if runs_in_blocks else None
         try:
             self._engine = _ENGINES[type(plan)](plan, backend)
         except ValueError as error:
@@ -58,6 +61,11 @@ class NativeModel:
     def max_tokens(self) -> int:
         """Longest path from the root, root excluded."""
         return self._max_tokens
+
+    @property
+    def ample_nodes(self) -> int | None:
+        """See `Satiable`: a block of rows for each thread."""
+        return self._ample_nodes
 
     def new_state(self, context: Sequence[int] = ()) -> _cpu.Tree:
         """A tree that holds the root and the context path. Runs nothing.

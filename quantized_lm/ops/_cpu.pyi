@@ -12,6 +12,7 @@ Array = Tensor | NDArray[Any]
 
 PANEL: int
 MAX_COLUMNS: int
+ROW_BLOCK: int
 
 def instruction_sets() -> list[str]: ...
 def lookup_layout(isa: str) -> int: ...

@@ -104,6 +104,7 @@ class DoublingModel:
         clock: moved by every pass, by as much as `seconds` says of its nodes and pieces.
         passes: the numbers in each pass, of all models that share the list, with the model's name.
         during: what happens in each pass, by its number.
+        ample_nodes: a pass is of calls with no more pieces than it takes to have so many.
     """
 
     name: str = "a"
@@ -111,6 +112,7 @@ class DoublingModel:
     seconds: Callable[[int, int], float] = lambda _nodes, _pieces: 0.0
     passes: list[tuple[str, list[int]]] = field(default_factory=list)
     during: dict[int, Callable[[], object]] = field(default_factory=dict)
+    ample_nodes: int | None = None
     vocab_size: int = 8
     max_tokens: int = 8
 

@@ -117,6 +117,37 @@ def test_a_pass_is_put_together_without_going_through_a_long_queue(
     assert 0 < len(looked_at) < 20
 
 
+def test_what_is_over_is_handed_out_before_the_rest_of_its_pass_is_run() -> None:
+    model = DoublingModel(ample_nodes=1, seconds=lambda _nodes, _pieces: 1e-3)
+    scheduler = engine(model.clock)
+    (longest,) = scheduler.submit([search(model, 9, by_s=50.0)])
+    scheduler.step()
+    futures = scheduler.submit([job(model, number) for number in (1, 2)])
+    done: list[list[bool]] = []
+    model.during |= {
+        number: lambda: done.append([future.done() for future in futures]) for number in (2, 3, 4)
+    }
+    scheduler.step()
+    assert [numbers for _, numbers in model.passes] == [[9], [1], [2], [9]]
+    assert done == [[False, False], [True, False], [True, True]]
+    assert not longest.done()
+    completed = [future.result(0) for future in futures]
+    assert [one.finished_s for one in completed if one] == pytest.approx([2e-3, 3e-3])
+
+
+def test_who_was_answered_when_a_pass_failed_is_not_run_again() -> None:
+    model = DoublingModel(ample_nodes=2)
+    scheduler = engine(model.clock)
+    first, goes_on, failing, last = scheduler.submit(
+        [job(model, 1), job(model, 2, waves=2), job(model, -1), job(model, 3)]
+    )
+    run(scheduler)
+    assert isinstance(failing.exception(0), ValueError)
+    assert [result(future) for future in (first, goes_on, last)] == [2, 4, 6]
+    passes = [numbers for _, numbers in model.passes]
+    assert passes == [[1, 2], [-1, 3], [-1], [3], [2]]
+
+
 def test_a_job_whose_waiter_left_is_not_run() -> None:
     model = DoublingModel()
     scheduler = engine(model.clock)

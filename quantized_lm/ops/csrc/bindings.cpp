@@ -174,6 +174,7 @@ std::vector<std::tuple<std::string, std::string, double>> peaks_of(std::size_t t
 void bind_operations(nb::module_& m) {
     m.attr("PANEL") = kPanel;
     m.attr("MAX_COLUMNS") = kMostColumns;
+    m.attr("ROW_BLOCK") = kRowBlock;
     m.def("instruction_sets", &instruction_sets,
           "What this build contains and this CPU can run, slowest first.");
     m.def("lookup_layout",
