@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 import queue
 import re
 import threading
 import traceback
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ REQUEST: ContextVar[RequestIds | None] = ContextVar("REQUEST", default=None)
 def request_id_of(headers: Headers) -> str:
     """The client's id if it is 1 to 128 printable ASCII characters, else a new one."""
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{os.urandom(16).hex()}"
 
 
 def call_id_of(headers: Headers) -> str | None:

@@ -129,10 +129,8 @@ def _ranked_hypotheses(
     """The hypotheses at these positions; columns become lists, as single numbers are slow."""
     components = ranked.components
     total, posterior = ranked.ranking.total.tolist(), ranked.ranking.posterior.tolist()
-    lm: list[dict[str, float | None]] = [{} for _ in total]
-    for name, column in components.lm.items():
-        for of_lms, log_prob in zip(lm, column.tolist(), strict=True):
-            of_lms[name] = log_prob
+    columns = [column.tolist() for column in components.lm.values()]
+    lm = [dict(zip(components.lm, values, strict=True)) for values in zip(*columns, strict=True)]
     words, tokens = components.words.tolist(), components.tokens.tolist()
     chars, oov = components.chars.tolist(), ranked.scores[models[0].name].oov
     hypotheses: list[RankedHypothesis] = []
@@ -154,7 +152,7 @@ def _ranked_hypotheses(
                 "num_words": words[position],
                 "num_tokens": tokens[position],
                 "num_chars": chars[position],
-                "oov": list(oov.get(position, ())),
+                "oov": list(oov[position]) if position in oov else [],
             }
         )
     return hypotheses
