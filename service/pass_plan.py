@@ -7,8 +7,9 @@ passes goes on under any load. The rest joins in the order of deadlines, what ru
 queued alike; a queued job is overtaken by none of its model with a later deadline. Nothing joins
 that would make the pass end after the deadline of something in it.
 
-All that is in a pass ends with it, so sharing one saves its fixed cost and costs the earlier work
-its head start. Nothing joins a pass that is long enough for its fixed cost to count little.
+What shares a pass saves its fixed cost. Where the model wants all of it at once, everything ends
+with the pass, which costs the earlier work its head start; and nothing can be put before what is in
+it. So nothing joins a pass that is long enough for its fixed cost to count little.
 
 What can be stopped at any time may last for many passes. All that is under way fits the budget
 together, so that memory stays bounded; the next one waits for room, and only others wait behind it.

@@ -1,8 +1,9 @@
 """The engine: one thread that runs every model, pass by pass. Knows neither text nor HTTP.
 
-Between two forward passes results are handed out, work that nobody waits for is dropped, work that
-is late or would be is stopped, and the next pass is put together (`pass_plan.py`). Work that was
-accepted is answered exactly once (`jobs.py`), also if a pass fails, the thread dies or is stopped.
+Results are handed out as they come. Between two forward passes work that nobody waits for is
+dropped, work that is late or would be is stopped, and the next pass is put together
+(`pass_plan.py`). Work that was accepted is answered exactly once (`jobs.py`), also if a pass fails,
+the thread dies or is stopped.
 """
 
 from __future__ import annotations
