@@ -56,7 +56,7 @@ lint: $(READY)
 bench: $(READY)  ## Time this machine, our kernels and other systems; BENCH="--quick" for a trial of a minute.
 	$(BIN)/secondpass bench $(addprefix --lists ,$(wildcard $(LISTS))) $(BENCH)
 
-loadtest: $(READY)  ## Load a server with planned arrivals, 5 minutes; ARGS=--quick for a trial of 40 s.
+loadtest: $(READY)  ## Load a server with planned arrivals, 8 minutes; ARGS=--quick for a trial of 40 s.
 	$(BIN)/python -m loadtest $(addprefix --lists ,$(wildcard $(LISTS))) $(ARGS)
 
 audit: $(READY)  ## Look up what is installed among the known vulnerabilities; needs the advisory service.
