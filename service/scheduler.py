@@ -207,9 +207,7 @@ class Scheduler:
         if entries:
             num_nodes = sum(entry.piece.num_nodes for entry in entries)
             self._measure(plan, entries, num_nodes)
-            has_passed = self._forward(plan, entries)
-            self._settle(self._clock())
-            if has_passed:
+            if self._forward(plan, entries):
                 plan.cost.observe(num_nodes, len(entries), self._clock() - now_s)
         self._settle(self._clock())
         self._set_load()
