@@ -36,13 +36,8 @@ class CostModel:
         self._error_s = FIRST_ERROR_S
         self._surprises = 0  # in a row
 
-    @property
-    def terms(self) -> dict[str, float]:
-        """Seconds per node, per forward pass and per job."""
-        return dict(zip(TERMS, self._terms, strict=True))
-
     def term(self, name: str) -> float:
-        """Seconds of one of them."""
+        """Seconds of one of TERMS: per node, per forward pass or per job."""
         return self._terms[TERMS.index(name)]
 
     def seconds(self, nodes: int, passes: int, jobs: int) -> float:

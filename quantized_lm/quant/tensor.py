@@ -124,36 +124,10 @@ class QuantizedTensor:
 
     def dequantize(self) -> NDArray[np.float32]:
         """Compute the whole matrix: (N, K) float32."""
-        return self._dequantize(self.words, self.scale)
-
-    def dequantize_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Compute some rows, unpacking no others.
-
-        Args:
-            rows: (R,) int64 row numbers, in any order, repeats allowed.
-
-        Returns:
-            (R, K) float32.
-
-        Raises:
-            FormatError: a row number is out of range.
-        """
-        if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= self.shape[0]):
-            raise FormatError(
-                f"rows {int(rows.min())} to {int(rows.max())} were asked for; there are "
-                f"{self.shape[0]}"
-            )
-        return self._dequantize(self.words[rows], self.scale[rows])
-
-    def _dequantize(
-        self, words: NDArray[np.uint32], scale: NDArray[np.float16]
-    ) -> NDArray[np.float32]:
-        num_columns = self.shape[1]
-        codes = unpack_codes(words, self.packed_format, num_columns)
-        group_of_column = np.arange(num_columns) // self.group_size
+        group_of_column = np.arange(self.shape[1]) // self.group_size
         # Exact: 8 bits of level times 11 bits of scale fit in the 24 bits of float32.
-        weight = self.levels.astype(np.float32)[codes]
-        weight *= scale.astype(np.float32)[:, group_of_column]
+        weight = self.levels.astype(np.float32)[self.codes()]
+        weight *= self.scale.astype(np.float32)[:, group_of_column]
         return weight
 
 

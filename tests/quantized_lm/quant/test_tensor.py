@@ -30,19 +30,6 @@ def test_a_weight_is_its_level_times_the_scale_of_its_group() -> None:
     np.testing.assert_array_equal(small_tensor().dequantize(), np.array(expected, np.float32))
 
 
-def test_rows_can_be_dequantized_alone_in_any_order() -> None:
-    tensor = small_tensor()
-    rows = np.array([1, 0, 1])
-    np.testing.assert_array_equal(tensor.dequantize_rows(rows), tensor.dequantize()[rows])
-    assert tensor.dequantize_rows(np.array([], np.int64)).shape == (0, 5)
-
-
-@pytest.mark.parametrize("row", [-1, 2])
-def test_a_row_out_of_range_is_refused(row: int) -> None:
-    with pytest.raises(FormatError, match="there are 2"):
-        small_tensor().dequantize_rows(np.array([row]))
-
-
 def test_bits_per_weight_count_words_scales_and_levels() -> None:
     tensor = small_tensor()
     assert tensor.size_bytes == 2 * 4 + 4 * 2 + 4
