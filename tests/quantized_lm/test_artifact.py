@@ -186,7 +186,7 @@ def test_a_newer_format_asks_for_an_upgrade(artifact: Path) -> None:
         ({"text": {"case": "Title"}}, "manifest.json: text: text case is 'Title'"),
         (
             {"files": {"a\0b": {"sha256": "", "size_bytes": 1}}, "size_bytes": 1},
-            "cannot be read.*null byte",
+            "cannot be read.*null (byte|character)",
         ),
         ({"config": {}}, "is missing"),
     ],
