@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from quantized_lm.combine import Ranking
 from quantized_lm.lattice_scoring import LatticeScores
 from quantized_lm.scoring import ListScores
+from service.late_registry import LateRegistry
 
 # 0.1 ms to 13 s: a rescorer answers in milliseconds, a full queue in seconds.
 SECONDS = tuple(1e-4 * 1.5**step for step in range(30))
@@ -23,13 +25,14 @@ REFUSED_CONNECTIONS = ("too_many", "head_too_large", "not_http")
 OTHER_MODEL = "other"
 SEVERAL_MODELS = "several"
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+Args = ParamSpec("Args")
 
 
 class Metrics:
     """The metrics of one app. Labels are routes, stages and names of loaded models: bounded."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = LateRegistry()
         self._requests()
         self._work()
         self._lattices()
@@ -42,6 +45,12 @@ class Metrics:
         """The exposition text and its content type, in the format the scraper accepts."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+    def once_sent(
+        self, count: Callable[Args, None], *args: Args.args, **kwargs: Args.kwargs
+    ) -> None:
+        """Count something after the answer that the event loop is about to send."""
+        self.registry.later(functools.partial(count, *args, **kwargs))
 
     def count_scores(self, model: str, scores: ListScores) -> None:
         """Count the work of one list on one LM."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from quantized_lm.artifact import LoadedModel
 from quantized_lm.combine import formula
 from quantized_lm.errors import InputError
 from quantized_lm.scoring import ListScores
@@ -94,10 +95,7 @@ class Rescorer:
             refuse_if_alone(ranked, self._metrics, label)
             results = await run_step(workers, num_chars, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
-        self._count(ranked, label)
-        for model, of_list in zip(itertools.cycle(rules.models), found.scores, strict=False):
-            if of_list is not None:
-                self._metrics.count_scores(model.name, of_list)
+        self._metrics.once_sent(self._count, watch, ranked, found, rules.models)
         return {
             "id": request_id,
             "model": joint_name(rules.models),
@@ -105,7 +103,7 @@ class Rescorer:
             "formula": formula(rules.weights),
             "weights": effective_weights(rules.weights),
             "results": results,
-            "timing": watch.finish(self._metrics),
+            "timing": watch.finish(),
             "usage": total_usage(of_list.usage for of_list in found.scores if of_list),
         }
 
@@ -136,7 +134,18 @@ class Rescorer:
             budget_tokens=self._engine.budget_tokens,
         )
 
-    def _count(self, ranked: Sequence[RankedList | UnrankedList | InputError], label: str) -> None:
+    def _count(
+        self,
+        watch: Stopwatch,
+        ranked: Sequence[RankedList | UnrankedList | InputError],
+        found: EngineResults,
+        models: Sequence[LoadedModel],
+    ) -> None:
+        label = joint_label(models)
+        watch.count(self._metrics)
+        for model, of_list in zip(itertools.cycle(models), found.scores, strict=False):
+            if of_list is not None:
+                self._metrics.count_scores(model.name, of_list)
         for one in ranked:
             if isinstance(one, InputError):
                 self._metrics.utterances.labels(label, "failed").inc()

@@ -46,10 +46,13 @@ class Stopwatch:
             self._seconds["queue"] += now_s - self._lap_s
         self._lap_s = now_s
 
-    def finish(self, metrics: Metrics) -> Timing:
-        """Observe every stage and report it."""
+    def count(self, metrics: Metrics) -> None:
+        """Count every stage."""
         for stage, seconds in self._seconds.items():
             metrics.observe_stage(stage, seconds)
+
+    def finish(self) -> Timing:
+        """Report every stage."""
         return {
             "queue_ms": _ms(self._seconds["queue"]),
             "tokenize_ms": _ms(self._seconds["tokenize"]),

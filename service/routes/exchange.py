@@ -55,7 +55,9 @@ def respond(request: Request, reply: RescoreResponse | ScoreResponse | LatticeRe
     replied_ns = time.time_ns()
     started_s = time.perf_counter()
     content = orjson.dumps(reply, BaseModel.model_dump)
-    core_of(request).metrics.observe_stage("serialize", time.perf_counter() - started_s)
+    wrote_s = time.perf_counter() - started_s
+    metrics = core_of(request).metrics
+    metrics.once_sent(metrics.observe_stage, "serialize", wrote_s)
     arrival_of(request).lost.unanswered.clear()
     request.scope["state"].update(
         model=SEVERAL_MODELS if "," in reply["model"] else reply["model"],

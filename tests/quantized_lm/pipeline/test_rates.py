@@ -26,7 +26,7 @@ def mean(rates: dict[str, float]) -> float:
 
 
 def loss(rates: dict[str, float]) -> float:
-    return sum(COSTS[name] * 2.0 ** (-2 * rates[name]) for name in rates)
+    return sum(COSTS[name] * math.pow(2.0, -2 * rates[name]) for name in rates)
 
 
 @pytest.mark.parametrize("bits", [1.0, 1.9, 2.5, 3.2])
