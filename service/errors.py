@@ -33,10 +33,11 @@ from service.schemas import ErrorItem, Problem, RequestProblem
 
 logger = logging.getLogger(__name__)
 MAX_LISTED_ERRORS = 32
+UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
 # Where pydantic names no remedy, or a class of ours.
 MESSAGES: Mapping[str, str] = {
-    "extra_forbidden": "is not known; /docs lists the fields that are",
-    "model_type": "need an object",
+    **dict.fromkeys(UNKNOWN_FIELD, "is not known; /docs lists the fields that are"),
+    **dict.fromkeys(("model_type", "dataclass_type"), "need an object"),
 }
 LM_SCORE = ("hypotheses", "lm_score")  # unknown only where graph_score is given as well
 PROBLEM_JSON = "application/problem+json"
@@ -283,7 +284,7 @@ def _item(fault: Mapping[str, Any]) -> ErrorItem:
     if fault["type"] == "json_invalid":
         return ErrorItem(pointer="", message=f"invalid JSON at character {steps[-1]}")
     message = MESSAGES.get(fault["type"], str(fault["msg"]))
-    if fault["type"] == "extra_forbidden" and steps[-3:-2] + steps[-1:] == LM_SCORE:
+    if fault["type"] in UNKNOWN_FIELD and steps[-3:-2] + steps[-1:] == LM_SCORE:
         message = "is another name of graph_score; give one of them"
     return ErrorItem(pointer=_pointer(steps[1:]), message=message)
 
