@@ -97,7 +97,6 @@ class LatticeRescorer:
             )
             usage = lattice_usage(scores)
             watch.lap("combine")
-        self._metrics.once_sent(watch.count, self._metrics)
         self._metrics.once_sent(self._count, checked, scores, model.name)
         return {
             "id": request_id,
@@ -106,7 +105,7 @@ class LatticeRescorer:
             "formula": formula(weights),
             "weights": effective_weights(weights),
             "results": results,
-            "timing": watch.finish(),
+            "timing": watch.finish(self._metrics),
             "usage": usage,
         }
 

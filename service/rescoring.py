@@ -95,7 +95,7 @@ class Rescorer:
             refuse_if_alone(ranked, self._metrics, label)
             results = await run_step(workers, num_chars, reply_lists, request, ranked, rules.models)
             watch.lap("combine")
-        self._metrics.once_sent(self._count, watch, ranked, found, rules.models)
+        self._metrics.once_sent(self._count, ranked, found, rules.models, label)
         return {
             "id": request_id,
             "model": joint_name(rules.models),
@@ -103,7 +103,7 @@ class Rescorer:
             "formula": formula(rules.weights),
             "weights": effective_weights(rules.weights),
             "results": results,
-            "timing": watch.finish(),
+            "timing": watch.finish(self._metrics),
             "usage": total_usage(of_list.usage for of_list in found.scores if of_list),
         }
 
@@ -136,13 +136,11 @@ class Rescorer:
 
     def _count(
         self,
-        watch: Stopwatch,
         ranked: Sequence[RankedList | UnrankedList | InputError],
         found: EngineResults,
         models: Sequence[LoadedModel],
+        label: str,
     ) -> None:
-        label = joint_label(models)
-        watch.count(self._metrics)
         for model, of_list in zip(itertools.cycle(models), found.scores, strict=False):
             if of_list is not None:
                 self._metrics.count_scores(model.name, of_list)

@@ -49,7 +49,7 @@ class Sent(TypedDict):
 
 
 # There are hundreds in a request, and with slots one takes half the memory of a model. A dataclass
-# whose rules are strict is read from no dict, so its fields are strict, each for itself.
+# whose rules are strict is read from no dict, so its numbers are, each for itself.
 @dataclass(
     frozen=True,
     slots=True,
@@ -60,9 +60,8 @@ class Hypothesis:
     """One candidate text with the scores its decoder gave it."""
 
     text: Text = Field(
-        strict=True,
         description="As the decoder wrote it; empty means silence. What is no word, such as "
-        "[noise], </s> or !SIL, is not scored, and <unk> is a word out of the vocabulary.",
+        "[noise], </s> or !SIL, is not scored, and <unk> is a word out of the vocabulary."
     )
     am_score: Score | None = Field(
         default=None,

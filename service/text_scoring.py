@@ -69,14 +69,13 @@ class TextScorer:
             scores = done.result
             results = await run_step(workers, num_chars, scored_texts, request, scores, model)
             watch.lap("combine")
-        self._metrics.once_sent(watch.count, self._metrics)
         self._metrics.once_sent(self._metrics.count_scores, model.name, scores)
         return {
             "id": request_id,
             "model": model.name,
             "revision": model.revision,
             "results": results,
-            "timing": watch.finish(),
+            "timing": watch.finish(self._metrics),
             "usage": total_usage([scores.usage]),
         }
 

@@ -46,13 +46,9 @@ class Stopwatch:
             self._seconds["queue"] += now_s - self._lap_s
         self._lap_s = now_s
 
-    def count(self, metrics: Metrics) -> None:
-        """Count every stage."""
-        for stage, seconds in self._seconds.items():
-            metrics.observe_stage(stage, seconds)
-
-    def finish(self) -> Timing:
-        """Report every stage."""
+    def finish(self, metrics: Metrics) -> Timing:
+        """Report every stage, and observe it once the answer is sent."""
+        metrics.once_sent(self._observe, metrics)
         return {
             "queue_ms": _ms(self._seconds["queue"]),
             "tokenize_ms": _ms(self._seconds["tokenize"]),
@@ -60,6 +56,10 @@ class Stopwatch:
             "combine_ms": _ms(self._seconds["combine"]),
             "total_ms": _ms(self._clock() - self._started_s),
         }
+
+    def _observe(self, metrics: Metrics) -> None:
+        for stage, seconds in self._seconds.items():
+            metrics.observe_stage(stage, seconds)
 
 
 def server_timing(timing: Timing) -> str:

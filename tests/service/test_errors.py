@@ -113,6 +113,7 @@ async def test_a_body_that_does_not_fit_the_schema_is_422_with_a_pointer(
             "/utterances/0/hypotheses/0/lm_score: is another name of graph_score; give one of them",
         ),
         (request({"hypotheses": [], "context": ["a"]}), "/utterances/0/context: need an object"),
+        (request({"hypotheses": ["a"]}), "/utterances/0/hypotheses/0: need an object"),
         ([], "body: need an object"),
     ],
 )
